@@ -1,0 +1,165 @@
+"""Checkpoints: the published keys and parameter names, written atomically, read without executing anything."""
+
+import dataclasses
+import logging
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nsff.config import Config, InputError
+from nsff.fields import Fields
+
+log = logging.getLogger("nsff")
+
+PREFIX = "module."  # the published networks were wrapped for several GPUs
+READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The content of a file. `optimizer` and `rng` are None where the file has none."""
+
+    path: Path
+    step: int
+    static: dict[str, torch.Tensor]
+    dynamic: dict[str, torch.Tensor]
+    optimizer: dict[str, Any] | None
+    rng: dict[str, Any] | None
+
+    def architecture(self) -> dict[str, int]:
+        """Sizes of the networks, read from the shapes of their weights."""
+        width, size = self.dynamic["pts_linears.0.weight"].shape
+        depth = sum(name.startswith("pts_linears.") and name.endswith("weight") for name in self.dynamic)
+        view_size = self.dynamic["views_linears.0.weight"].shape[1] - width
+        frequencies = {"multires": (size // 4 - 1) // 2, "multires_views": (view_size // 3 - 1) // 2}
+        return {"netdepth": depth, "netwidth": width} | frequencies
+
+
+class BrokenCheckpoint(InputError):
+    """The file cannot be read to its end or lacks a part."""
+
+
+def configured_architecture(config: Config) -> dict[str, int]:
+    """Sizes of the networks that the config describes."""
+    names = ("netdepth", "netwidth", "multires", "multires_views")
+    return {name: getattr(config, name) for name in names}
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """`<folder>/<step>.tar`, six digits or more."""
+    return folder / f"{step:06d}.tar"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of an experiment, largest step first, whatever their names' lengths."""
+    return sorted((p for p in folder.glob("*.tar") if p.stem.isdigit()), key=lambda p: int(p.stem), reverse=True)
+
+
+def save_checkpoint(
+    path: Path, step: int, fields: Fields, optimizer: torch.optim.Optimizer, rng: dict[str, Any], config: Config
+) -> None:
+    """Write a file that is either whole or not there."""
+    content = {
+        "global_step": step,
+        "network_fn_state_dict": {PREFIX + name: value for name, value in fields.dynamic.state_dict().items()},
+        "network_rigid": {PREFIX + name: value for name, value in fields.static.state_dict().items()},
+        "optimizer_state_dict": optimizer.state_dict(),
+        "architecture": configured_architecture(config),
+        "config": dataclasses.asdict(config),
+        "variant": config.variant,
+        "rng": rng,
+    }
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path, device: torch.device) -> Checkpoint:
+    """Read a checkpoint, ours or a published one.
+
+    Raises:
+        InputError: there is no such file.
+        BrokenCheckpoint: it cannot be read to its end or lacks a part.
+    """
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        return Checkpoint(
+            path,
+            int(content["global_step"]),
+            {name.removeprefix(PREFIX): value for name, value in content["network_rigid"].items()},
+            {name.removeprefix(PREFIX): value for name, value in content["network_fn_state_dict"].items()},
+            content.get("optimizer_state_dict"),
+            content.get("rng"),
+        )
+    except READ_ERRORS as error:
+        reason = " ".join(str(error).split())[:120]
+        raise BrokenCheckpoint(f"checkpoint {path} cannot be read, it may be cut off ({reason})") from error
+
+
+def read_newest(folder: Path, device: torch.device) -> Checkpoint | None:
+    """The checkpoint with the largest step that can be read; None if the folder has none at all.
+
+    A broken one is named in the log and the one before it is taken.
+
+    Raises:
+        InputError: there are checkpoints, and all are broken.
+    """
+    paths = list_checkpoints(folder)
+    for path in paths:
+        try:
+            return read_checkpoint(path, device)
+        except BrokenCheckpoint as error:
+            log.warning("warning: %s; trying the one before it", error)
+    if paths:
+        raise InputError(f"none of the {len(paths)} checkpoints in {folder.absolute()} can be read; use --no_reload to start again")
+    return None
+
+
+def load_weights(fields: Fields, checkpoint: Checkpoint, config: Config) -> None:
+    """Copy the weights into fields of the same architecture.
+
+    Raises:
+        InputError: the architectures differ; both are listed.
+    """
+    try:
+        found, wanted = checkpoint.architecture(), configured_architecture(config)
+        if found != wanted:
+            raise InputError(f"checkpoint {checkpoint.path} has {_listed(found)}, the config asks for {_listed(wanted)}")
+        fields.static.load_state_dict(checkpoint.static)
+        fields.dynamic.load_state_dict(checkpoint.dynamic)
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"checkpoint {checkpoint.path} is not one of these networks ({reason})") from error
+
+
+def _listed(architecture: dict[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in architecture.items())
+
+
+def restore_fields(fields: Fields, config: Config, device: torch.device) -> Checkpoint:
+    """Put the newest trained weights into `fields`: of the experiment, else of `ft_path`.
+
+    Raises:
+        InputError: nothing was trained yet.
+    """
+    checkpoint = read_newest(config.experiment_dir, device)
+    if checkpoint is None and config.ft_path:
+        checkpoint = read_checkpoint(Path(config.ft_path), device)
+    if checkpoint is None:
+        raise InputError(
+            f"no checkpoint in {config.experiment_dir.absolute()}; train first: run_nerf.py --config {config.config}"
+        )
+    load_weights(fields, checkpoint, config)
+    return checkpoint

@@ -1,0 +1,288 @@
+"""Every option, declared once: names and defaults as published, read from a file and the command line."""
+
+import dataclasses
+import difflib
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import configargparse
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+VARIANTS = ("paper", "wild")
+# What the two published commits have as their defaults where they differ.
+VARIANT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "paper": {"N_iters": 500_000, "lrate_decay": 250, "w_sf_reg": 0.01, "end_frame": 30},
+    "wild": {"N_iters": 2_000_000, "lrate_decay": 300, "w_sf_reg": 0.1, "end_frame": 50},
+}
+
+
+class InputError(Exception):
+    """What the user gave cannot be used; the message says what, where, and what to run. Exit status 1."""
+
+
+class UsageError(InputError):
+    """The command line or the config file is wrong. Exit status 2."""
+
+
+def _option(default: Any, text: str, group: str, **extra: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, "group": group, **extra})
+
+
+_scene = functools.partial(_option, group="scene")
+_field = functools.partial(_option, group="fields")
+_train = functools.partial(_option, group="training")
+_loss = functools.partial(_option, group="losses")
+_log = functools.partial(_option, group="logging and saving")
+_render = functools.partial(_option, group="rendering")
+_eval = functools.partial(_option, group="evaluation")
+_bench = functools.partial(_option, group="benchmark")
+# Accepted so that published files and commands work; named once in the log when given.
+_unused = functools.partial(_option, group="accepted, without effect", unused=True)
+# Only the published value is possible: any other is an error, never ignored.
+_fixed = functools.partial(_option, group="accepted, one value only", fixed=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options of all scripts. `None` where the default follows from `variant`."""
+
+    config: str = _scene("", "file of `key = value` lines; looked up as typed, then under the repository root")
+    expname: str = _scene("", "name of the experiment (folder name under basedir)")
+    basedir: str = _scene("./logs/", "where experiments are kept")
+    datadir: str = _scene("./data/llff/fern", "the `dense` folder of the scene")
+    start_frame: int = _scene(0, "first frame used")
+    end_frame: int | None = _scene(None, "one past the last frame used (30 in paper, 50 in wild)")
+    final_height: int = _scene(288, "training height in pixels: frames are read from images_<W>x<final_height>")
+    target_idx: int = _scene(10, "frame whose camera and time the novel views start from")
+
+    variant: str = _field("paper", "published variant of the method", choices=VARIANTS)
+    netdepth: int = _field(8, "layers of the trunk (at least 6)")
+    netwidth: int = _field(256, "channels of a layer (even)")
+    multires: int = _field(10, "frequencies of the encoding of points")
+    multires_views: int = _field(4, "frequencies of the encoding of view directions")
+
+    N_iters: int | None = _train(None, "steps in all (500000 in paper, 2000000 in wild)")
+    max_minutes: float = _train(0.0, "stop after so many minutes of training in this run; 0 = no limit")
+    N_rand: int = _train(4096, "uniform rays a step")
+    num_extra_sample: int = _train(512, "rays a step drawn from the motion mask while step < D")
+    use_motion_mask: bool = _train(False, "draw the extra rays")
+    N_samples: int = _train(64, "depths a ray")
+    perturb: float = _train(1.0, "0 = no jitter of the depths")
+    raw_noise_std: float = _train(0.0, "standard deviation of the noise on raw density while training")
+    lrate: float = _train(5e-4, "learning rate")
+    lrate_decay: int | None = _train(None, "learning rate falls to a tenth in so many thousand steps (250 / 300)")
+    decay_iteration: int = _train(50, "stage length D in thousand steps (section `losses` uses it)")
+    chain_sf: bool = _train(False, "variant wild: render from two frames away from step 2D on")
+    seed: int = _train(0, "seed of all random draws")
+    device: str = _train("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    amp: bool = _train(False, "mixed precision on CUDA (bfloat16 products, float32 compositing)")
+    no_reload: bool = _train(False, "do not resume, start from step 0")
+    ft_path: str | None = _train(None, "start from this checkpoint when there is none in the experiment")
+
+    w_depth: float = _loss(0.04, "weight of the depth prior")
+    w_optical_flow: float = _loss(0.02, "weight of the optical flow prior")
+    w_sm: float = _loss(0.1, "weight of smoothness and of least kinetic motion")
+    w_sf_reg: float | None = _loss(None, "weight of the scene flow magnitude (0.01 in paper, 0.1 in wild)")
+    w_cycle: float = _loss(0.1, "weight of the scene flow cycle")
+    w_prob_reg: float = _loss(0.1, "weight of the disocclusion probability")
+    w_entropy: float = _loss(1e-3, "variant wild: weight of the entropy of the blend weight")
+    decay_depth_w: bool = _loss(False, "divide w_depth by 10 at every multiple of D")
+    decay_optical_flow_w: bool = _loss(False, "divide w_optical_flow by 10 at every multiple of D")
+
+    i_print: int = _log(1000, "steps between TensorBoard scalars")
+    i_img: int = _log(1000, "steps between TensorBoard images; 0 = none")
+    i_weights: int = _log(10000, "steps between checkpoints")
+
+    render_bt: bool = _render(False, "bullet time: the camera circles at the time of target_idx")
+    render_lockcam_slowmo: bool = _render(False, "slow motion seen from the camera of target_idx")
+    render_slowmo_bt: bool = _render(False, "slow motion and moving camera")
+    render_factor: int = _render(0, "divide the render size by this, for speed; 0 = full size")
+    image_ext: str = _render("jpg", "format of rendered frames (jpg: quality 95)", choices=("jpg", "png"))
+    fps: float = _render(30.0, "frames a second of the videos")
+    chunk: int = _render(1024 * 128, "most rays rendered at once")
+    netchunk: int = _render(1024 * 128, "most points given to a field at once when rendering")
+
+    protocol: str = _eval("nsff", "what is compared with what", choices=("nsff", "view0"))
+    heldout: str | None = _eval(None, "protocol view0: folder of frames seen from the camera of frame 0")
+    lpips_trunk: str | None = _eval(None, "file of AlexNet weights (torchvision's); default: torchvision's download")
+    save_renders: bool = _eval(False, "keep the rendered views as png files beside the metrics")
+
+    bench_steps: int = _bench(3, "training steps to time, after one that is not timed")
+    bench_json: str | None = _bench(None, "write the figures to this file")
+
+    use_viewdirs: bool = _fixed(False, "colour depends on the view direction; always so here")
+    N_importance: int = _fixed(0, "hierarchical sampling is not part of the method")
+    dataset_type: str = _fixed("llff", "the layout of the scene folder")
+    no_ndc: bool = _fixed(False, "the method lives in NDC")
+    lindisp: bool = _fixed(False, "NDC depth is already linear in disparity")
+    spherify: bool = _fixed(False, "scenes are forward-facing")
+    white_bkgd: bool = _fixed(False, "scenes have no white background")
+    i_embed: int = _fixed(0, "positional encoding is always on")
+
+    factor: int = _unused(8, "final_height decides the size")
+    no_batching: bool = _unused(False, "rays always come from one frame a step")
+    netdepth_fine: int = _unused(8, "there is no fine network")
+    netwidth_fine: int = _unused(256, "there is no fine network")
+    render_test: bool = _unused(False, "not part of the method")
+    testskip: int = _unused(8, "for other data sets")
+    shape: str = _unused("greek", "for other data sets")
+    half_res: bool = _unused(False, "for other data sets")
+    llffhold: int = _unused(8, "no frame of the video is held out")
+    i_testset: int = _unused(50000, "use evaluation.py")
+    i_video: int = _unused(50000, "use --render_bt")
+
+    @property
+    def experiment_dir(self) -> Path:
+        """`<basedir>/<expname>_F<start>-<end>`, the published folder name."""
+        return Path(self.basedir) / f"{self.expname}_F{self.start_frame:02d}-{self.end_frame:02d}"
+
+    @property
+    def rays_at_once(self) -> int:
+        """Rays of a render chunk: at most `chunk`, and `netchunk` points."""
+        return max(1, min(self.chunk, self.netchunk // self.N_samples))
+
+    @property
+    def n_frames(self) -> int:
+        assert self.end_frame is not None  # resolved by load_config
+        return self.end_frame - self.start_frame
+
+
+class _Parser(configargparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message}; see --help")
+
+
+def _build_parser(prog: str, description: str) -> _Parser:
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False, add_config_file_help=False)
+    names = dict.fromkeys(option.metadata["group"] for option in dataclasses.fields(Config))
+    groups = {name: parser.add_argument_group(name) for name in names}
+    for option in dataclasses.fields(Config):
+        group = groups[option.metadata["group"]]
+        text = option.metadata["help"] + ("" if option.default in (None, "", False) else f" (default: {option.default})")
+        if option.type is bool:
+            group.add_argument(f"--{option.name}", action="store_true", help=text)
+        else:
+            kind = str if option.type in (str, str | None) else float if option.type in (float, float | None) else int
+            group.add_argument(
+                f"--{option.name}", type=kind, default=option.default, choices=option.metadata.get("choices"), help=text
+            )
+    return parser
+
+
+def find_config(typed: str) -> Path:
+    """The config file `typed`: as it stands, else under the repository root.
+
+    Raises:
+        UsageError: in neither place; both absolute paths are named.
+    """
+    places = [Path(typed).absolute(), REPOSITORY / typed]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UsageError(f"config file not found: looked for {places[0]} and {places[1]}")
+
+
+def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "") -> Config:
+    """Read the command line and the file it names; the command line wins.
+
+    Args:
+        argv: arguments without the program's name.
+        prog: name in the help.
+        description: first line of the help.
+
+    Raises:
+        UsageError: unknown key, value of the wrong kind, or a value that is not supported.
+    """
+    parser = _build_parser(prog, description)
+    only_config = _Parser(add_help=False, allow_abbrev=False)
+    only_config.add_argument("--config", "-c", default=None)
+    typed, rest = only_config.parse_known_args(argv)
+    path = find_config(typed.config) if typed.config else None
+    text = path.read_text() if path else ""
+    values, unknown = parser.parse_known_args(rest, config_file_contents=text, env_vars={})
+    if unknown:
+        raise UsageError(_describe_unknown(unknown[0], path))
+    fields = vars(values) | {"config": str(path or "")}
+    for name, default in VARIANT_DEFAULTS[fields["variant"]].items():
+        if fields[name] is None:
+            fields[name] = default
+    config = Config(**fields)
+    _check(config)
+    return config
+
+
+def pick_device(name: str) -> torch.device:
+    """The device named by `--device`; `auto` is CUDA where there is one.
+
+    Raises:
+        InputError: cuda was asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is available to this torch; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def run_script(main: Callable[[list[str]], None]) -> NoReturn:
+    """Run a script: one clear line instead of a traceback for what the user can mend.
+
+    Exits with 0 if all went well, 2 for a wrong command line, 1 for anything else.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("nsff").setLevel(logging.INFO)
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _describe_unknown(argument: str, path: Path | None) -> str:
+    key = argument.lstrip("-").split("=")[0]
+    near = difflib.get_close_matches(key, [option.name for option in dataclasses.fields(Config)], 1)
+    where = f"on the command line or in {path}" if path else "on the command line"
+    return f"unknown option '{key}' {where}" + (f"; did you mean '{near[0]}'?" if near else "; see --help")
+
+
+def _check(config: Config) -> None:
+    for option in dataclasses.fields(Config):
+        value = getattr(config, option.name)
+        if option.metadata.get("fixed") and option.name != "use_viewdirs" and value != option.default:
+            raise UsageError(f"{option.name} = {value} is not supported ({option.metadata['help']}); leave it out")
+        if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+            raise UsageError(f"{option.name} = {value} must not be negative")
+    for name in ("N_rand", "N_samples", "final_height", "decay_iteration", "lrate_decay", "i_print", "i_weights"):
+        if getattr(config, name) < 1:
+            raise UsageError(f"{name} must be at least 1")
+    if not config.expname:
+        raise UsageError("expname is missing: give --config FILE or --expname NAME")
+    if config.N_samples < 4:
+        raise UsageError("N_samples must be at least 4: the smoothness terms need neighbours along the ray")
+    if config.netdepth < 6:
+        raise UsageError(f"netdepth = {config.netdepth} is not supported: layer 5 takes the encoded point again; use >= 6")
+    if config.netwidth % 2:
+        raise UsageError(f"netwidth = {config.netwidth} must be even")
+    if config.n_frames < 3:
+        raise UsageError(
+            f"start_frame {config.start_frame} and end_frame {config.end_frame} leave {config.n_frames} frames; "
+            "at least 3 are needed"
+        )
+
+
+def unused_options(config: Config) -> list[str]:
+    """Names of the options that were given a value and have no effect here."""
+    fields = dataclasses.fields(Config)
+    return [o.name for o in fields if o.metadata.get("unused") and getattr(config, o.name) != o.default]
+
+
+def format_args(config: Config) -> str:
+    """All options as `key = value` lines, sorted, as `args.txt` holds them."""
+    return "".join(f"{key} = {value}\n" for key, value in sorted(dataclasses.asdict(config).items()))

@@ -1,0 +1,29 @@
+"""Positional encoding (NeRF, equation 4, without the factor pi, with the input in front)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def encoded_size(n_channels: int, n_freqs: int) -> int:
+    """Channels of the encoding of `n_channels` coordinates."""
+    return n_channels * (1 + 2 * n_freqs)
+
+
+def encode(x: Float[Tensor, "*b c"], n_freqs: int) -> Float[Tensor, "*b e"]:
+    """[x, sin(2^0 x), cos(2^0 x), ..., sin(2^(L-1) x), cos(2^(L-1) x)], each over all coordinates."""
+    scaled = x[..., None, :] * 2.0 ** torch.arange(n_freqs, device=x.device, dtype=x.dtype)[:, None]
+    waves = torch.stack([scaled.sin(), scaled.cos()], dim=-2)
+    return torch.cat([x, waves.flatten(-3)], dim=-1)
+
+
+def encode_backward(
+    encoded: Float[Tensor, "n e"], grad: Float[Tensor, "n e"], n_channels: int
+) -> Float[Tensor, "n c"]:
+    """Gradient of a loss to x, from the encoding and the gradient to it: d sin = cos, d cos = -sin, times 2^k."""
+    n_freqs = (encoded.shape[1] // n_channels - 1) // 2
+    shape = (-1, n_freqs, 2, n_channels)
+    sin, cos = encoded[:, n_channels:].reshape(shape).unbind(2)
+    grad_sin, grad_cos = grad[:, n_channels:].reshape(shape).unbind(2)
+    frequencies = 2.0 ** torch.arange(n_freqs, device=grad.device, dtype=grad.dtype)[:, None]
+    return grad[:, :n_channels] + ((grad_sin * cos - grad_cos * sin) * frequencies).sum(1)

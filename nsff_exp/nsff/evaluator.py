@@ -1,0 +1,212 @@
+"""Metrics against what other cameras really saw.
+
+| protocol | views | source |
+| -------- | ----- | ------ |
+| `nsff`   | every time from 12 cameras, whose poses are those of the first 12 frames, but for the training view | evaluation of the published code |
+| `view0`  | the camera of frame 0 at every time for which a frame is given, but for time 0 | DynamicNeRF (Gao et al. 2021) |
+"""
+
+import dataclasses
+import json
+import logging
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nsff.checkpoint import restore_fields
+from nsff.config import Config, InputError, UsageError
+from nsff.fields import build_fields
+from nsff.metrics import Image, Lpips, Mask, load_lpips, psnr, ssim
+from nsff.novel_views import write_image
+from nsff.renderer import render_frame
+from nsff.scene import Cameras, list_images, load_cameras, read_image
+from nsff.timeline import Timeline
+
+log = logging.getLogger("nsff")
+
+N_CAMERAS = 12
+MASK_ABOVE = 1e-3  # share of white in a held-out mask from which a pixel counts as moving, as published
+CHANGE_ABOVE = 0.1  # protocol view0: a pixel moves where it differs so much from its median over time
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One held-out view: what camera `camera` (a frame whose pose it has) saw at frame `frame`."""
+
+    name: str
+    frame: int
+    camera: int
+    truth: Callable[[], Image]
+    mask: Callable[[], Mask]
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """The rules of a protocol.
+
+    `ssim_range`, `scaled_lpips`: see `metrics`. `quantised`: renders are rounded to 8 bits before they are compared.
+    """
+
+    views: Callable[[Config, Cameras], list[View]]
+    ssim_range: float
+    scaled_lpips: bool
+    quantised: bool
+
+
+def _nsff_views(config: Config, cameras: Cameras) -> list[View]:
+    folder = Path(config.datadir)
+    height, width = cameras.intrinsics.height, cameras.intrinsics.width
+    if len(cameras.c2w) < N_CAMERAS:
+        raise InputError(f"protocol nsff needs the poses of {N_CAMERAS} frames, {folder} has {len(cameras.c2w)}")
+    if not (folder / "mv_images").is_dir():
+        raise InputError(f"{folder / 'mv_images'} is missing: protocol nsff needs held-out cameras; try --protocol view0")
+    views = []
+    for frame in range(len(cameras.c2w)):
+        for camera in range(N_CAMERAS):
+            if camera == frame % N_CAMERAS:
+                continue  # the training view
+            name = f"{config.start_frame + frame:05d}/cam{camera + 1:02d}"
+            image, mask = folder / "mv_images" / f"{name}.jpg", folder / "mv_masks" / f"{name}.png"
+            views.append(
+                View(
+                    name,
+                    frame,
+                    camera,
+                    lambda path=image: _resized(read_image(path), (width, height)),
+                    lambda path=mask: cv2.resize(read_image(path), (width, height), interpolation=cv2.INTER_NEAREST)[
+                        ..., 0
+                    ]
+                    > MASK_ABOVE,
+                )
+            )
+    return views
+
+
+def _view0_views(config: Config, cameras: Cameras) -> list[View]:
+    if not config.heldout:
+        raise UsageError("protocol view0 needs --heldout DIR: frames seen from the camera of frame 0")
+    size = (cameras.intrinsics.width, cameras.intrinsics.height)
+    files = {int(path.stem): path for path in list_images(Path(config.heldout)) if path.stem.isdigit()}
+    frames = [n - config.start_frame for n in sorted(files)]
+    frames = [frame for frame in frames if 0 < frame < len(cameras.c2w)]
+    if not frames:
+        raise InputError(f"{config.heldout} has no frame 00001 to {len(cameras.c2w) - 1:05d} named by its time")
+    images = {n: _resized(read_image(path), size) for n, path in files.items()}
+    still = np.median(np.stack(list(images.values())), axis=0)
+    views = []
+    for frame in frames:
+        image = images[config.start_frame + frame]
+        mask = _change(image, still)
+        views.append(View(f"{config.start_frame + frame:05d}", frame, 0, lambda i=image: i, lambda m=mask: m))
+    return views
+
+
+def _resized(image: Image, size: tuple[int, int]) -> Image:
+    return image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _change(image: Image, still: Image) -> Mask:
+    """Where a frame of a fixed camera differs from its median over time, without specks, a little widened."""
+    change = (np.abs(image - still).max(-1) > CHANGE_ABOVE).astype(np.uint8)
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    return cv2.dilate(cv2.morphologyEx(change, cv2.MORPH_OPEN, disk), disk) > 0
+
+
+PROTOCOLS = {
+    "nsff": Protocol(_nsff_views, ssim_range=2.0, scaled_lpips=False, quantised=False),
+    "view0": Protocol(_view0_views, ssim_range=1.0, scaled_lpips=True, quantised=True),
+}
+
+
+def evaluate(config: Config, device: torch.device) -> Path:
+    """Render every view of the protocol and write `metrics_<protocol>.json` into the experiment.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: no checkpoint, or the protocol's files are not there.
+    """
+    protocol = PROTOCOLS[config.protocol]
+    cameras = load_cameras(config)
+    timeline = Timeline(len(cameras.c2w))
+    views = protocol.views(config, cameras)
+    fields = build_fields(config).to(device)
+    checkpoint = restore_fields(fields, config, device)
+    perceptual = load_lpips(config.lpips_trunk, protocol.scaled_lpips, device)
+    rows = []
+    for view in tqdm(views, desc=f"protocol {config.protocol}", unit="view"):
+        begun = time.perf_counter()
+        pose = torch.from_numpy(cameras.c2w[view.camera]).to(device)
+        moment = timeline.time_of(view.frame)
+        frame = render_frame(fields, pose, cameras.intrinsics, moment, config.N_samples, config.rays_at_once)
+        render = frame.rgb.cpu().numpy()
+        seconds = time.perf_counter() - begun
+        if protocol.quantised:
+            render = np.round(render.clip(0.0, 1.0) * 255.0).astype(np.float32) / 255.0
+        if config.save_renders:
+            _save_render(config, view, render)
+        rows.append({"name": view.name, **compare(view.truth(), render, view.mask(), protocol, perceptual)})
+        rows[-1]["seconds"] = seconds
+    report = {
+        "protocol": config.protocol,
+        "mean": mean_of(rows),
+        "views": rows,
+        "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step},
+        "command": " ".join(sys.argv),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+    path = config.experiment_dir / f"metrics_{config.protocol}.json"
+    _write_json(path, report)
+    log.info("%s", "  ".join(f"{name} {_shown(value)}" for name, value in report["mean"].items()))
+    log.info("wrote %s", path)
+    return path
+
+
+def compare(truth: Image, render: Image, mask: Mask, protocol: Protocol, perceptual: Lpips | None) -> dict[str, Any]:
+    """All figures of one view: whole image, moving part, rest. LPIPS is None without its network."""
+    figures: dict[str, Any] = {}
+    for suffix, region in (("", None), ("_dynamic", mask), ("_static", ~mask)):
+        figures[f"psnr{suffix}"] = psnr(truth, render, region)
+        figures[f"ssim{suffix}"] = ssim(truth, render, region, protocol.ssim_range)
+        figures[f"lpips{suffix}"] = perceptual(truth, render, region) if perceptual else None
+    return figures
+
+
+def mean_of(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Mean of each figure over the views; None where no view has it."""
+    names = [name for name in rows[0] if name != "name"]
+    means = {}
+    for name in names:
+        values = [row[name] for row in rows if row[name] is not None]
+        means[name] = float(np.mean(values)) if values else None
+    return means
+
+
+def _save_render(config: Config, view: View, render: Image) -> None:
+    path = config.experiment_dir / f"renders_{config.protocol}" / f"{view.name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, (render.clip(0.0, 1.0) * 255.0).round().astype(np.uint8))
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _write_json(path: Path, report: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(json.dumps(report, indent=1) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path.absolute()} ({error.strerror})") from error
+    finally:
+        partial.unlink(missing_ok=True)

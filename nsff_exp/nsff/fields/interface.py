@@ -1,0 +1,43 @@
+"""What a field gives at a point, whatever it is made of."""
+
+import dataclasses
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class StaticSamples:
+    """The time-independent field at n rays x s samples."""
+
+    rgb_raw: Float[Tensor, "n s 3"]  # colour before the sigmoid
+    sigma_raw: Float[Tensor, "n s"]  # density before the ReLU
+    blend_w: Float[Tensor, "n s"]  # 0..1, 1 = dynamic (the paper's v is the opposite)
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicSamples:
+    """The time-dependent field at n rays x s samples."""
+
+    rgb_raw: Float[Tensor, "n s 3"]
+    sigma_raw: Float[Tensor, "n s"]
+    sf_bwd: Float[Tensor, "n s 3"]  # scene flow to the frame before, NDC units a frame
+    sf_fwd: Float[Tensor, "n s 3"]  # scene flow to the frame after
+    prob_bwd: Float[Tensor, "n s"]  # probability (0..1) that the point is disoccluded in the frame before
+    prob_fwd: Float[Tensor, "n s"]
+
+    def __getitem__(self, rows: slice) -> "DynamicSamples":
+        return DynamicSamples(**{name: value[rows] for name, value in vars(self).items()})
+
+
+class StaticField(Protocol):
+    """A module mapping NDC points and unit view directions to `StaticSamples`."""
+
+    def __call__(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples: ...
+
+
+class DynamicField(Protocol):
+    """A module mapping NDC points with their time (last channel) and unit view directions to `DynamicSamples`."""
+
+    def __call__(self, points_xyzt: Float[Tensor, "n s 4"], viewdirs: Float[Tensor, "n 3"]) -> DynamicSamples: ...

@@ -1,0 +1,114 @@
+"""The published networks: 8 layers of width W with a skip (paper, section 3; figures 2 and 4 of its supplement).
+
+Parameter names are those of the published checkpoints. The forward pass is restructured, same maths: heads stacked into
+one product, feature layer folded into the view layer, view term once a ray, skip by two products instead of a copy.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nsff.encoding import encode, encoded_size
+from nsff.fields.blocked import forward_blocked
+from nsff.fields.interface import DynamicSamples, StaticSamples
+from nsff.fields.layers import SKIP, MlpWeights
+
+INITIAL_FLOW_SCALE = 1e-2  # scene flow starts near zero: the weights of its head are scaled by this
+
+
+def forward_plain(
+    x: Float[Tensor, "n s c"], view_term: Float[Tensor, "n v"], n_freqs: int, weights: MlpWeights
+) -> Float[Tensor, "n s o"]:
+    """Raw outputs [rgb (3), density, other heads] at the points `x`.
+
+    Args:
+        x: points, in NDC, with time where the field has it.
+        view_term: what the view direction adds to the view layer, once a ray, its bias included.
+        n_freqs: frequencies of the encoding of `x`.
+        weights: of this field.
+    """
+    encoded = encode(x, n_freqs)
+    size = encoded.shape[-1]
+    hidden = encoded
+    for layer, (weight, bias) in enumerate(weights.trunk):
+        if layer == SKIP + 1:
+            pre = F.linear(encoded, weight[:, :size], bias) + F.linear(hidden, weight[:, size:])
+        else:
+            pre = F.linear(hidden, weight, bias)
+        hidden = F.relu(pre)
+    n_view = view_term.shape[-1]
+    last = F.linear(hidden, weights.last)
+    colour = F.relu(last[..., :n_view] + view_term[:, None])
+    rgb = F.linear(colour, weights.rgb, weights.rgb_bias)
+    return torch.cat([rgb, last[..., n_view:] + weights.head_bias], dim=-1).float()
+
+
+class _Mlp(nn.Module):
+    """Trunk, view layer and colour of both fields; subclasses add their heads.
+
+    Modules are made in the published order, which the optimiser state of a checkpoint refers to.
+    """
+
+    def __init__(self, n_channels: int, depth: int, width: int, n_freqs: int, n_freqs_views: int):
+        super().__init__()
+        size, view_size = encoded_size(n_channels, n_freqs), encoded_size(3, n_freqs_views)
+        inputs = [size] + [width + size * (layer == SKIP + 1) for layer in range(1, depth)]
+        self.pts_linears = nn.ModuleList(nn.Linear(n_in, width) for n_in in inputs)
+        self.views_linears = nn.ModuleList([nn.Linear(width + view_size, width // 2)])
+        self.feature_linear = nn.Linear(width, width)
+        self.alpha_linear = nn.Linear(width, 1)
+        self.rgb_linear = nn.Linear(width // 2, 3)
+        self.n_freqs, self.n_freqs_views = n_freqs, n_freqs_views
+
+    def _raw(
+        self, x: Float[Tensor, "n s c"], viewdirs: Float[Tensor, "n 3"], heads: Sequence[nn.Linear]
+    ) -> Float[Tensor, "n s o"]:
+        view_layer, feature = self.views_linears[0], self.feature_linear
+        width = feature.weight.shape[0]
+        from_feature, from_view = view_layer.weight[:, :width], view_layer.weight[:, width:]
+        bias = from_feature @ feature.bias + view_layer.bias
+        view_term = encode(viewdirs, self.n_freqs_views) @ from_view.T + bias
+        heads = (self.alpha_linear, *heads)
+        weights = MlpWeights(
+            trunk=tuple((layer.weight, layer.bias) for layer in self.pts_linears),
+            last=torch.cat([from_feature @ feature.weight, *(head.weight for head in heads)]),
+            head_bias=torch.cat([head.bias for head in heads]),
+            rgb=self.rgb_linear.weight,
+            rgb_bias=self.rgb_linear.bias,
+        )
+        forward = forward_blocked if x.device.type == "cpu" else forward_plain
+        return forward(x, view_term, self.n_freqs, weights)
+
+
+class StaticMlp(_Mlp):
+    """(x, y, z) in NDC and view direction -> colour, density, blend weight."""
+
+    def __init__(self, depth: int = 8, width: int = 256, n_freqs: int = 10, n_freqs_views: int = 4):
+        super().__init__(3, depth, width, n_freqs, n_freqs_views)
+        self.w_linear = nn.Linear(width, 1)
+
+    def forward(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
+        raw = self._raw(points_ndc, viewdirs, (self.w_linear,))
+        rgb_raw, sigma_raw, blend = raw.split([3, 1, 1], dim=-1)
+        return StaticSamples(rgb_raw, sigma_raw.squeeze(-1), blend.squeeze(-1).sigmoid())
+
+
+class DynamicMlp(_Mlp):
+    """(x, y, z, t) in NDC and time and view direction -> colour, density, scene flow, disocclusion."""
+
+    def __init__(self, depth: int = 8, width: int = 256, n_freqs: int = 10, n_freqs_views: int = 4):
+        super().__init__(4, depth, width, n_freqs, n_freqs_views)
+        self.sf_linear = nn.Linear(width, 6)
+        self.prob_linear = nn.Linear(width, 2)
+        with torch.no_grad():
+            self.sf_linear.weight *= INITIAL_FLOW_SCALE
+            self.sf_linear.bias *= INITIAL_FLOW_SCALE
+
+    def forward(self, points_xyzt: Float[Tensor, "n s 4"], viewdirs: Float[Tensor, "n 3"]) -> DynamicSamples:
+        raw = self._raw(points_xyzt, viewdirs, (self.sf_linear, self.prob_linear))
+        rgb_raw, sigma_raw, sf_bwd, sf_fwd, prob = raw.split([3, 1, 3, 3, 2], dim=-1)
+        prob_bwd, prob_fwd = prob.sigmoid().unbind(-1)
+        return DynamicSamples(rgb_raw, sigma_raw.squeeze(-1), sf_bwd.tanh(), sf_fwd.tanh(), prob_bwd, prob_fwd)

@@ -1,0 +1,103 @@
+"""Rays of a camera, normalised device coordinates (NDC), and the way back to the world and to pixels."""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nsff.poses import Intrinsics
+
+NEAR = 1.0  # near plane of NDC, in scaled world units
+
+
+@dataclasses.dataclass(frozen=True)
+class RayBundle:
+    """n rays. `origins_ndc + z * directions_ndc`, z in [0, 1], runs from the near plane to infinity.
+
+    `viewdirs` are unit vectors taken in the world, before NDC.
+    """
+
+    origins_ndc: Float[Tensor, "n 3"]
+    directions_ndc: Float[Tensor, "n 3"]
+    viewdirs: Float[Tensor, "n 3"]
+
+    def __len__(self) -> int:
+        return len(self.origins_ndc)
+
+    def __getitem__(self, rows: slice) -> "RayBundle":
+        return RayBundle(self.origins_ndc[rows], self.directions_ndc[rows], self.viewdirs[rows])
+
+    def points_ndc(self, depths: Float[Tensor, "n s"]) -> Float[Tensor, "n s 3"]:
+        """Points at the given depths z (0..1)."""
+        return self.origins_ndc[:, None] + depths[..., None] * self.directions_ndc[:, None]
+
+
+def pixel_grid(intrinsics: Intrinsics, device: torch.device) -> Float[Tensor, "n 2"]:
+    """(right, down) of all pixels, row-major, starting at integer 0."""
+    down = torch.arange(intrinsics.height, device=device, dtype=torch.float32)
+    right = torch.arange(intrinsics.width, device=device, dtype=torch.float32)
+    vertical, horizontal = torch.meshgrid(down, right, indexing="ij")
+    return torch.stack([horizontal, vertical], dim=-1).reshape(-1, 2)
+
+
+def camera_rays(
+    uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "3 4"], intrinsics: Intrinsics
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
+    """Origins and directions in the world; directions have length 1 along the viewing axis, not unit length."""
+    right = (uv[:, 0] - intrinsics.width * 0.5) / intrinsics.focal
+    up = -(uv[:, 1] - intrinsics.height * 0.5) / intrinsics.focal
+    directions_cam = torch.stack([right, up, -torch.ones_like(right)], dim=-1)
+    directions = (directions_cam[:, None, :] * c2w[:, :3]).sum(-1)
+    return c2w[:, 3].expand_as(directions), directions
+
+
+def to_ndc(
+    origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"], intrinsics: Intrinsics
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
+    """NDC rays (NeRF, arXiv:2003.08934, appendix C, equations 25 and 26).
+
+    Note:
+        The direction is not unit: z = 1 along it is infinity in the world.
+    """
+    shift = -(NEAR + origins[:, 2]) / directions[:, 2]
+    x, y, z = (origins + shift[:, None] * directions).unbind(-1)
+    dx, dy, dz = directions.unbind(-1)
+    sx, sy = -2.0 * intrinsics.focal / intrinsics.width, -2.0 * intrinsics.focal / intrinsics.height
+    origins_ndc = torch.stack([sx * x / z, sy * y / z, 1.0 + 2.0 * NEAR / z], dim=-1)
+    directions_ndc = torch.stack([sx * (dx / dz - x / z), sy * (dy / dz - y / z), -2.0 * NEAR / z], dim=-1)
+    return origins_ndc, directions_ndc
+
+
+def make_rays(uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "3 4"], intrinsics: Intrinsics) -> RayBundle:
+    """The rays through pixels `uv` of the camera `c2w`."""
+    origins, directions = camera_rays(uv, c2w, intrinsics)
+    viewdirs = directions / directions.norm(dim=-1, keepdim=True)
+    return RayBundle(*to_ndc(origins, directions, intrinsics), viewdirs)
+
+
+def ndc_to_world(points_ndc: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[Tensor, "*b 3"]:
+    """Inverse of NDC: z_world = 2 / (z_ndc - 1 + 1e-6).
+
+    Note:
+        The published constant 1e-6 is kept. Beyond z_ndc = 1 the result lies behind the camera; in float32 the
+        denominator never is exactly 0.
+    """
+    x, y, z = points_ndc.unbind(-1)
+    z_world = 2.0 * NEAR / (z - 1.0 + 1e-6)
+    x_world = -x * z_world * intrinsics.width / (2.0 * intrinsics.focal)
+    y_world = -y * z_world * intrinsics.height / (2.0 * intrinsics.focal)
+    return torch.stack([x_world, y_world, z_world], dim=-1)
+
+
+def world_to_camera(points_world: Float[Tensor, "*b 3"], c2w: Float[Tensor, "3 4"]) -> Float[Tensor, "*b 3"]:
+    """Points in the axes (right, up, back) of a camera."""
+    return (points_world - c2w[:, 3]) @ c2w[:, :3]
+
+
+def project(points_cam: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[Tensor, "*b 2"]:
+    """Pixel (right, down) of points in camera axes."""
+    x, y, z = points_cam.unbind(-1)
+    right = -x / z * intrinsics.focal + intrinsics.width * 0.5
+    down = y / z * intrinsics.focal + intrinsics.height * 0.5
+    return torch.stack([right, down], dim=-1)

@@ -1,0 +1,171 @@
+"""Rendering of rays: a training step (the frame, its neighbours, two frames away) and whole frames."""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nsff.compositing import Composite, Noise, UnionComposite, composite, composite_union, intervals
+from nsff.fields import DynamicSamples, Fields, StaticSamples
+from nsff.poses import Intrinsics
+from nsff.rays import RayBundle, make_rays, pixel_grid
+from nsff.sampling import sample_depths
+from nsff.timeline import Timeline
+
+NoiseSource = Callable[[int], Noise]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceRender:
+    """The frame itself at n rays x s samples.
+
+    The static field is evaluated on the first `len(static.blend_w)` rays only: hard-mined rays do not need it.
+    """
+
+    points_ndc: Float[Tensor, "n s 3"]
+    dynamic: DynamicSamples
+    static: StaticSamples
+    dynamic_alone: Composite
+    union: UnionComposite
+
+
+@dataclasses.dataclass(frozen=True)
+class WarpRender:
+    """The frame rendered from another time: the dynamic field at warped points, along the reference rays."""
+
+    points_ndc: Float[Tensor, "n s 3"]
+    dynamic: DynamicSamples
+    rgb: Float[Tensor, "n 3"]
+    confidence: Float[Tensor, "n"]  # share of the ray's weight that is not disoccluded
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainRender:
+    """All that the losses of one step look at.
+
+    `chain_points_ndc` is two frames away, reached with the neighbour's own flow: prev2 if `chain_backward`, else next2.
+    `chain` is the render from there, in the stages that have it.
+    """
+
+    ref: ReferenceRender
+    prev: WarpRender
+    next: WarpRender
+    chain_backward: bool
+    chain_points_ndc: Float[Tensor, "n s 3"]
+    chain: WarpRender | None
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameRender:
+    """A whole frame; colours 0..1, depth NDC z 0..1, `dynamic_weight` 0..1."""
+
+    rgb: Float[Tensor, "h w 3"]
+    depth: Float[Tensor, "h w"]
+    dynamic_weight: Float[Tensor, "h w"]
+
+
+def at_time(points_ndc: Float[Tensor, "n s 3"], time: float) -> Float[Tensor, "n s 4"]:
+    """Points with their time as fourth coordinate."""
+    return torch.cat([points_ndc, torch.full_like(points_ndc[..., :1], time)], dim=-1)
+
+
+def _warp(
+    points_ndc: Tensor, dynamic: DynamicSamples, visible: Tensor, depths: Tensor, deltas: Tensor, noise: Noise
+) -> WarpRender:
+    """Composite samples at warped points; `visible` is 1 - disocclusion over the steps that led there (equation 8)."""
+    warped = composite(dynamic, depths, deltas, noise)
+    confidence = (warped.weights.detach() * visible).sum(-1)
+    return WarpRender(points_ndc, dynamic, warped.rgb, confidence)
+
+
+def render_train(
+    fields: Fields,
+    rays: RayBundle,
+    depths: Float[Tensor, "n s"],
+    timeline: Timeline,
+    frame: int,
+    *,
+    n_static: int,
+    chain: bool,
+    chain_backward: bool,
+    noise: NoiseSource = lambda n_rays: 0.0,
+) -> TrainRender:
+    """Render one training step (paper, section 3.1 and 3.2).
+
+    Args:
+        fields: static and dynamic.
+        rays: of the pixels of `frame`.
+        depths: z along each ray.
+        timeline: of the sequence.
+        frame: reference frame; its neighbours may lie one beyond the ends.
+        n_static: rays (the first ones) on which the static field and the union are wanted.
+        chain: render from two frames away as well.
+        chain_backward: that frame is frame - 2, else frame + 2.
+        noise: density noise for so many rays; drawn once a frame and shared by both fields.
+    """
+    time, n_rays = timeline.time_of(frame), len(rays)
+    points, deltas = rays.points_ndc(depths), intervals(depths, rays.directions_ndc)
+    dynamic = fields.dynamic(at_time(points, time), rays.viewdirs)
+    some = slice(0, n_static)
+    static = fields.static(points[some], rays.viewdirs[some])
+    ref_noise = noise(n_rays)
+    alone = composite(dynamic, depths, deltas, ref_noise)
+    some_noise = ref_noise if isinstance(ref_noise, float) else ref_noise[some]
+    union = composite_union(static, dynamic[some], depths[some], deltas[some], some_noise)
+
+    points_prev, points_next = points + dynamic.sf_bwd, points + dynamic.sf_fwd
+    both = torch.cat([at_time(points_prev, time - timeline.step), at_time(points_next, time + timeline.step)])
+    neighbours = fields.dynamic(both, rays.viewdirs.repeat(2, 1))
+    at_prev, at_next = neighbours[:n_rays], neighbours[n_rays:]
+    seen_prev, seen_next = 1.0 - dynamic.prob_bwd, 1.0 - dynamic.prob_fwd
+    prev = _warp(points_prev, at_prev, seen_prev, depths, deltas, noise(n_rays))
+    next_ = _warp(points_next, at_next, seen_next, depths, deltas, noise(n_rays))
+
+    if chain_backward:
+        far, seen, direction = points_prev + at_prev.sf_bwd, seen_prev * (1.0 - at_prev.prob_bwd), -2.0
+    else:
+        far, seen, direction = points_next + at_next.sf_fwd, seen_next * (1.0 - at_next.prob_fwd), 2.0
+    chained = None
+    if chain:
+        samples = fields.dynamic(at_time(far, time + direction * timeline.step), rays.viewdirs)
+        chained = _warp(far, samples, seen, depths, deltas, noise(n_rays))
+    ref = ReferenceRender(points, dynamic, static, alone, union)
+    return TrainRender(ref, prev, next_, chain_backward, far, chained)
+
+
+@torch.no_grad()
+def render_frame(
+    fields: Fields,
+    c2w: Float[Tensor, "3 4"],
+    intrinsics: Intrinsics,
+    time: float,
+    n_samples: int,
+    rays_at_once: int,
+) -> FrameRender:
+    """Render both fields together from a camera at a time; no jitter, no noise, nothing kept for a gradient.
+
+    Args:
+        fields: static and dynamic.
+        c2w: camera.
+        intrinsics: size of the frame.
+        time: -1..1.
+        n_samples: depths a ray.
+        rays_at_once: most rays in memory.
+    """
+    all_rays = make_rays(pixel_grid(intrinsics, c2w.device), c2w, intrinsics)
+    parts: list[UnionComposite] = []
+    for start in range(0, len(all_rays), rays_at_once):
+        rays = all_rays[start : start + rays_at_once]
+        depths = sample_depths(len(rays), n_samples, 0.0, None, c2w.device)
+        points = rays.points_ndc(depths)
+        static = fields.static(points, rays.viewdirs)
+        dynamic = fields.dynamic(at_time(points, time), rays.viewdirs)
+        parts.append(composite_union(static, dynamic, depths, intervals(depths, rays.directions_ndc)))
+    size = (intrinsics.height, intrinsics.width)
+    return FrameRender(
+        torch.cat([part.rgb for part in parts]).view(*size, 3),
+        torch.cat([part.depth for part in parts]).view(size),
+        torch.cat([part.dynamic_weight for part in parts]).view(size),
+    )

@@ -1,0 +1,268 @@
+"""A scene folder (layout: README, section Files) read, checked, and held on the device; batches of pixels from it."""
+
+import dataclasses
+import re
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import imageio.v3 as iio
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from nsff.config import Config, InputError
+from nsff.poses import Intrinsics, from_llff, recentre, scene_scale
+from nsff.timeline import Timeline
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+MOVING_ABOVE = 0.1  # share of white in a motion mask from which a pixel counts as moving, as published
+READ_ERRORS = (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What training and evaluation know of a scene: N frames of H x W pixels.
+
+    Colours are 0..1. Flow is (right, down) in pixels of this size; forward flow of the last frame and backward flow of
+    the first are zero with an empty mask. Poses are scaled and recentred over the loaded frames.
+    """
+
+    folder: Path
+    intrinsics: Intrinsics
+    c2w: Float[Tensor, "N 3 4"]
+    bounds: Float[Tensor, "N 2"]
+    images: Float[Tensor, "N H W 3"]
+    disparity: Float[Tensor, "N H W"]
+    motion_masks: Bool[Tensor, "N H W"]
+    flow_fwd: Float[Tensor, "N H W 2"]
+    flow_fwd_mask: Bool[Tensor, "N H W"]
+    flow_bwd: Float[Tensor, "N H W 2"]
+    flow_bwd_mask: Bool[Tensor, "N H W"]
+
+    @property
+    def timeline(self) -> Timeline:
+        return Timeline(len(self.images))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainBatch:
+    """n pixels of one frame: first `n_uniform` drawn over the whole frame, then hard-mined ones from its motion mask."""
+
+    frame: int
+    n_uniform: int
+    uv: Float[Tensor, "n 2"]
+    rgb: Float[Tensor, "n 3"]
+    disparity: Float[Tensor, "n"]
+    flow_fwd: Float[Tensor, "n 2"]
+    flow_fwd_mask: Bool[Tensor, "n"]
+    flow_bwd: Float[Tensor, "n 2"]
+    flow_bwd_mask: Bool[Tensor, "n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cameras:
+    """Poses and bounds of a scene, scaled and recentred over the frames used, without any image."""
+
+    intrinsics: Intrinsics
+    c2w: Float[np.ndarray, "n 3 4"]
+    bounds: Float[np.ndarray, "n 2"]
+
+
+def load_scene(config: Config, device: torch.device) -> Scene:
+    """Read frames `start_frame` to `end_frame` of `datadir` with all priors.
+
+    Raises:
+        InputError: a file is missing, broken, of another size, or holds NaN; the line names it and the script to run.
+    """
+    folder, indices = Path(config.datadir), range(config.start_frame, config.end_frame or 0)
+    frames_folder = _find_frames_folder(folder, config.final_height)
+    images = np.stack([read_image(_frame_path(frames_folder, i, "run_midas.py", folder)) for i in indices])
+    size = images.shape[1:3]
+    cameras = load_cameras(config, size)
+    disparity = np.stack([_read_disparity(folder, i, size) for i in indices])
+    masks = np.stack([_read_motion_mask(folder, i, size) for i in indices])
+    last = indices[-1]
+    nothing = np.zeros((*size, 2), np.float32), np.zeros(size, bool)
+    fwd = [_read_flow(folder, f"{i:05d}_fwd", size) if i != last else nothing for i in indices]
+    bwd = [_read_flow(folder, f"{i:05d}_bwd", size) if i != indices[0] else nothing for i in indices]
+
+    def put(array: Any) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    return Scene(
+        folder=folder,
+        intrinsics=cameras.intrinsics,
+        c2w=put(cameras.c2w),
+        bounds=put(cameras.bounds),
+        images=put(images),
+        disparity=put(disparity),
+        motion_masks=put(masks),
+        flow_fwd=put(np.stack([flow for flow, _ in fwd])),
+        flow_fwd_mask=put(np.stack([mask for _, mask in fwd])),
+        flow_bwd=put(np.stack([flow for flow, _ in bwd])),
+        flow_bwd_mask=put(np.stack([mask for _, mask in bwd])),
+    )
+
+
+def load_cameras(config: Config, size: tuple[int, ...] | None = None) -> Cameras:
+    """Cameras of the frames used: axes turned, scaled by the near planes, recentred; in float32, as published.
+
+    Args:
+        config: `datadir`, `start_frame`, `end_frame`, `final_height`.
+        size: (height, width) of the frames; None: that of the frames on the disk.
+    """
+    folder = Path(config.datadir)
+    if size is None:
+        frames_folder = _find_frames_folder(folder, config.final_height)
+        size = read_image(_frame_path(frames_folder, config.start_frame, "run_midas.py", folder)).shape[:2]
+    c2w, hwf, bounds = from_llff(_read_poses_bounds(folder))
+    n_images = len(list_images(folder / "images"))
+    if n_images != len(c2w):
+        raise InputError(
+            f"{folder / 'poses_bounds.npy'} has {len(c2w)} poses, {folder / 'images'} has {n_images} frames; "
+            f"run save_poses_nerf.py --data_path {folder}"
+        )
+    if config.n_frames + config.start_frame > len(c2w):
+        raise InputError(
+            f"{folder} has {len(c2w)} frames, end_frame is {config.end_frame}: set end_frame to {len(c2w)} or less"
+        )
+    used = slice(config.start_frame, config.end_frame)
+    c2w, bounds = c2w[used].astype(np.float32), bounds[used].astype(np.float32)
+    scale = scene_scale(bounds)
+    c2w[:, :, 3] *= scale
+    height, width = size[:2]
+    intrinsics = Intrinsics(height, width, float(hwf[0, 2] * height / hwf[0, 0]))
+    return Cameras(intrinsics, recentre(c2w).astype(np.float32), (bounds * scale).astype(np.float32))
+
+
+def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, "a"], hard: Int[Tensor, "b"]) -> TrainBatch:
+    """The pixels with the given flat (row-major) indices of a frame, uniform ones first."""
+    index = torch.cat([uniform, hard])
+    width = scene.intrinsics.width
+    uv = torch.stack([index % width, index // width], dim=-1).to(scene.images.dtype)
+    pick: Callable[[Tensor], Tensor] = lambda values: values[frame].flatten(0, 1)[index]  # noqa: E731
+    return TrainBatch(
+        frame,
+        len(uniform),
+        uv,
+        rgb=pick(scene.images),
+        disparity=pick(scene.disparity),
+        flow_fwd=pick(scene.flow_fwd),
+        flow_fwd_mask=pick(scene.flow_fwd_mask),
+        flow_bwd=pick(scene.flow_bwd),
+        flow_bwd_mask=pick(scene.flow_bwd_mask),
+    )
+
+
+def moving_pixels(scene: Scene, frame: int) -> Int[Tensor, "m"]:
+    """Flat indices of the pixels of a frame inside its motion mask; none if the mask is empty."""
+    return scene.motion_masks[frame].flatten().nonzero().squeeze(-1)
+
+
+def draw_batch(scene: Scene, frame: int, n_uniform: int, n_hard: int, generator: torch.Generator) -> TrainBatch:
+    """Draw pixels of a frame without replacement; fewer hard ones where the mask is smaller, none where it is empty."""
+    n_pixels = scene.intrinsics.height * scene.intrinsics.width
+    device = scene.images.device
+    moving = moving_pixels(scene, frame) if n_hard else torch.empty(0, dtype=torch.long, device=device)
+    hard = moving[torch.randperm(len(moving), generator=generator, device=device)[:n_hard]]
+    uniform = torch.randperm(n_pixels, generator=generator, device=device)[:n_uniform]
+    return gather_batch(scene, frame, uniform, hard)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images of a folder, sorted by name; the position in this list is a frame's number."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing; run run_colmap.py --data_path SCENE, or put the frames there")
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def read_image(path: Path) -> Float[np.ndarray, "H W 3"]:
+    """An 8-bit image file as RGB, 0..1.
+
+    Raises:
+        InputError: missing or not readable to its end.
+    """
+    pixels = _read(path, lambda: iio.imread(path))
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        raise InputError(f"{path} is not an 8-bit image (found {pixels.dtype}, shape {pixels.shape})")
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)
+    return pixels[..., :3].astype(np.float32) / 255.0
+
+
+def _read(path: Path, reader: Callable[[], Any], remedy: str = "make it again") -> Any:
+    if not path.is_file():
+        raise InputError(f"{path} is missing; {remedy}")
+    try:
+        return reader()
+    except READ_ERRORS as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} cannot be read, it may be cut off ({reason}); {remedy}") from error
+
+
+def _frame_path(folder: Path, index: int, script: str, data: Path) -> Path:
+    for suffix in IMAGE_SUFFIXES:
+        if (path := folder / f"{index:05d}{suffix}").is_file():
+            return path
+    raise InputError(f"{folder / f'{index:05d}.png'} is missing; run {script} --data_path {data}")
+
+
+def _find_frames_folder(folder: Path, height: int) -> Path:
+    if not folder.is_dir():
+        raise InputError(f"scene folder {folder.absolute()} does not exist; set datadir")
+    found = [path for path in folder.glob(f"images_*x{height}") if re.fullmatch(r"images_\d+x\d+", path.name)]
+    if len(found) != 1:
+        there = ", ".join(sorted(path.name for path in folder.glob("images_*"))) or "none"
+        raise InputError(
+            f"{folder} has {len(found)} folders images_<W>x{height} (found: {there}); set final_height, "
+            f"or run run_midas.py --data_path {folder} --resize_height {height}"
+        )
+    return found[0]
+
+
+def _read_poses_bounds(folder: Path) -> Float[np.ndarray, "n 17"]:
+    path = folder / "poses_bounds.npy"
+    remedy = f"run save_poses_nerf.py --data_path {folder}"
+    rows = _read(path, lambda: np.load(path, allow_pickle=False).astype(np.float64), remedy)
+    if rows.ndim != 2 or rows.shape[1] != 17:
+        raise InputError(f"{path} has shape {rows.shape}, expected (frames, 17); {remedy}")
+    bad = np.flatnonzero(~np.isfinite(rows).all(1) | (rows[:, 15] <= 0) | (rows[:, 14] <= 0))
+    if len(bad):
+        raise InputError(f"{path}: row {bad[0]} has NaN, or a near plane or focal length that is not positive; {remedy}")
+    return rows
+
+
+def _read_disparity(folder: Path, index: int, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+    path, remedy = folder / "disp" / f"{index:05d}.npy", f"run run_midas.py --data_path {folder}"
+    disparity = _read(path, lambda: np.load(path, allow_pickle=False).astype(np.float32), remedy)
+    if disparity.ndim != 2 or not np.isfinite(disparity).all():
+        raise InputError(f"{path} must be (H, W) without NaN (found shape {disparity.shape}); {remedy}")
+    return cv2.resize(disparity, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _read_motion_mask(folder: Path, index: int, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    path = _frame_path(folder / "motion_masks", index, "run_flows_video.py", folder)
+    share = cv2.resize(read_image(path)[..., 0], size[::-1], interpolation=cv2.INTER_NEAREST)
+    return share > MOVING_ABOVE
+
+
+def _read_flow(
+    folder: Path, name: str, size: tuple[int, int]
+) -> tuple[Float[np.ndarray, "H W 2"], Shaped[np.ndarray, "H W"]]:
+    path, remedy = folder / "flow_i1" / f"{name}.npz", f"run run_flows_video.py --data_path {folder}"
+
+    def read() -> tuple[np.ndarray, np.ndarray]:
+        with np.load(path, allow_pickle=False) as data:
+            return data["flow"].astype(np.float32), data["mask"].astype(bool)
+
+    flow, mask = _read(path, read, remedy)
+    if flow.shape != (*size, 2) or mask.shape != size:
+        raise InputError(f"{path} is for {flow.shape[1]}x{flow.shape[0]} frames, they are {size[1]}x{size[0]}; {remedy}")
+    if not np.isfinite(flow).all():
+        raise InputError(f"{path} holds NaN or infinity; {remedy}")
+    return flow, mask

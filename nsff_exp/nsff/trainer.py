@@ -1,0 +1,262 @@
+"""Training: one step, and the loop around it that saves, resumes, reports and can be interrupted."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from nsff.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    load_weights,
+    read_checkpoint,
+    read_newest,
+    save_checkpoint,
+)
+from nsff.config import Config, InputError, format_args, unused_options
+from nsff.fields import Fields, build_fields
+from nsff.losses import VARIANT_RULES, LossTerms, NeighbourCameras, compute_losses
+from nsff.rays import make_rays
+from nsff.renderer import TrainRender, render_frame, render_train
+from nsff.sampling import density_noise, sample_depths
+from nsff.scene import Scene, TrainBatch, draw_batch
+from nsff.schedules import StepPlan, learning_rate, plan_step
+
+log = logging.getLogger("nsff")
+
+IMAGE_LOG_FACTOR = 4  # TensorBoard images are rendered so many times smaller
+
+
+class Diverged(InputError):
+    """A loss term is no longer a number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """What one step gave: scalars still on the device, so that reading them (and waiting) is the caller's choice."""
+
+    frame: int
+    terms: LossTerms
+    loss: torch.Tensor
+    colour_error: torch.Tensor  # mean squared error of the union on the uniform rays
+
+    @property
+    def psnr(self) -> float:
+        return -10.0 * math.log10(max(float(self.colour_error), 1e-12))
+
+
+class Trainer:
+    """The state of a training run: fields, optimiser, random generators, step number.
+
+    Frames are drawn from a generator on the CPU, everything else from one on the device, so that no step waits for it.
+    """
+
+    def __init__(self, config: Config, scene: Scene, device: torch.device):
+        self.config, self.scene, self.device, self.step = config, scene, device, 0
+        torch.manual_seed(config.seed)
+        self.fields: Fields = build_fields(config).to(device)
+        # The published order: the optimiser state of a checkpoint counts parameters.
+        parameters = [*self.fields.dynamic.parameters(), *self.fields.static.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=config.lrate, betas=(0.9, 0.999))
+        self.frames = torch.Generator().manual_seed(config.seed)
+        self.samples = torch.Generator(device).manual_seed(config.seed)
+
+    def render_and_score(self, batch: TrainBatch, plan: StepPlan) -> tuple[TrainRender, LossTerms]:
+        """Forward pass of one step on given pixels."""
+        scene, frame, config = self.scene, batch.frame, self.config
+        rays = make_rays(batch.uv, scene.c2w[frame], scene.intrinsics)
+        depths = sample_depths(len(rays), config.N_samples, config.perturb, self.samples, self.device)
+        render = render_train(
+            self.fields,
+            rays,
+            depths,
+            scene.timeline,
+            frame,
+            n_static=len(rays) if plan.union_everywhere else batch.n_uniform,
+            chain=plan.chain,
+            chain_backward=plan.chain_backward,
+            noise=lambda n: density_noise((n, config.N_samples), config.raw_noise_std, self.samples, self.device),
+        )
+        cameras = NeighbourCameras(
+            scene.c2w[frame],
+            None if scene.timeline.is_first(frame) else scene.c2w[frame - 1],
+            None if scene.timeline.is_last(frame) else scene.c2w[frame + 1],
+        )
+        rules = VARIANT_RULES[config.variant]
+        return render, compute_losses(render, batch, cameras, scene.intrinsics, plan.weights, rules)
+
+    def train_step(self) -> StepReport:
+        """Draw a frame and rays, render, score, and move the fields."""
+        config, n_frames = self.config, self.scene.timeline.n_frames
+        plan = plan_step(config, self.step, n_frames)
+        frame = int(torch.randint(n_frames, (1,), generator=self.frames))
+        batch = draw_batch(self.scene, frame, config.N_rand, plan.n_hard, self.samples)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        render, terms = self.render_and_score(batch, plan)
+        loss = terms.total()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        n = batch.n_uniform
+        error = ((render.ref.union.rgb.detach()[:n] - batch.rgb[:n]) ** 2).mean()
+        return StepReport(frame, terms, loss.detach(), error)
+
+    def save(self) -> Path:
+        """Write a checkpoint of this moment; returns its path."""
+        path = checkpoint_path(self.config.experiment_dir, self.step)
+        rng = {
+            "device": self.device.type,
+            "frames": self.frames.get_state(),
+            "samples": self.samples.get_state(),
+        }
+        save_checkpoint(path, self.step, self.fields, self.optimizer, rng, self.config)
+        return path
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint of the experiment, or start from `ft_path`, or from nothing."""
+        checkpoint = None if self.config.no_reload else read_newest(self.config.experiment_dir, self.device)
+        if checkpoint is None and self.config.ft_path:
+            checkpoint = read_checkpoint(Path(self.config.ft_path), self.device)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        load_weights(self.fields, checkpoint, self.config)
+        self.step = checkpoint.step
+        if checkpoint.optimizer and checkpoint.optimizer["state"]:
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+        if checkpoint.rng and checkpoint.rng["device"] == self.device.type:
+            self.frames.set_state(checkpoint.rng["frames"].cpu())
+            self.samples.set_state(checkpoint.rng["samples"].cpu())
+        else:  # a published checkpoint, or one from another kind of device: go on with fresh draws
+            self.frames.manual_seed(self.config.seed + checkpoint.step)
+            self.samples.manual_seed(self.config.seed + checkpoint.step)
+        log.info("resumed from %s (step %d)", checkpoint.path, checkpoint.step)
+
+
+def train(trainer: Trainer) -> None:
+    """Run to `N_iters` or `max_minutes`; Ctrl-C ends after the step at hand. Always ends with a checkpoint."""
+    config = trainer.config
+    trainer.resume()
+    assert config.N_iters is not None  # resolved by load_config
+    if trainer.step >= config.N_iters:
+        log.info("already at step %d of %d; raise --N_iters to go on", trainer.step, config.N_iters)
+        return
+    _write_settings(config)
+    deadline = time.monotonic() + 60.0 * config.max_minutes if config.max_minutes else math.inf
+    with SummaryWriter(str(config.experiment_dir)) as board, _interruptible() as interrupted:
+        bar = _Bar(config, trainer.step, deadline)
+        while trainer.step < config.N_iters and time.monotonic() < deadline and not interrupted:
+            report = trainer.train_step()
+            bar.update(report)
+            if trainer.step % config.i_print == 0:
+                _log_scalars(board, trainer.step, report, learning_rate(config, trainer.step))
+            if config.i_img and trainer.step % config.i_img == 0:
+                _log_images(board, trainer, report.frame)
+            if trainer.step % config.i_weights == 0:
+                check_finite(report, trainer.step)
+                trainer.save()
+        bar.close()
+        check_finite(report, trainer.step)
+        path = trainer.save()
+    log.info("saved %s%s", path, f"; to go on, run the same command again ({config.N_iters - trainer.step} steps left)"
+             if trainer.step < config.N_iters else "")  # fmt: skip
+
+
+def check_finite(report: StepReport, step: int) -> None:
+    """Stop before a checkpoint of broken weights is written.
+
+    Raises:
+        Diverged: a term is NaN or infinite; it and the frame are named.
+    """
+    bad = [name for name, value in vars(report.terms).items() if not torch.isfinite(value)]
+    if bad:
+        raise Diverged(
+            f"step {step}, frame {report.frame}: loss term {', '.join(bad)} is not finite; nothing was saved since the "
+            "last checkpoint; lower --lrate and start again"
+        )
+
+
+class _Bar:
+    """Progress with loss, PSNR and time left; reads the device about once a second, not every step."""
+
+    def __init__(self, config: Config, step: int, deadline: float):
+        self.config, self.deadline, self.start, self.begun = config, deadline, step, time.monotonic()
+        layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+        self.bar = tqdm(total=config.N_iters, initial=step, unit="step", bar_format=layout, mininterval=1.0)
+        self.next_reading = 0.0
+
+    def update(self, report: StepReport) -> None:
+        self.bar.update(1)
+        now = time.monotonic()
+        if now < self.next_reading:
+            return
+        self.next_reading = now + 1.0
+        steps_left = self.config.N_iters - self.bar.n if self.config.N_iters else 0
+        seconds = (now - self.begun) / max(1, self.bar.n - self.start) * steps_left
+        left = tqdm.format_interval(int(max(0.0, min(seconds, self.deadline - now))))
+        self.bar.set_postfix_str(f"loss {float(report.loss):.4f}, psnr {report.psnr:.2f}, left {left}", refresh=False)
+
+    def close(self) -> None:
+        self.bar.refresh()
+        self.bar.close()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """A list that fills on Ctrl-C or SIGTERM; the second Ctrl-C acts at once."""
+    seen: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        seen.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_settings(config: Config) -> None:
+    folder = config.experiment_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "args.txt").write_text(format_args(config))
+        if config.config:
+            (folder / "config.txt").write_text(Path(config.config).read_text())
+    except OSError as error:
+        raise InputError(f"cannot write to {folder.absolute()} ({error.strerror}); set --basedir") from error
+    if unused := unused_options(config):
+        log.info("without effect here: %s", ", ".join(unused))
+
+
+def _log_scalars(board: SummaryWriter, step: int, report: StepReport, rate: float) -> None:
+    for name, value in vars(report.terms).items():
+        board.add_scalar(f"loss/{name}", float(value), step)
+    board.add_scalar("loss/total", float(report.loss), step)
+    board.add_scalar("train/psnr", report.psnr, step)
+    board.add_scalar("train/learning_rate", rate, step)
+
+
+def _log_images(board: SummaryWriter, trainer: Trainer, frame: int) -> None:
+    scene, config = trainer.scene, trainer.config
+    small = scene.intrinsics.divided_by(IMAGE_LOG_FACTOR)
+    time_ = scene.timeline.time_of(frame)
+    image = render_frame(trainer.fields, scene.c2w[frame], small, time_, config.N_samples, config.rays_at_once)
+    board.add_image("render/rgb", image.rgb.clamp(0, 1), trainer.step, dataformats="HWC")
+    board.add_image("render/depth", image.depth.clamp(0, 1), trainer.step, dataformats="HW")
+    board.add_image("render/dynamic_weight", image.dynamic_weight.clamp(0, 1), trainer.step, dataformats="HW")
+    board.add_image("truth/rgb", scene.images[frame], trainer.step, dataformats="HWC")

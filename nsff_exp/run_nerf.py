@@ -1,0 +1,23 @@
+"""Train a scene, or render it with --render_bt. Training goes on where it stopped.
+
+    python run_nerf.py --config configs/config_kid-running.txt
+    python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_idx 10
+"""
+
+from nsff.config import load_config, pick_device, run_script
+from nsff.novel_views import render_videos, wants_videos
+from nsff.scene import load_scene
+from nsff.trainer import Trainer, train
+
+
+def main(argv: list[str]) -> None:
+    config = load_config(argv, "run_nerf.py", __doc__)
+    device = pick_device(config.device)
+    if wants_videos(config):
+        render_videos(config, device)
+    else:
+        train(Trainer(config, load_scene(config, device), device))
+
+
+if __name__ == "__main__":
+    run_script(main)
