@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from nsff.fields import build_fields
 from nsff.metrics import Image, Lpips, Mask, load_lpips, psnr, ssim
 from nsff.novel_views import write_image
 from nsff.renderer import render_frame
-from nsff.scene import Cameras, list_images, load_cameras, read_image
+from nsff.scene import Cameras, list_images, load_cameras, read_pixels, to_float
 from nsff.timeline import Timeline
 
 log = logging.getLogger("nsff")
@@ -63,7 +64,7 @@ class Protocol:
 
 def _nsff_views(config: Config, cameras: Cameras) -> list[View]:
     folder = Path(config.datadir)
-    height, width = cameras.intrinsics.height, cameras.intrinsics.width
+    size = (cameras.intrinsics.width, cameras.intrinsics.height)
     if len(cameras.c2w) < N_CAMERAS:
         raise InputError(f"protocol nsff needs the poses of {N_CAMERAS} frames, {folder} has {len(cameras.c2w)}")
     if not (folder / "mv_images").is_dir():
@@ -75,18 +76,7 @@ def _nsff_views(config: Config, cameras: Cameras) -> list[View]:
                 continue  # the training view
             name = f"{config.start_frame + frame:05d}/cam{camera + 1:02d}"
             image, mask = folder / "mv_images" / f"{name}.jpg", folder / "mv_masks" / f"{name}.png"
-            views.append(
-                View(
-                    name,
-                    frame,
-                    camera,
-                    lambda path=image: _resized(read_image(path), (width, height)),
-                    lambda path=mask: cv2.resize(read_image(path), (width, height), interpolation=cv2.INTER_NEAREST)[
-                        ..., 0
-                    ]
-                    > MASK_ABOVE,
-                )
-            )
+            views.append(View(name, frame, camera, partial(_truth, image, size), partial(_moving, mask, size)))
     return views
 
 
@@ -99,18 +89,23 @@ def _view0_views(config: Config, cameras: Cameras) -> list[View]:
     frames = [frame for frame in frames if 0 < frame < len(cameras.c2w)]
     if not frames:
         raise InputError(f"{config.heldout} has no frame 00001 to {len(cameras.c2w) - 1:05d} named by its time")
-    images = {n: _resized(read_image(path), size) for n, path in files.items()}
-    still = np.median(np.stack(list(images.values())), axis=0)
+    still = np.median(np.stack([_truth(path, size) for path in files.values()]), axis=0)
     views = []
     for frame in frames:
-        image = images[config.start_frame + frame]
-        mask = _change(image, still)
-        views.append(View(f"{config.start_frame + frame:05d}", frame, 0, lambda i=image: i, lambda m=mask: m))
+        truth = partial(_truth, files[config.start_frame + frame], size)
+        name = f"{config.start_frame + frame:05d}"
+        views.append(View(name, frame, 0, truth, lambda truth=truth: _change(truth(), still)))
     return views
 
 
-def _resized(image: Image, size: tuple[int, int]) -> Image:
-    return image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+def _truth(path: Path, size: tuple[int, int]) -> Image:
+    """A held-out image at the size of the renders: area average, rounded to 8 bits, as published."""
+    return to_float(cv2.resize(read_pixels(path), size, interpolation=cv2.INTER_AREA))
+
+
+def _moving(path: Path, size: tuple[int, int]) -> Mask:
+    pixels = cv2.resize(read_pixels(path), size, interpolation=cv2.INTER_NEAREST)[..., 0]
+    return pixels > MASK_ABOVE * 255.0
 
 
 def _change(image: Image, still: Image) -> Mask:
@@ -202,11 +197,11 @@ def _shown(value: float | None) -> str:
 
 
 def _write_json(path: Path, report: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
+    aside = path.with_suffix(".partial")
     try:
-        partial.write_text(json.dumps(report, indent=1) + "\n")
-        partial.replace(path)
+        aside.write_text(json.dumps(report, indent=1) + "\n")
+        aside.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path.absolute()} ({error.strerror})") from error
     finally:
-        partial.unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import cv2
 import imageio.v3 as iio
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from nsff.config import Config, InputError
@@ -81,7 +81,7 @@ def load_scene(config: Config, device: torch.device) -> Scene:
     """
     folder, indices = Path(config.datadir), range(config.start_frame, config.end_frame or 0)
     frames_folder = _find_frames_folder(folder, config.final_height)
-    images = np.stack([read_image(_frame_path(frames_folder, i, "run_midas.py", folder)) for i in indices])
+    images = _read_frames(frames_folder, indices, folder)
     size = images.shape[1:3]
     cameras = load_cameras(config, size)
     disparity = np.stack([_read_disparity(folder, i, size) for i in indices])
@@ -119,7 +119,7 @@ def load_cameras(config: Config, size: tuple[int, ...] | None = None) -> Cameras
     folder = Path(config.datadir)
     if size is None:
         frames_folder = _find_frames_folder(folder, config.final_height)
-        size = read_image(_frame_path(frames_folder, config.start_frame, "run_midas.py", folder)).shape[:2]
+        size = read_pixels(_frame_path(frames_folder, config.start_frame, "run_midas.py", folder)).shape[:2]
     c2w, hwf, bounds = from_llff(_read_poses_bounds(folder))
     n_images = len(list_images(folder / "images"))
     if n_images != len(c2w):
@@ -181,8 +181,8 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def read_image(path: Path) -> Float[np.ndarray, "H W 3"]:
-    """An 8-bit image file as RGB, 0..1.
+def read_pixels(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """An 8-bit image file as RGB.
 
     Raises:
         InputError: missing or not readable to its end.
@@ -192,7 +192,12 @@ def read_image(path: Path) -> Float[np.ndarray, "H W 3"]:
         raise InputError(f"{path} is not an 8-bit image (found {pixels.dtype}, shape {pixels.shape})")
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)
-    return pixels[..., :3].astype(np.float32) / 255.0
+    return pixels[..., :3]
+
+
+def to_float(pixels: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
+    """0..255 to 0..1, float32."""
+    return pixels.astype(np.float32) / 255.0
 
 
 def _read(path: Path, reader: Callable[[], Any], remedy: str = "make it again") -> Any:
@@ -225,6 +230,19 @@ def _find_frames_folder(folder: Path, height: int) -> Path:
     return found[0]
 
 
+def _read_frames(frames_folder: Path, indices: range, folder: Path) -> Float[np.ndarray, "N H W 3"]:
+    paths = [_frame_path(frames_folder, index, "run_midas.py", folder) for index in indices]
+    frames = [to_float(read_pixels(path)) for path in paths]
+    for path, frame in zip(paths, frames, strict=True):
+        if frame.shape != frames[0].shape:
+            (height, width), (other_height, other_width) = frames[0].shape[:2], frame.shape[:2]
+            raise InputError(
+                f"{path} is {other_width}x{other_height}, {paths[0].name} is {width}x{height}; "
+                f"run run_midas.py --data_path {folder} to make them one size"
+            )
+    return np.stack(frames)
+
+
 def _read_poses_bounds(folder: Path) -> Float[np.ndarray, "n 17"]:
     path = folder / "poses_bounds.npy"
     remedy = f"run save_poses_nerf.py --data_path {folder}"
@@ -247,13 +265,13 @@ def _read_disparity(folder: Path, index: int, size: tuple[int, int]) -> Float[np
 
 def _read_motion_mask(folder: Path, index: int, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     path = _frame_path(folder / "motion_masks", index, "run_flows_video.py", folder)
-    share = cv2.resize(read_image(path)[..., 0], size[::-1], interpolation=cv2.INTER_NEAREST)
-    return share > MOVING_ABOVE
+    pixels = cv2.resize(read_pixels(path)[..., 0], size[::-1], interpolation=cv2.INTER_NEAREST)
+    return pixels > MOVING_ABOVE * 255.0
 
 
 def _read_flow(
     folder: Path, name: str, size: tuple[int, int]
-) -> tuple[Float[np.ndarray, "H W 2"], Shaped[np.ndarray, "H W"]]:
+) -> tuple[Float[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"]]:
     path, remedy = folder / "flow_i1" / f"{name}.npz", f"run run_flows_video.py --data_path {folder}"
 
     def read() -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,63 @@
+"""Shapes in signatures are checked while the tests run; figures of the published method are found here."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+jaxtyping.install_import_hook(["nsff", "nsff_prep"], "shape_check.checked")
+
+GOLDEN = Path(os.environ.get("NSFF_GOLDEN", Path(__file__).parent / "golden")).resolve()
+REPOSITORY = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture(params=["paper", "wild"], scope="session")
+def variant(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def figures(golden: Path, variant: str) -> dict[str, np.ndarray]:
+    with np.load(golden / variant / "figures.npz") as data:
+        return dict(data)
+
+
+@pytest.fixture(scope="session")
+def stages(golden: Path, variant: str) -> dict[str, Any]:
+    return json.loads((golden / variant / "figures.json").read_text())["stages"]
+
+
+@pytest.fixture(scope="session")
+def golden_config(golden: Path, variant: str):
+    from nsff.config import load_config
+
+    folder = str(golden / "scene")
+    return load_config(["--config", str(golden / variant / "config.txt"), "--datadir", folder, "--variant", variant])
+
+
+@pytest.fixture(scope="session")
+def golden_scene(golden_config):
+    from nsff.scene import load_scene
+
+    return load_scene(golden_config, CPU)
+
+
+@pytest.fixture
+def golden_fields(golden: Path, golden_config):
+    from nsff.checkpoint import load_weights, read_checkpoint
+    from nsff.fields import build_fields
+
+    fields = build_fields(golden_config)
+    load_weights(fields, read_checkpoint(golden / "render" / "002000.tar", CPU), golden_config)
+    return fields
