@@ -20,4 +20,6 @@ class Fields(nn.Module):
 def build_fields(config: Config) -> Fields:
     """Untrained fields as the config describes them, on the CPU, from torch's global random state."""
     size = (config.netdepth, config.netwidth, config.multires, config.multires_views)
-    return Fields(StaticMlp(*size), DynamicMlp(*size))
+    fields = Fields(StaticMlp(*size), DynamicMlp(*size))
+    fields.static.amp = fields.dynamic.amp = config.amp
+    return fields

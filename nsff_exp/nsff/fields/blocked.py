@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from nsff.encoding import encode, encode_backward, encoded_size
+from nsff.encoding import encode, encode_backward
 from nsff.fields.layers import SKIP, MlpWeights
 
-BLOCK_POINTS = 4096  # a block of one hidden layer of width 256 is 4 MB
+BLOCK_BYTES = 2 << 20  # of one hidden layer; larger blocks fall out of the cache, smaller ones waste threads
 RECOMPUTED = (0, 3)  # hidden layers that are not kept
 
 
@@ -25,8 +26,8 @@ def forward_blocked(
     return _BlockedMlp.apply(x, view_term, n_freqs, torch.is_grad_enabled(), *weights.flatten())
 
 
-def _blocks(n_rays: int, n_samples: int) -> list[slice]:
-    rows = max(1, BLOCK_POINTS // n_samples)
+def _blocks(n_rays: int, n_samples: int, width: int) -> list[slice]:
+    rows = max(1, BLOCK_BYTES // (4 * width * n_samples))
     return [slice(start, min(start + rows, n_rays)) for start in range(0, n_rays, rows)]
 
 
@@ -64,39 +65,40 @@ class _BlockedMlp(torch.autograd.Function):
         depth, width, n_view = len(weights.trunk), weights.trunk[0][0].shape[0], view_term.shape[1]
         points = x.reshape(-1, n_channels)
         out = x.new_empty(len(points), 3 + len(weights.head_bias))
-        kept = [
-            x.new_empty(len(points), width) if keep and layer not in RECOMPUTED else None for layer in range(depth)
-        ]
-        for rays in _blocks(n_rays, n_samples):
+        layers = [layer for layer in range(depth) if keep and layer not in RECOMPUTED]
+        kept = {layer: x.new_empty(len(points), width) for layer in layers}
+        for rays in _blocks(n_rays, n_samples, width):
             rows = _points(rays, n_samples)
             encoded = hidden = encode(points[rows], n_freqs)
             for layer in range(depth):
-                store = kept[layer]
-                hidden = _trunk_layer(weights, layer, encoded, hidden, None if store is None else store[rows])
+                store = kept[layer][rows] if layer in kept else None
+                hidden = _trunk_layer(weights, layer, encoded, hidden, store)
             last = hidden @ weights.last.T
             colour = _colour_hidden(last[:, :n_view], view_term[rays], n_samples)
             torch.addmm(weights.rgb_bias, colour, weights.rgb.T, out=out[rows, :3])
             torch.add(last[:, n_view:], weights.head_bias, out=out[rows, 3:])
-        ctx.n_freqs, ctx.kept = n_freqs, kept
-        ctx.save_for_backward(x, view_term, *flat)
+        ctx.n_freqs, ctx.layers = n_freqs, layers
+        ctx.save_for_backward(x, view_term, *flat, *kept.values())
         return out.view(n_rays, n_samples, -1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> Any:  # type: ignore[override]
-        x, view_term, *flat = ctx.saved_tensors
+        x, view_term, *saved = ctx.saved_tensors
+        flat, kept = saved[: len(saved) - len(ctx.layers)], dict(zip(ctx.layers, saved[-len(ctx.layers) :], strict=True))
         weights, n_samples = MlpWeights.unflatten(flat), x.shape[1]
         points, grads_out = x.reshape(-1, x.shape[2]), grad_out.reshape(-1, grad_out.shape[2])
         grads = MlpWeights.unflatten([torch.zeros_like(tensor) for tensor in flat])
         grad_view = torch.empty_like(view_term)
         grad_points = torch.empty_like(points) if ctx.needs_input_grad[0] else None
-        for rays in _blocks(len(x), n_samples):
+        for rays in _blocks(len(x), n_samples, weights.last.shape[1]):
             rows = _points(rays, n_samples)
             encoded = encode(points[rows], ctx.n_freqs)
             hidden: list[Tensor] = []
-            for layer, store in enumerate(ctx.kept):
+            for layer in range(len(weights.trunk)):
                 previous = hidden[-1] if hidden else encoded
-                recomputed = store is None
-                hidden.append(_trunk_layer(weights, layer, encoded, previous, None) if recomputed else store[rows])
+                again = layer not in kept
+                hidden.append(_trunk_layer(weights, layer, encoded, previous, None) if again else kept[layer][rows])
             grad_last, grad_view[rays] = _head_backward(
                 weights, grads, hidden[-1], view_term[rays], grads_out[rows], n_samples
             )
@@ -105,7 +107,6 @@ class _BlockedMlp(torch.autograd.Function):
             if grad_points is not None:
                 assert grad_encoded is not None
                 grad_points[rows] = encode_backward(encoded, grad_encoded, points.shape[1])
-        ctx.kept = None
         grad_x = None if grad_points is None else grad_points.view_as(x)
         return grad_x, grad_view, None, None, *grads.flatten()
 

@@ -43,14 +43,20 @@ def forward_plain(
     last = F.linear(hidden, weights.last)
     colour = F.relu(last[..., :n_view] + view_term[:, None])
     rgb = F.linear(colour, weights.rgb, weights.rgb_bias)
-    return torch.cat([rgb, last[..., n_view:] + weights.head_bias], dim=-1).float()
+    return torch.cat([rgb, last[..., n_view:] + weights.head_bias], dim=-1)
 
 
 class _Mlp(nn.Module):
     """Trunk, view layer and colour of both fields; subclasses add their heads.
 
     Modules are made in the published order, which the optimiser state of a checkpoint refers to.
+
+    Note:
+        With `amp`, products on CUDA are in bfloat16 (sums inside them in float32) and all that follows in float32; the
+        raw outputs, scene flow too, then carry 8 bits of mantissa.
     """
+
+    amp = False
 
     def __init__(self, n_channels: int, depth: int, width: int, n_freqs: int, n_freqs_views: int):
         super().__init__()
@@ -66,6 +72,15 @@ class _Mlp(nn.Module):
     def _raw(
         self, x: Float[Tensor, "n s c"], viewdirs: Float[Tensor, "n 3"], heads: Sequence[nn.Linear]
     ) -> Float[Tensor, "n s o"]:
+        if x.device.type == "cpu":
+            return forward_blocked(x, *self._restructured(viewdirs, heads))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
+            return forward_plain(x, *self._restructured(viewdirs, heads)).to(x.dtype)
+
+    def _restructured(
+        self, viewdirs: Float[Tensor, "n 3"], heads: Sequence[nn.Linear]
+    ) -> tuple[Float[Tensor, "n v"], int, MlpWeights]:
+        """(view term, frequencies, weights) as `forward_plain` takes them."""
         view_layer, feature = self.views_linears[0], self.feature_linear
         width = feature.weight.shape[0]
         from_feature, from_view = view_layer.weight[:, :width], view_layer.weight[:, width:]
@@ -79,8 +94,7 @@ class _Mlp(nn.Module):
             rgb=self.rgb_linear.weight,
             rgb_bias=self.rgb_linear.bias,
         )
-        forward = forward_blocked if x.device.type == "cpu" else forward_plain
-        return forward(x, view_term, self.n_freqs, weights)
+        return view_term, self.n_freqs, weights
 
 
 class StaticMlp(_Mlp):

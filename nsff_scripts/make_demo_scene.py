@@ -1,0 +1,64 @@
+"""Make a small synthetic moving scene with all the files that training and evaluation read.
+
+    python make_demo_scene.py --data_path SCENE/dense
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from nsff_prep.demo_scene import N_CAMERAS, PATHS, Settings, write_demo_scene
+
+SIDES = range(16, 1025)  # a frame of 1024 pixels needs about 1.5 GB
+FRAMES = range(3, 1000)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see --help\n")
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", text)
+    width, height = map(int, match.groups()) if match else (0, 0)
+    if width not in SIDES or height not in SIDES or height > width:  # the walls fill no upright picture
+        limits = f"{SIDES[0]} to {SIDES[-1]} pixels a side, not taller than wide"
+        raise argparse.ArgumentTypeError(f"'{text}' is not WIDTHxHEIGHT ({limits})")
+    return width, height
+
+
+def _integer_in(allowed: range) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) not in allowed:
+            raise argparse.ArgumentTypeError(f"'{text}' is not an integer of {allowed[0]} to {allowed[-1]}")
+        return int(text)
+
+    return convert
+
+
+def main(argv: list[str]) -> None:
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--data_path", type=Path, required=True, help="the `dense` folder to write")
+    parser.add_argument("--size", type=_size, default=(128, 72), help="training size WIDTHxHEIGHT (default: 128x72)")
+    parser.add_argument("--frames", type=_integer_in(FRAMES), default=24, help="frames of the video (default: 24)")
+    parser.add_argument("--seed", type=_integer_in(range(2**32)), default=0, help="seed of the textures (default: 0)")
+    parser.add_argument("--path", choices=PATHS, default=PATHS[0], help="who films: a row of cameras in turn, or one hand")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there and not empty")
+    args = parser.parse_args(argv)
+    settings = Settings(*args.size, n_frames=args.frames, seed=args.seed, path=args.path)
+    try:
+        write_demo_scene(args.data_path, settings, args.overwrite)
+    except OSError as error:
+        reason = f"cannot write {args.data_path} ({error.strerror})" if error.strerror else error
+        parser.exit(1, f"error: {reason}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted\n")
+    others = f" and {N_CAMERAS} held-out cameras" if args.path == "cameras" else "; no held-out cameras (path smooth)"
+    print(f"wrote {args.data_path}: {args.frames} frames {args.size[0]}x{args.size[1]}{others}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,49 @@
+"""The forward pass of a training step on fake CUDA tensors: any tensor left on the CPU raises."""
+
+import torch
+from nsff.config import load_config
+from nsff.fields import build_fields
+from nsff.losses import VARIANT_RULES, NeighbourCameras, compute_losses
+from nsff.poses import Intrinsics
+from nsff.rays import make_rays
+from nsff.renderer import render_frame, render_train
+from nsff.sampling import density_noise, sample_depths
+from nsff.scene import Scene, gather_batch
+from nsff.schedules import plan_step
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+
+def fake_scene(device: torch.device) -> Scene:
+    n, height, width = 5, 12, 20
+    images, map_ = torch.rand(n, height, width, 3, device=device), torch.rand(n, height, width, device=device)
+    flow, mask = torch.rand(n, height, width, 2, device=device), map_ > 0.5
+    poses = torch.rand(n, 3, 4, device=device)
+    from pathlib import Path
+
+    size = Intrinsics(height, width, 15.0)
+    return Scene(Path(), size, poses, torch.rand(n, 2, device=device), images, map_, mask, flow, mask, flow, mask)
+
+
+def test_training_step_stays_on_the_device(variant):
+    more = ["--netwidth", "16", "--N_samples", "8", "--chain_sf", "--use_motion_mask", "--amp"]
+    config = load_config(["--expname", "x", "--variant", variant, "--decay_iteration", "1", *more])
+    device = torch.device("cuda")
+    with FakeTensorMode(allow_non_fake_inputs=True), device:
+        fields, scene = build_fields(config), fake_scene(device)
+        plan = plan_step(config, 60_000, scene.timeline.n_frames)
+        assert plan.chain
+        batch = gather_batch(scene, 2, torch.arange(10, device=device), torch.arange(4, device=device))
+        rays = make_rays(batch.uv, scene.c2w[2], scene.intrinsics)
+        depths = sample_depths(len(rays), 8, 1.0, None, device)
+        render = render_train(
+            fields, rays, depths, scene.timeline, 2, n_static=len(rays), chain=True, chain_backward=True,
+            noise=lambda n: density_noise((n, 8), 1.0, None, device),
+        )  # fmt: skip
+        cameras = NeighbourCameras(scene.c2w[2], scene.c2w[1], scene.c2w[3])
+        terms = compute_losses(render, batch, cameras, scene.intrinsics, plan.weights, VARIANT_RULES[variant])
+        assert terms.total().device.type == "cuda"
+        assert terms.total().shape == ()
+        frame = render_frame(fields, scene.c2w[0], scene.intrinsics, 0.0, 8, 64)
+        assert frame.rgb.device.type == "cuda"
+        assert frame.rgb.shape == (12, 20, 3)
+        assert frame.rgb.dtype == torch.float32
