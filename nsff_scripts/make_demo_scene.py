@@ -1,6 +1,6 @@
 """Make a small synthetic moving scene with all the files that training and evaluation read.
 
-    python make_demo_scene.py --data_path SCENE/dense
+Example: python make_demo_scene.py --data_path SCENE/dense
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from nsff_prep.demo_scene import N_CAMERAS, PATHS, Settings, write_demo_scene
 
-SIDES = range(16, 1025)  # a frame of 1024 pixels needs about 1.5 GB
+SIDES = range(16, 1025)  # a frame of 1024x1024 takes over 1 GB of memory to make
 FRAMES = range(3, 1000)
 
 
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--size", type=_size, default=(128, 72), help="training size WIDTHxHEIGHT (default: 128x72)")
     parser.add_argument("--frames", type=_integer_in(FRAMES), default=24, help="frames of the video (default: 24)")
     parser.add_argument("--seed", type=_integer_in(range(2**32)), default=0, help="seed of the textures (default: 0)")
-    parser.add_argument("--path", choices=PATHS, default=PATHS[0], help="who films: a row of cameras in turn, or one hand")
+    parser.add_argument("--path", choices=PATHS, default=PATHS[0], help="a row of cameras in turn, or one hand")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there and not empty")
     args = parser.parse_args(argv)
     settings = Settings(*args.size, n_frames=args.frames, seed=args.seed, path=args.path)

@@ -15,6 +15,7 @@ jaxtyping.install_import_hook(["nsff", "nsff_prep"], "shape_check.checked")
 GOLDEN = Path(os.environ.get("NSFF_GOLDEN", Path(__file__).parent / "golden")).resolve()
 REPOSITORY = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
+torch.set_num_threads(1)  # the tensors are small: threads that wait for each other cost more than they bring
 
 
 @pytest.fixture(scope="session")

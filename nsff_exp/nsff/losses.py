@@ -76,7 +76,12 @@ class LossTerms:
     entropy: Tensor
 
     def total(self) -> Tensor:
+        """What training minimises."""
         return torch.stack(list(vars(self).values())).sum()
+
+    def detach(self) -> "LossTerms":
+        """The values without their graph."""
+        return LossTerms(**{name: value.detach() for name, value in vars(self).items()})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,10 +80,9 @@ def load_scene(config: Config, device: torch.device) -> Scene:
         InputError: a file is missing, broken, of another size, or holds NaN; the line names it and the script to run.
     """
     folder, indices = Path(config.datadir), range(config.start_frame, config.end_frame or 0)
-    frames_folder = _find_frames_folder(folder, config.final_height)
-    images = _read_frames(frames_folder, indices, folder)
+    cameras = load_cameras(config)
+    images = _read_frames(_find_frames_folder(folder, config.final_height), indices, folder)
     size = images.shape[1:3]
-    cameras = load_cameras(config, size)
     disparity = np.stack([_read_disparity(folder, i, size) for i in indices])
     masks = np.stack([_read_motion_mask(folder, i, size) for i in indices])
     last = indices[-1]
@@ -109,17 +108,16 @@ def load_scene(config: Config, device: torch.device) -> Scene:
     )
 
 
-def load_cameras(config: Config, size: tuple[int, ...] | None = None) -> Cameras:
-    """Cameras of the frames used: axes turned, scaled by the near planes, recentred; in float32, as published.
+def load_cameras(config: Config) -> Cameras:
+    """Cameras of frames `start_frame` to `end_frame`, scaled by the near planes and recentred, at the training size.
 
-    Args:
-        config: `datadir`, `start_frame`, `end_frame`, `final_height`.
-        size: (height, width) of the frames; None: that of the frames on the disk.
+    In float32, as published.
+
+    Raises:
+        InputError: poses or frames are missing or do not fit together.
     """
     folder = Path(config.datadir)
-    if size is None:
-        frames_folder = _find_frames_folder(folder, config.final_height)
-        size = read_pixels(_frame_path(frames_folder, config.start_frame, "run_midas.py", folder)).shape[:2]
+    frames_folder = _find_frames_folder(folder, config.final_height)
     c2w, hwf, bounds = from_llff(_read_poses_bounds(folder))
     n_images = len(list_images(folder / "images"))
     if n_images != len(c2w):
@@ -135,7 +133,7 @@ def load_cameras(config: Config, size: tuple[int, ...] | None = None) -> Cameras
     c2w, bounds = c2w[used].astype(np.float32), bounds[used].astype(np.float32)
     scale = scene_scale(bounds)
     c2w[:, :, 3] *= scale
-    height, width = size[:2]
+    height, width = read_pixels(_frame_path(frames_folder, config.start_frame, "run_midas.py", folder)).shape[:2]
     intrinsics = Intrinsics(height, width, float(hwf[0, 2] * height / hwf[0, 0]))
     return Cameras(intrinsics, recentre(c2w).astype(np.float32), (bounds * scale).astype(np.float32))
 

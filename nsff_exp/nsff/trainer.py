@@ -110,7 +110,7 @@ class Trainer:
         self.step += 1
         n = batch.n_uniform
         error = ((render.ref.union.rgb.detach()[:n] - batch.rgb[:n]) ** 2).mean()
-        return StepReport(frame, terms, loss.detach(), error)
+        return StepReport(frame, terms.detach(), loss.detach(), error)
 
     def save(self) -> Path:
         """Write a checkpoint of this moment; returns its path."""

@@ -127,12 +127,13 @@ def bands(solid: Solid, time: float, camera: Camera, rays_a_side: int) -> Iterat
     axes, centre = solid.motion(time)
     corners = np.indices((2, 2, 2)).reshape(3, 8).T * 2.0 - 1.0
     uv, depth = project(centre + solid.half * corners @ axes.T, camera)
-    low, high = (0, 0), (camera.width * rays_a_side, camera.height * rays_a_side)
+    (left, top), (right, bottom) = (0, 0), (camera.width * rays_a_side, camera.height * rays_a_side)
     if depth.min() > 0.0:  # else it reaches behind the camera, and the corners bound nothing
-        low, high = (np.clip((edge + 0.5) * rays_a_side, low, high).astype(int) for edge in (uv.min(0), uv.max(0) + 1.0))
-    n_rows = max(1, RAYS_AT_ONCE // max(1, high[0] - low[0]))
-    for top in range(low[1], high[1], n_rows):
-        yield slice(top, min(top + n_rows, high[1])), slice(low[0], high[0])
+        edges = (np.stack([uv.min(0), uv.max(0)]) + 0.5) * rays_a_side + [[0], [1]]
+        (left, top), (right, bottom) = edges.clip(0, [right, bottom]).astype(int)
+    n_rows = max(1, RAYS_AT_ONCE // max(1, right - left))
+    for first in range(top, bottom, n_rows):
+        yield slice(first, min(first + n_rows, bottom)), slice(left, right)
 
 
 def render(
@@ -179,7 +180,7 @@ def exact_flow(
         times: time of the frame and of the other.
 
     Returns:
-        Displacement (right, down) in pixels, float32; True where the point lies inside the other frame and is seen there.
+        Displacement (right, down) in pixels, float32; True where the other frame sees the point too.
     """
     (camera, other), (height, width) = cameras, layer.depth.shape
     pixels = np.stack(np.meshgrid(np.arange(float(width)), np.arange(float(height))), axis=-1)

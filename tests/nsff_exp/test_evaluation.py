@@ -1,0 +1,188 @@
+"""Metrics against other libraries and the published figures; the golden checkpoint rendered and evaluated."""
+
+import dataclasses
+import json
+import shutil
+import zlib
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from nsff.config import InputError, UsageError
+from nsff.evaluator import evaluate, mean_of
+from nsff.metrics import Lpips, load_lpips, psnr, ssim
+from nsff.novel_views import render_bullet_time, write_clip
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def variant() -> str:
+    """Nothing here depends on it."""
+    return "paper"
+
+ALEXNET = {"0": (64, 3, 11), "3": (192, 64, 5), "6": (384, 192, 3), "8": (256, 384, 3), "10": (256, 256, 3)}
+
+
+def rule(key: str, shape: tuple[int, ...], seed: int = 7) -> torch.Tensor:
+    """Weights from a rule, so that none need to be stored (golden/README)."""
+    x = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32).randn(*shape)
+    x = x * np.sqrt(2.0 / np.prod(shape[1:])) if len(shape) > 1 else 0.1 * x
+    return torch.from_numpy(x.astype(np.float32))
+
+
+@pytest.fixture(scope="session")
+def trunk() -> dict[str, torch.Tensor]:
+    state = {}
+    for layer, (n_out, n_in, size) in ALEXNET.items():
+        state[f"features.{layer}.weight"] = rule(f"features.{layer}.weight", (n_out, n_in, size, size))
+        state[f"features.{layer}.bias"] = rule(f"features.{layer}.bias", (n_out,))
+    return state
+
+
+@pytest.fixture(scope="session")
+def pair() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    truth = rng.random((40, 50, 3), dtype=np.float32)
+    render = (truth + 0.1 * rng.standard_normal(truth.shape)).clip(0, 1).astype(np.float32)
+    mask = np.zeros((40, 50), bool)
+    mask[10:20, 5:30] = True
+    return truth, render, mask
+
+
+def test_psnr_against_skimage(pair):
+    truth, render, mask = pair
+    assert psnr(truth, render) == pytest.approx(peak_signal_noise_ratio(truth, render, data_range=1.0), abs=1e-6)
+    inside = peak_signal_noise_ratio(truth[10:20, 5:30], render[10:20, 5:30], data_range=1.0)
+    assert psnr(truth, render, mask) == pytest.approx(inside, abs=1e-6)
+    assert psnr(truth, render, np.zeros_like(mask)) == 0.0
+    assert psnr(truth, truth) == float("inf")
+
+
+def test_ssim_against_skimage(pair):
+    truth, render, mask = pair
+    for data_range in (1.0, 2.0):
+        expected = structural_similarity(truth, render, channel_axis=-1, data_range=data_range)
+        assert ssim(truth, render, None, data_range) == pytest.approx(expected, abs=1e-9)
+    assert ssim(truth, truth, mask) == pytest.approx(1.0, abs=1e-6)
+    assert ssim(truth, render, np.zeros_like(mask)) == 0.0
+
+
+def test_lpips_against_published_figures(golden, trunk):
+    with np.load(golden / "nets/figures.npz") as data:
+        first, second = (data[f"lpips/{name}"].transpose(1, 2, 0) for name in ("img0", "img1"))
+        mask, published = data["lpips/mask"] > 0.5, {s: data[f"lpips/{s}"] for s in ("as_published", "scaled")}
+    for scaled, name in ((False, "as_published"), (True, "scaled")):
+        metric = Lpips(trunk, scaled, CPU)
+        ours = [metric(first, second), metric(first, second, mask), metric(first, second, np.zeros_like(mask))]
+        np.testing.assert_allclose(ours, published[name], rtol=1e-4, atol=1e-9)
+
+
+def test_lpips_against_its_package(pair, trunk):
+    truth, render, mask = pair
+    metric = Lpips(trunk, True, CPU)
+    tensors = [torch.from_numpy(image).permute(2, 0, 1)[None] * 2 - 1 for image in (truth, render)]
+    with torch.no_grad():
+        assert metric(truth, render) == pytest.approx(float(metric.model(*tensors)), rel=1e-5)
+    assert metric(truth, render, np.ones_like(mask)) == pytest.approx(metric(truth, render), rel=1e-5)
+
+
+def test_missing_trunk_is_said_and_survived(tmp_path, caplog):
+    assert load_lpips(str(tmp_path / "nowhere.pth"), True, CPU) is None
+    assert "LPIPS is left out" in caplog.text
+
+
+def test_mean_leaves_out_what_could_not_be_had():
+    rows = [{"name": "a", "psnr": 20.0, "lpips": None}, {"name": "b", "psnr": 30.0, "lpips": None}]
+    assert mean_of(rows) == {"psnr": 25.0, "lpips": None}
+
+
+@pytest.fixture(scope="module")
+def trained(golden, tmp_path_factory, golden_config):
+    """The golden checkpoint in an experiment folder."""
+    basedir = tmp_path_factory.mktemp("logs")
+    config = dataclasses.replace(golden_config, basedir=str(basedir), image_ext="png")
+    config.experiment_dir.mkdir()
+    shutil.copy(golden / "render/002000.tar", config.experiment_dir)
+    return config
+
+
+def test_bullet_time_frames(trained, golden):
+    folder = render_bullet_time(trained, CPU)
+    assert folder.name == "render-spiral-frame-010_path_002000"
+    with np.load(golden / "render/frames.npz") as published:
+        for index in range(6):
+            ours = iio.imread(folder / f"images/{index:03d}.png").astype(int)
+            assert np.abs(ours - published[f"render_bt/{index:03d}"]).max() <= 1
+    video = iio.imread(folder / "video.mp4", plugin="FFMPEG")
+    assert video.shape == (60, 36, 64, 3)
+    assert not list(folder.rglob("*partial*"))
+
+
+def test_render_factor_and_odd_sizes(trained, tmp_path):
+    folder = render_bullet_time(dataclasses.replace(trained, render_factor=4, image_ext="jpg"), CPU)
+    assert iio.imread(folder / "images/000.jpg").shape == (9, 16, 3)
+    write_clip(tmp_path, [np.full((9, 15, 3), 200, np.uint8)] * 3, "png", 24.0)
+    clip = iio.imread(tmp_path / "video.mp4", plugin="FFMPEG")
+    assert clip.shape == (3, 8, 14, 3)
+    assert abs(int(clip.mean()) - 200) <= 2
+
+
+def test_all_views_of_the_published_evaluation(trained, golden, trunk, tmp_path):
+    torch.save(trunk, tmp_path / "alexnet.pth")
+    path = evaluate(dataclasses.replace(trained, lpips_trunk=str(tmp_path / "alexnet.pth")), CPU)
+    ours = json.loads(path.read_text())
+    published = json.loads((golden / "render/evaluation.json").read_text())
+    assert len(ours["views"]) == len(published["per_view_psnr_ssim_lpips"]) == 264
+    for view, figures in zip(ours["views"], published["per_view_psnr_ssim_lpips"], strict=True):
+        assert view["psnr"] == pytest.approx(figures[0], abs=1e-3), view["name"]
+        assert view["ssim"] == pytest.approx(figures[1], abs=1e-4), view["name"]
+        assert view["lpips"] == pytest.approx(figures[2], abs=1e-4), view["name"]
+    for key, theirs in published["means"].items():
+        name = key.removeprefix("mean_").replace(" dy", "_dynamic")
+        assert ours["mean"][name] == pytest.approx(theirs, abs=1e-3 if "psnr" in name else 1e-4), name
+    assert ours["checkpoint"]["step"] == 2000
+
+
+def test_view0_protocol(trained, golden, tmp_path):
+    heldout = tmp_path / "view0"
+    heldout.mkdir()
+    for frame in (0, 2, 4):
+        image = iio.imread(golden / f"scene/mv_images/{frame:05d}/cam01.jpg")
+        iio.imwrite(heldout / f"{frame:05d}.png", image)
+    config = dataclasses.replace(trained, protocol="view0", heldout=str(heldout), lpips_trunk="nowhere", save_renders=True)
+    report = json.loads(evaluate(config, CPU).read_text())
+    assert [view["name"] for view in report["views"]] == ["00002", "00004"]
+    assert report["mean"]["lpips"] is None
+    assert report["mean"]["psnr"] == pytest.approx(np.mean([view["psnr"] for view in report["views"]]))
+    saved = iio.imread(config.experiment_dir / "renders_view0/00002.png")
+    truth = iio.imread(heldout / "00002.png").reshape(36, 2, 64, 2, 3).mean((1, 3)).round().astype(np.uint8)
+    expected = peak_signal_noise_ratio(truth, saved, data_range=255)
+    assert report["views"][0]["psnr"] == pytest.approx(expected, abs=0.01)
+
+
+def test_protocols_without_their_files(trained, tmp_path):
+    with pytest.raises(UsageError, match="--heldout DIR"):
+        evaluate(dataclasses.replace(trained, protocol="view0"), CPU)
+    with pytest.raises(InputError, match="is missing"):
+        evaluate(dataclasses.replace(trained, protocol="view0", heldout=str(tmp_path / "nowhere")), CPU)
+    with pytest.raises(InputError, match="has no frame 00001"):
+        evaluate(dataclasses.replace(trained, protocol="view0", heldout=str(tmp_path)), CPU)
+
+
+def test_script_from_its_folder(trained, golden):
+    import subprocess
+    import sys
+
+    command = [sys.executable, "render.py", "--config", trained.config, "--datadir", str(golden / "scene"),
+               "--basedir", trained.basedir, "--variant", trained.variant, "--render_bt", "--render_factor", "9"]  # fmt: skip
+    folder = Path(__file__).resolve().parents[2] / "nsff_exp"
+    out = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert (trained.experiment_dir / "render-spiral-frame-010_path_002000/video.mp4").is_file()
+    refused = subprocess.run(command[:-3], cwd=folder, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "give --render_bt" in refused.stderr

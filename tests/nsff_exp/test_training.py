@@ -1,0 +1,164 @@
+"""Training: exact resume, published checkpoints, what is written, and that it learns."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from nsff.checkpoint import list_checkpoints, read_checkpoint
+from nsff.config import InputError
+from nsff.scene import draw_batch
+from nsff.trainer import Diverged, StepReport, Trainer, check_finite, train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def variant() -> str:
+    """Nothing here depends on it."""
+    return "paper"
+
+
+
+@pytest.fixture
+def config(golden_config, tmp_path):
+    return dataclasses.replace(
+        golden_config, basedir=str(tmp_path), netwidth=16, N_samples=8, N_rand=32, num_extra_sample=8, perturb=1.0,
+        raw_noise_std=1.0, N_iters=6, i_weights=3, i_print=2, i_img=4,
+    )  # fmt: skip
+
+
+def weights(trainer: Trainer) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in trainer.fields.parameters()]
+
+
+def test_stop_and_go_on_equals_never_stopped(config, golden_scene):
+    straight = Trainer(config, golden_scene, CPU)
+    for _ in range(6):
+        straight.train_step()
+    halfway = Trainer(config, golden_scene, CPU)
+    for _ in range(3):
+        halfway.train_step()
+    config.experiment_dir.mkdir()
+    halfway.save()
+    resumed = Trainer(config, golden_scene, CPU)
+    resumed.resume()
+    assert resumed.step == 3
+    for _ in range(3):
+        resumed.train_step()
+    for ours, theirs in zip(weights(resumed), weights(straight), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_another_seed_is_another_run(config, golden_scene):
+    first, second = (Trainer(dataclasses.replace(config, seed=seed), golden_scene, CPU) for seed in (0, 1))
+    assert not torch.equal(weights(first)[0], weights(second)[0])
+
+
+def test_what_a_run_leaves_behind(config, golden_scene):
+    train(Trainer(config, golden_scene, CPU))
+    folder = config.experiment_dir
+    assert [path.name for path in list_checkpoints(folder)] == ["000006.tar", "000003.tar"]
+    assert "N_rand = 32\n" in (folder / "args.txt").read_text()
+    assert (folder / "config.txt").read_text() == Path(config.config).read_text()
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("train/psnr")] == [2, 4, 6]
+    assert {"loss/total", "loss/colour", "loss/flow", "train/learning_rate"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Images("render/rgb")] == [4]
+    content = torch.load(folder / "000006.tar", weights_only=True)
+    assert content["variant"] == config.variant
+    assert content["architecture"]["netwidth"] == 16
+    assert "module.pts_linears.0.weight" in content["network_fn_state_dict"]
+
+
+def test_finished_run_is_left_alone(config, golden_scene, caplog):
+    train(Trainer(config, golden_scene, CPU))
+    before = (config.experiment_dir / "000006.tar").read_bytes()
+    with caplog.at_level("INFO", logger="nsff"):
+        train(Trainer(config, golden_scene, CPU))
+    assert "already at step 6 of 6" in caplog.text
+    assert (config.experiment_dir / "000006.tar").read_bytes() == before
+
+
+def test_newest_is_the_largest_step_not_the_last_name(tmp_path):
+    for name in ("999999.tar", "1000000.tar", "000010.tar", "notes.tar"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["1000000.tar", "999999.tar", "000010.tar"]
+
+
+def test_published_checkpoint_is_a_start(golden_config, golden_scene, golden, tmp_path):
+    published = str(golden / "render/002000.tar")
+    config = dataclasses.replace(golden_config, basedir=str(tmp_path), ft_path=published)
+    trainer = Trainer(config, golden_scene, CPU)
+    trainer.resume()
+    assert trainer.step == 2000
+    assert read_checkpoint(Path(published), CPU).architecture()["netwidth"] == 32
+    assert torch.isfinite(trainer.train_step().loss)
+    with pytest.raises(InputError, match="does not exist"):
+        Trainer(dataclasses.replace(config, ft_path="nowhere.tar"), golden_scene, CPU).resume()
+
+
+def test_time_limit(config, golden_scene):
+    trainer = Trainer(dataclasses.replace(config, N_iters=10**6, max_minutes=0.05), golden_scene, CPU)
+    begun = time.monotonic()
+    train(trainer)
+    assert time.monotonic() - begun < 20.0
+    assert list_checkpoints(config.experiment_dir)[0].stem == f"{trainer.step:06d}"
+
+
+def test_it_learns(config, golden_scene):
+    config = dataclasses.replace(config, lrate=2e-3, N_rand=128, netwidth=32, raw_noise_std=0.0)
+    trainer = Trainer(config, golden_scene, CPU)
+    errors = [float(trainer.train_step().colour_error) for _ in range(60)]
+    assert sum(errors[-10:]) < 0.5 * sum(errors[:10])
+
+
+def test_hard_rays_come_from_the_mask_and_behind_the_uniform_ones(golden_scene):
+    frame = int(golden_scene.motion_masks.flatten(1).sum(1).argmax())
+    batch = draw_batch(golden_scene, frame, 10, 7, torch.Generator().manual_seed(0))
+    assert (batch.n_uniform, len(batch.rgb)) == (10, 17)
+    right, down = batch.uv[10:].long().unbind(-1)
+    assert bool(golden_scene.motion_masks[frame, down, right].all())
+    assert torch.equal(batch.rgb[10:], golden_scene.images[frame, down, right])
+    everything = draw_batch(golden_scene, frame, 10**6, 10**6, torch.Generator().manual_seed(0))
+    assert everything.n_uniform == 36 * 64
+    assert len(everything.rgb) == 36 * 64 + int(golden_scene.motion_masks[frame].sum())
+
+
+def test_loss_that_is_no_number_stops_before_a_checkpoint(config, golden_scene):
+    trainer = Trainer(config, golden_scene, CPU)
+    with torch.no_grad():
+        trainer.fields.dynamic.rgb_linear.weight.fill_(float("nan"))
+    report = trainer.train_step()
+    assert isinstance(report, StepReport)
+    with pytest.raises(Diverged, match=f"frame {report.frame}: loss term colour"):
+        check_finite(report, 1)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_and_says_how_to_go_on(golden, tmp_path, sent):
+    command = [
+        sys.executable, "run_nerf.py", "--config", str(golden / "paper/config.txt"),
+        "--datadir", str(golden / "scene"), "--basedir", str(tmp_path), "--N_iters", "1000000",
+    ]  # fmt: skip
+    folder = Path(__file__).resolve().parents[2] / "nsff_exp"
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    events = tmp_path / "golden_F00-24"
+    for _ in range(600):
+        if list(events.glob("events*")):
+            break
+        time.sleep(0.1)
+    time.sleep(1.0)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "to go on, run the same command again" in errors
+    newest = list_checkpoints(events)[0]
+    assert json.dumps(read_checkpoint(newest, CPU).step) == newest.stem.lstrip("0")
