@@ -66,11 +66,6 @@ class FrameRender:
     dynamic_weight: Float[Tensor, "h w"]
 
 
-def at_time(points_ndc: Float[Tensor, "n s 3"], time: float) -> Float[Tensor, "n s 4"]:
-    """Points with their time as fourth coordinate."""
-    return torch.cat([points_ndc, torch.full_like(points_ndc[..., :1], time)], dim=-1)
-
-
 def _warp(
     points_ndc: Tensor, dynamic: DynamicSamples, visible: Tensor, depths: Tensor, deltas: Tensor, noise: Noise
 ) -> WarpRender:
@@ -105,9 +100,13 @@ def render_train(
         chain_backward: that frame is frame - 2, else frame + 2.
         noise: density noise for so many rays; drawn once a frame and shared by both fields.
     """
-    time, n_rays = timeline.time_of(frame), len(rays)
+    n_rays, time = len(rays), timeline.time_of(frame)
     points, deltas = rays.points_ndc(depths), intervals(depths, rays.directions_ndc)
-    dynamic = fields.dynamic(at_time(points, time), rays.viewdirs)
+
+    def at(moment: float) -> Tensor:
+        return points.new_full((n_rays,), moment)
+
+    dynamic = fields.dynamic(points, at(time), rays.viewdirs)
     some = slice(0, n_static)
     static = fields.static(points[some], rays.viewdirs[some])
     ref_noise = noise(n_rays)
@@ -116,8 +115,8 @@ def render_train(
     union = composite_union(static, dynamic[some], depths[some], deltas[some], some_noise)
 
     points_prev, points_next = points + dynamic.sf_bwd, points + dynamic.sf_fwd
-    both = torch.cat([at_time(points_prev, time - timeline.step), at_time(points_next, time + timeline.step)])
-    neighbours = fields.dynamic(both, rays.viewdirs.repeat(2, 1))
+    times = torch.cat([at(time - timeline.step), at(time + timeline.step)])
+    neighbours = fields.dynamic(torch.cat([points_prev, points_next]), times, rays.viewdirs.repeat(2, 1))
     at_prev, at_next = neighbours[:n_rays], neighbours[n_rays:]
     seen_prev, seen_next = 1.0 - dynamic.prob_bwd, 1.0 - dynamic.prob_fwd
     prev = _warp(points_prev, at_prev, seen_prev, depths, deltas, noise(n_rays))
@@ -129,7 +128,7 @@ def render_train(
         far, seen, direction = points_next + at_next.sf_fwd, seen_next * (1.0 - at_next.prob_fwd), 2.0
     chained = None
     if chain:
-        samples = fields.dynamic(at_time(far, time + direction * timeline.step), rays.viewdirs)
+        samples = fields.dynamic(far, at(time + direction * timeline.step), rays.viewdirs)
         chained = _warp(far, samples, seen, depths, deltas, noise(n_rays))
     ref = ReferenceRender(points, dynamic, static, alone, union)
     return TrainRender(ref, prev, next_, chain_backward, far, chained)
@@ -161,7 +160,7 @@ def render_frame(
         depths = sample_depths(len(rays), n_samples, 0.0, None, c2w.device)
         points = rays.points_ndc(depths)
         static = fields.static(points, rays.viewdirs)
-        dynamic = fields.dynamic(at_time(points, time), rays.viewdirs)
+        dynamic = fields.dynamic(points, points.new_full((len(rays),), time), rays.viewdirs)
         parts.append(composite_union(static, dynamic, depths, intervals(depths, rays.directions_ndc)))
     size = (intrinsics.height, intrinsics.width)
     return FrameRender(

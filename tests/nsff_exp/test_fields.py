@@ -10,9 +10,9 @@ from nsff.fields import blocked, mlp
 from nsff.fields.mlp import DynamicMlp, StaticMlp
 
 
-def plain_reading(field: DynamicMlp, points: torch.Tensor, viewdirs: torch.Tensor) -> torch.Tensor:
+def plain_reading(field: DynamicMlp, points: torch.Tensor, time: torch.Tensor, viewdirs: torch.Tensor) -> torch.Tensor:
     """Layer by layer, as the paper draws it: nothing stacked, folded or shared between samples."""
-    encoded = encode(points, 10)
+    encoded = encode(torch.cat([points, time[:, None, None].expand_as(points[..., :1])], dim=-1), 10)
     directions = encode(viewdirs, 4)[:, None].expand(-1, points.shape[1], -1)
     hidden = encoded
     for layer, linear in enumerate(field.pts_linears):
@@ -32,10 +32,10 @@ def flat(samples) -> torch.Tensor:
 @pytest.fixture
 def inputs():
     generator = torch.Generator().manual_seed(3)
-    points = torch.rand(37, 13, 4, generator=generator) * 2 - 1
+    points, time = (torch.rand(*shape, generator=generator) * 2 - 1 for shape in ((37, 13, 3), (37,)))
     viewdirs = F.normalize(torch.randn(37, 3, generator=generator), dim=-1)
     probe = torch.randn(37, 13, 12, generator=generator)
-    return points, viewdirs, probe
+    return points, time, viewdirs, probe
 
 
 def gradients(output, probe, field, points) -> dict[str, torch.Tensor]:
@@ -50,10 +50,10 @@ def test_restructured_network_is_the_papers(inputs, monkeypatch, form, block_byt
     monkeypatch.setattr(mlp, "forward_blocked", form)
     monkeypatch.setattr(blocked, "BLOCK_BYTES", block_bytes)
     torch.manual_seed(0)
-    field, (points, viewdirs, probe) = DynamicMlp(8, 48), inputs
+    field, (points, time, viewdirs, probe) = DynamicMlp(8, 48), inputs
     points.requires_grad_(True)
-    expected = plain_reading(field, points, viewdirs)
-    ours = flat(field(points, viewdirs))
+    expected = plain_reading(field, points, time, viewdirs)
+    ours = flat(field(points, time, viewdirs))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     theirs = gradients(expected, probe, field, points)
     for name, value in gradients(ours, probe, field, points).items():
@@ -93,7 +93,8 @@ def test_encoding_backward_is_autograd():
 
 def test_scene_flow_starts_small():
     torch.manual_seed(0)
-    samples = DynamicMlp()(torch.rand(8, 8, 4) * 2 - 1, F.normalize(torch.randn(8, 3), dim=-1))
+    directions = F.normalize(torch.randn(8, 3), dim=-1)
+    samples = DynamicMlp()(torch.rand(8, 8, 3) * 2 - 1, torch.linspace(-1, 1, 8), directions)
     assert float(torch.cat([samples.sf_fwd, samples.sf_bwd]).abs().max()) < 0.005
     assert float(samples.sigma_raw.std()) < 1.0
 

@@ -40,11 +40,13 @@ def assert_close(ours, theirs, tolerance: float = 1e-4) -> None:
 def test_networks(figures, golden_fields, monkeypatch, forward):
     monkeypatch.setattr(mlp, "forward_blocked", forward)
     points, viewdirs = torch.from_numpy(figures["net/pts"]), torch.from_numpy(figures["net/viewdirs"])
-    dynamic, static = golden_fields.dynamic(points, viewdirs), golden_fields.static(points[..., :3], viewdirs)
+    one_a_ray, directions = points.reshape(-1, 1, 4), viewdirs.repeat_interleave(5, 0)  # each has its own time
+    dynamic = golden_fields.dynamic(one_a_ray[..., :3], one_a_ray[:, 0, 3], directions)
+    static = golden_fields.static(points[..., :3], viewdirs)
     assert isinstance(dynamic, nsff_fields.DynamicSamples)
     flat = [dynamic.rgb_raw, dynamic.sigma_raw[..., None], dynamic.sf_bwd, dynamic.sf_fwd]
     flat += [dynamic.prob_bwd[..., None], dynamic.prob_fwd[..., None]]
-    assert_close(torch.cat(flat, -1), figures["net/dynamic_out"], 1e-5)
+    assert_close(torch.cat(flat, -1).view(7, 5, 12), figures["net/dynamic_out"], 1e-5)
     flat = [static.rgb_raw, static.sigma_raw[..., None], static.blend_w[..., None]]
     assert_close(torch.cat(flat, -1), figures["net/static_out"], 1e-5)
     assert_close(encode(points.reshape(-1, 4), 10), figures["net/embed_xyzt"], 1e-5)

@@ -127,10 +127,10 @@ class Wall(torch.nn.Module):
 class Nothing(torch.nn.Module):
     """Dynamic field: empty, all points move by (0.01, 0, 0) NDC a frame, half disoccluded ahead."""
 
-    def forward(self, points_xyzt, viewdirs):
-        flow = torch.zeros_like(points_xyzt[..., :3])
+    def forward(self, points_ndc, time, viewdirs):
+        flow = torch.zeros_like(points_ndc)
         flow[..., 0] = 0.01
-        none = torch.zeros_like(points_xyzt[..., 0])
+        none = torch.zeros_like(points_ndc[..., 0])
         return DynamicSamples(flow * 0, none - 1.0, -flow, flow, none, none + 0.5)
 
 

@@ -1,7 +1,7 @@
 """The MLP on a CPU: block by block in the cache, with less memory kept for the gradient.
 
 Plain autograd keeps every hidden layer of every sample and walks through main memory for each ReLU. Here a block of
-points runs through all layers while it is in the cache; kept layers go to buffers made once, two hidden layers and the
+rays runs through all layers while it is in the cache; kept layers go to buffers made once, two hidden layers and the
 encoding are computed again in the backward pass. Same sums as `mlp.forward_plain`, which is its twin in the tests.
 """
 
@@ -16,14 +16,16 @@ from nsff.encoding import encode, encode_backward
 from nsff.fields.layers import SKIP, MlpWeights
 
 BLOCK_BYTES = 2 << 20  # of one hidden layer; larger blocks fall out of the cache, smaller ones waste threads
-RECOMPUTED = (0, 3)  # hidden layers that are not kept
+RECOMPUTED = (0, SKIP)  # hidden layers that are not kept
+
+threshold_backward = torch.ops.aten.threshold_backward  # gradient of ReLU from its output
 
 
 def forward_blocked(
     x: Float[Tensor, "n s c"], view_term: Float[Tensor, "n v"], n_freqs: int, weights: MlpWeights
 ) -> Float[Tensor, "n s o"]:
-    """As `mlp.forward_plain`; float32 on a CPU."""
-    return _BlockedMlp.apply(x, view_term, n_freqs, torch.is_grad_enabled(), *weights.flatten())
+    """As `mlp.forward_plain`, on a CPU."""
+    return _BlockedMlp.apply(n_freqs, torch.is_grad_enabled(), x, view_term, *weights.flatten())
 
 
 def _blocks(n_rays: int, n_samples: int, width: int) -> list[slice]:
@@ -35,48 +37,62 @@ def _points(rays: slice, n_samples: int) -> slice:
     return slice(rays.start * n_samples, rays.stop * n_samples)
 
 
-def _trunk_layer(weights: MlpWeights, layer: int, encoded: Tensor, hidden: Tensor, out: Tensor | None) -> Tensor:
-    """ReLU of one layer; layer 0 takes the encoding, the one after SKIP both."""
-    weight, bias = weights.trunk[layer]
-    if layer == 0:
-        pre = torch.addmm(bias, encoded, weight.T, out=out)
-    elif layer == SKIP + 1:
-        size = encoded.shape[1]
-        pre = torch.addmm(bias, encoded, weight[:, :size].T, out=out)
-        pre.addmm_(hidden, weight[:, size:].T)
-    else:
-        pre = torch.addmm(bias, hidden, weight.T, out=out)
+def _colour_hidden(weights: MlpWeights, view_term: Tensor, hidden: Tensor) -> Tensor:
+    """ReLU of the view layer."""
+    n_view = view_term.shape[1]
+    pre = hidden @ weights.last[:n_view].T
+    pre.view(len(view_term), -1, n_view).add_(view_term[:, None])
     return pre.relu_()
 
 
-def _colour_hidden(pre: Tensor, view_term: Tensor, n_samples: int) -> Tensor:
-    """ReLU of the view layer; `pre` is its part that depends on the point."""
-    n_view = view_term.shape[1]
-    return (pre.view(-1, n_samples, n_view) + view_term[:, None]).relu_().view(-1, n_view)
+class _Block:
+    """Buffers for the layers of one block. `joined` holds the encoding and, to its right, the output of layer SKIP."""
+
+    def __init__(self, like: Tensor, rows: int, size: int, width: int, n_spare: int):
+        self.all_joined = like.new_empty(rows, size + width)
+        self.all_spare = like.new_empty(n_spare, rows, width)
+        self.size = size
+
+    def start(self, points: Tensor, n_freqs: int) -> None:
+        """Take up to `rows` points."""
+        self.joined, self.spare = self.all_joined[: len(points)], self.all_spare[:, : len(points)]
+        self.encoded, self.skipped = self.joined[:, : self.size], self.joined[:, self.size :]
+        self.encoded.copy_(encode(points, n_freqs))
+
+    def below(self, layer: int, hidden: Tensor) -> Tensor:
+        """What a layer takes in."""
+        return self.encoded if layer == 0 else self.joined if layer == SKIP + 1 else hidden
+
+    def run(self, weights: MlpWeights, layer: int, hidden: Tensor, out: Tensor) -> Tensor:
+        """ReLU of a layer, in `out` (in `joined` if it is layer SKIP)."""
+        weight, bias = weights.trunk[layer]
+        out = self.skipped if layer == SKIP else out
+        return torch.addmm(bias, self.below(layer, hidden), weight.T, out=out).relu_()
 
 
 class _BlockedMlp(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, view_term: Tensor, n_freqs: int, keep: bool, *flat: Tensor
+        ctx: Any, n_freqs: int, keep: bool, x: Tensor, view_term: Tensor, *flat: Tensor
     ) -> Tensor:
-        weights = MlpWeights.unflatten(flat)
-        n_rays, n_samples, n_channels = x.shape
-        depth, width, n_view = len(weights.trunk), weights.trunk[0][0].shape[0], view_term.shape[1]
-        points = x.reshape(-1, n_channels)
+        weights, (n_rays, n_samples, n_channels) = MlpWeights.unflatten(flat), x.shape
+        width, size = weights.trunk[0][0].shape
+        n_view, points = view_term.shape[1], x.reshape(-1, n_channels)
         out = x.new_empty(len(points), 3 + len(weights.head_bias))
-        layers = [layer for layer in range(depth) if keep and layer not in RECOMPUTED]
+        layers = [layer for layer in range(len(weights.trunk)) if keep and layer not in RECOMPUTED]
         kept = {layer: x.new_empty(len(points), width) for layer in layers}
-        for rays in _blocks(n_rays, n_samples, width):
+        blocks = _blocks(n_rays, n_samples, width)
+        block = _Block(x, blocks[0].stop * n_samples, size, width, 2)
+        for rays in blocks:
             rows = _points(rays, n_samples)
-            encoded = hidden = encode(points[rows], n_freqs)
-            for layer in range(depth):
-                store = kept[layer][rows] if layer in kept else None
-                hidden = _trunk_layer(weights, layer, encoded, hidden, store)
-            last = hidden @ weights.last.T
-            colour = _colour_hidden(last[:, :n_view], view_term[rays], n_samples)
+            block.start(points[rows], n_freqs)
+            hidden = block.encoded
+            for layer in range(len(weights.trunk)):
+                store = kept[layer][rows] if layer in kept else block.spare[layer % 2]
+                hidden = block.run(weights, layer, hidden, store)
+            colour = _colour_hidden(weights, view_term[rays], hidden)
             torch.addmm(weights.rgb_bias, colour, weights.rgb.T, out=out[rows, :3])
-            torch.add(last[:, n_view:], weights.head_bias, out=out[rows, 3:])
+            torch.addmm(weights.head_bias, hidden, weights.last[n_view:].T, out=out[rows, 3:])
         ctx.n_freqs, ctx.layers = n_freqs, layers
         ctx.save_for_backward(x, view_term, *flat, *kept.values())
         return out.view(n_rays, n_samples, -1)
@@ -85,64 +101,72 @@ class _BlockedMlp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> Any:  # type: ignore[override]
         x, view_term, *saved = ctx.saved_tensors
-        flat, kept = saved[: len(saved) - len(ctx.layers)], dict(zip(ctx.layers, saved[-len(ctx.layers) :], strict=True))
-        weights, n_samples = MlpWeights.unflatten(flat), x.shape[1]
-        points, grads_out = x.reshape(-1, x.shape[2]), grad_out.reshape(-1, grad_out.shape[2])
-        grads = MlpWeights.unflatten([torch.zeros_like(tensor) for tensor in flat])
+        n_flat = len(saved) - len(ctx.layers)
+        weights, kept = MlpWeights.unflatten(saved[:n_flat]), dict(zip(ctx.layers, saved[n_flat:], strict=True))
+        grads = MlpWeights.unflatten([torch.zeros_like(tensor) for tensor in saved[:n_flat]])
+        (width, size), (_, n_samples, n_channels) = weights.trunk[0][0].shape, x.shape
+        points, grads_out = x.reshape(-1, n_channels), grad_out.reshape(-1, grad_out.shape[2])
+        grad_points = torch.empty_like(points) if ctx.needs_input_grad[2] else None
         grad_view = torch.empty_like(view_term)
-        grad_points = torch.empty_like(points) if ctx.needs_input_grad[0] else None
-        for rays in _blocks(len(x), n_samples, weights.last.shape[1]):
+        blocks = _blocks(len(x), n_samples, width)
+        block = _Block(x, blocks[0].stop * n_samples, size, width, 2 + len(RECOMPUTED))
+        for rays in blocks:
             rows = _points(rays, n_samples)
-            encoded = encode(points[rows], ctx.n_freqs)
+            block.start(points[rows], ctx.n_freqs)
             hidden: list[Tensor] = []
             for layer in range(len(weights.trunk)):
-                previous = hidden[-1] if hidden else encoded
                 again = layer not in kept
-                hidden.append(_trunk_layer(weights, layer, encoded, previous, None) if again else kept[layer][rows])
-            grad_last, grad_view[rays] = _head_backward(
-                weights, grads, hidden[-1], view_term[rays], grads_out[rows], n_samples
+                below = hidden[-1] if hidden else block.encoded
+                spare = block.spare[2 + layer % 2]
+                hidden.append(block.run(weights, layer, below, spare) if again else kept[layer][rows])
+            grad = _head_backward(
+                weights, grads, view_term[rays], grad_view[rays], hidden[-1], grads_out[rows], block.spare[0]
             )
-            grad_hidden = grad_last @ weights.last
-            grad_encoded = _trunk_backward(weights, grads, encoded, hidden, grad_hidden, grad_points is not None)
-            if grad_points is not None:
-                assert grad_encoded is not None
-                grad_points[rows] = encode_backward(encoded, grad_encoded, points.shape[1])
-        grad_x = None if grad_points is None else grad_points.view_as(x)
-        return grad_x, grad_view, None, None, *grads.flatten()
+            grad_encoded = _trunk_backward(weights, grads, block, hidden, grad, grad_points is not None)
+            if grad_points is not None and grad_encoded is not None:
+                grad_points[rows] = encode_backward(block.encoded, grad_encoded, n_channels)
+        return None, None, None if grad_points is None else grad_points.view_as(x), grad_view, *grads.flatten()
 
 
 def _head_backward(
-    weights: MlpWeights, grads: MlpWeights, hidden: Tensor, view_term: Tensor, grad_out: Tensor, n_samples: int
-) -> tuple[Tensor, Tensor]:
-    """Gradients to the stacked last product and to the view term; those of the weights are added to `grads`."""
+    weights: MlpWeights,
+    grads: MlpWeights,
+    view_term: Tensor,
+    grad_view: Tensor,
+    hidden: Tensor,
+    grad_out: Tensor,
+    out: Tensor,
+) -> Tensor:
+    """Gradient to the last hidden layer, in `out`; those of the weights and the view term are filled in."""
     n_view = view_term.shape[1]
-    colour = _colour_hidden(hidden @ weights.last[:n_view].T, view_term, n_samples)
+    colour = _colour_hidden(weights, view_term, hidden)
     grad_rgb, grad_heads = grad_out[:, :3], grad_out[:, 3:]
     grads.rgb.addmm_(grad_rgb.T, colour)
     grads.rgb_bias.add_(grad_rgb.sum(0))
     grads.head_bias.add_(grad_heads.sum(0))
-    grad_colour = torch.ops.aten.threshold_backward(grad_rgb @ weights.rgb, colour, 0)
+    grad_colour = threshold_backward.default(grad_rgb @ weights.rgb, colour, 0)
+    torch.sum(grad_colour.view(len(view_term), -1, n_view), 1, out=grad_view)
     grad_last = torch.cat([grad_colour, grad_heads], dim=1)
     grads.last.addmm_(grad_last.T, hidden)
-    return grad_last, grad_colour.view(-1, n_samples, n_view).sum(1)
+    return torch.mm(grad_last, weights.last, out=out)
 
 
 def _trunk_backward(
-    weights: MlpWeights, grads: MlpWeights, encoded: Tensor, hidden: list[Tensor], grad: Tensor, to_input: bool
+    weights: MlpWeights, grads: MlpWeights, block: _Block, hidden: list[Tensor], grad: Tensor, to_input: bool
 ) -> Tensor | None:
-    """Gradient to the encoding if `to_input`; those of the weights are added to `grads`."""
-    size = encoded.shape[1]
-    grad_encoded = torch.zeros_like(encoded) if to_input else None
+    """From the gradient to the last hidden layer (in `block.spare[0]`) down; returns that to the encoding if wanted."""
+    grad_encoded = None
     for layer in range(len(hidden) - 1, -1, -1):
-        grad = torch.ops.aten.threshold_backward(grad, hidden[layer], 0)
-        weight, (grad_weight, grad_bias) = weights.trunk[layer][0], grads.trunk[layer]
+        threshold_backward.grad_input(grad, hidden[layer], 0, grad_input=grad)
+        (weight, _), (grad_weight, grad_bias) = weights.trunk[layer], grads.trunk[layer]
         grad_bias.add_(grad.sum(0))
-        if layer in (0, SKIP + 1):
-            grad_weight[:, :size].addmm_(grad.T, encoded)
-            if grad_encoded is not None:
-                grad_encoded.addmm_(grad, weight[:, :size])
-            weight, grad_weight = weight[:, size:], grad_weight[:, size:]
-        if layer > 0:
-            grad_weight.addmm_(grad.T, hidden[layer - 1])
-            grad = grad @ weight
-    return grad_encoded
+        grad_weight.addmm_(grad.T, block.below(layer, hidden[layer - 1]))
+        if layer == SKIP + 1:
+            grad_joined = grad @ weight
+            grad_encoded, grad = grad_joined[:, : block.size], grad_joined[:, block.size :].contiguous()
+        elif layer > 0:
+            grad = torch.mm(grad, weight, out=block.spare[layer % 2])
+        elif to_input:
+            assert grad_encoded is not None
+            return torch.addmm(grad_encoded, grad, weight)
+    return None

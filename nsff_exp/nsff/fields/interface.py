@@ -38,6 +38,8 @@ class StaticField(Protocol):
 
 
 class DynamicField(Protocol):
-    """A module mapping NDC points with their time (last channel) and unit view directions to `DynamicSamples`."""
+    """A module mapping NDC points, the time of each ray and unit view directions to `DynamicSamples`."""
 
-    def __call__(self, points_xyzt: Float[Tensor, "n s 4"], viewdirs: Float[Tensor, "n 3"]) -> DynamicSamples: ...
+    def __call__(
+        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, "n"], viewdirs: Float[Tensor, "n 3"]
+    ) -> DynamicSamples: ...

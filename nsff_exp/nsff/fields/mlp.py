@@ -1,7 +1,7 @@
 """The published networks: 8 layers of width W with a skip (paper, section 3; figures 2 and 4 of its supplement).
 
 Parameter names are those of the published checkpoints. The forward pass is restructured, same maths: heads stacked into
-one product, feature layer folded into the view layer, view term once a ray, skip by two products instead of a copy.
+one product, feature layer folded into the view layer, the view direction's share once a ray.
 """
 
 from collections.abc import Sequence
@@ -25,25 +25,20 @@ def forward_plain(
     """Raw outputs [rgb (3), density, other heads] at the points `x`.
 
     Args:
-        x: points, in NDC, with time where the field has it.
+        x: points in NDC, with time where the field has it.
         view_term: what the view direction adds to the view layer, once a ray, its bias included.
         n_freqs: frequencies of the encoding of `x`.
         weights: of this field.
     """
-    encoded = encode(x, n_freqs)
-    size = encoded.shape[-1]
-    hidden = encoded
+    encoded = hidden = encode(x, n_freqs)
     for layer, (weight, bias) in enumerate(weights.trunk):
         if layer == SKIP + 1:
-            pre = F.linear(encoded, weight[:, :size], bias) + F.linear(hidden, weight[:, size:])
-        else:
-            pre = F.linear(hidden, weight, bias)
-        hidden = F.relu(pre)
+            hidden = torch.cat([encoded, hidden], dim=-1)
+        hidden = F.relu(F.linear(hidden, weight, bias))
     n_view = view_term.shape[-1]
-    last = F.linear(hidden, weights.last)
-    colour = F.relu(last[..., :n_view] + view_term[:, None])
+    colour = F.relu(F.linear(hidden, weights.last[:n_view]) + view_term[:, None])
     rgb = F.linear(colour, weights.rgb, weights.rgb_bias)
-    return torch.cat([rgb, last[..., n_view:] + weights.head_bias], dim=-1)
+    return torch.cat([rgb, F.linear(hidden, weights.last[n_view:], weights.head_bias)], dim=-1)
 
 
 class _Mlp(nn.Module):
@@ -85,7 +80,6 @@ class _Mlp(nn.Module):
         width = feature.weight.shape[0]
         from_feature, from_view = view_layer.weight[:, :width], view_layer.weight[:, width:]
         bias = from_feature @ feature.bias + view_layer.bias
-        view_term = encode(viewdirs, self.n_freqs_views) @ from_view.T + bias
         heads = (self.alpha_linear, *heads)
         weights = MlpWeights(
             trunk=tuple((layer.weight, layer.bias) for layer in self.pts_linears),
@@ -94,7 +88,7 @@ class _Mlp(nn.Module):
             rgb=self.rgb_linear.weight,
             rgb_bias=self.rgb_linear.bias,
         )
-        return view_term, self.n_freqs, weights
+        return F.linear(encode(viewdirs, self.n_freqs_views), from_view, bias), self.n_freqs, weights
 
 
 class StaticMlp(_Mlp):
@@ -121,8 +115,11 @@ class DynamicMlp(_Mlp):
             self.sf_linear.weight *= INITIAL_FLOW_SCALE
             self.sf_linear.bias *= INITIAL_FLOW_SCALE
 
-    def forward(self, points_xyzt: Float[Tensor, "n s 4"], viewdirs: Float[Tensor, "n 3"]) -> DynamicSamples:
-        raw = self._raw(points_xyzt, viewdirs, (self.sf_linear, self.prob_linear))
+    def forward(
+        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, "n"], viewdirs: Float[Tensor, "n 3"]
+    ) -> DynamicSamples:
+        xyzt = torch.cat([points_ndc, time[:, None, None].expand_as(points_ndc[..., :1])], dim=-1)
+        raw = self._raw(xyzt, viewdirs, (self.sf_linear, self.prob_linear))
         rgb_raw, sigma_raw, sf_bwd, sf_fwd, prob = raw.split([3, 1, 3, 3, 2], dim=-1)
         prob_bwd, prob_fwd = prob.sigmoid().unbind(-1)
         return DynamicSamples(rgb_raw, sigma_raw.squeeze(-1), sf_bwd.tanh(), sf_fwd.tanh(), prob_bwd, prob_fwd)
