@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
 from nsff.config import Config, load_config, pick_device, run_script
 from nsff.poses import Intrinsics
 from nsff.renderer import render_frame

@@ -1,7 +1,7 @@
 """Compare a trained scene with what other cameras saw: PSNR, SSIM, LPIPS, whole and in the moving part.
 
-    python evaluation.py --config configs/config_balloon1-2.txt
-    python evaluation.py --config configs/config_balloon1_view0.txt --protocol view0 --heldout DIR
+python evaluation.py --config configs/config_balloon1-2.txt
+python evaluation.py --config configs/config_balloon1_view0.txt --protocol view0 --heldout DIR
 """
 
 from nsff.config import load_config, pick_device, run_script

@@ -1,6 +1,6 @@
 """Render videos of a trained scene.
 
-    python render.py --config configs/config_kid-running.txt --render_bt --target_idx 10 --render_factor 2
+python render.py --config configs/config_kid-running.txt --render_bt --target_idx 10 --render_factor 2
 """
 
 from nsff.config import UsageError, load_config, pick_device, run_script

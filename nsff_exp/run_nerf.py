@@ -1,7 +1,7 @@
 """Train a scene, or render it with --render_bt. Training goes on where it stopped.
 
-    python run_nerf.py --config configs/config_kid-running.txt
-    python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_idx 10
+python run_nerf.py --config configs/config_kid-running.txt
+python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_idx 10
 """
 
 from nsff.config import load_config, pick_device, run_script

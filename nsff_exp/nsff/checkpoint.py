@@ -123,7 +123,9 @@ def read_newest(folder: Path, device: torch.device) -> Checkpoint | None:
         except BrokenCheckpoint as error:
             log.warning("warning: %s; trying the one before it", error)
     if paths:
-        raise InputError(f"none of the {len(paths)} checkpoints in {folder.absolute()} can be read; use --no_reload to start again")
+        raise InputError(
+            f"none of the {len(paths)} checkpoints in {folder.absolute()} can be read; use --no_reload to start again"
+        )
     return None
 
 
@@ -136,7 +138,9 @@ def load_weights(fields: Fields, checkpoint: Checkpoint, config: Config) -> None
     try:
         found, wanted = checkpoint.architecture(), configured_architecture(config)
         if found != wanted:
-            raise InputError(f"checkpoint {checkpoint.path} has {_listed(found)}, the config asks for {_listed(wanted)}")
+            raise InputError(
+                f"checkpoint {checkpoint.path} has {_listed(found)}, the config asks for {_listed(wanted)}"
+            )
         fields.static.load_state_dict(checkpoint.static)
         fields.dynamic.load_state_dict(checkpoint.dynamic)
     except (KeyError, RuntimeError) as error:

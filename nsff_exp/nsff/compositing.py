@@ -25,7 +25,7 @@ class Composite:
 
 @dataclasses.dataclass(frozen=True)
 class UnionComposite:
-    """Both fields composited together. `dynamic_weight` is the share of the colour that comes from the dynamic field."""
+    """Both fields composited together; `dynamic_weight` is the share of the dynamic field in the colour."""
 
     rgb: Float[Tensor, "n 3"]
     depth: Float[Tensor, "n"]
@@ -39,9 +39,7 @@ def intervals(depths: Float[Tensor, "n s"], directions_ndc: Float[Tensor, "n 3"]
     return torch.cat([steps, last], dim=-1) * directions_ndc.norm(dim=-1, keepdim=True)
 
 
-def opacity(
-    sigma_raw: Float[Tensor, "n s"], deltas: Float[Tensor, "n s"], noise: Noise = 0.0
-) -> Float[Tensor, "n s"]:
+def opacity(sigma_raw: Float[Tensor, "n s"], deltas: Float[Tensor, "n s"], noise: Noise = 0.0) -> Float[Tensor, "n s"]:
     """alpha = 1 - exp(-ReLU(sigma) delta)."""
     return 1.0 - torch.exp(-torch.relu(sigma_raw + noise) * deltas)
 

@@ -163,7 +163,9 @@ def _build_parser(prog: str, description: str) -> _Parser:
     groups = {name: parser.add_argument_group(name) for name in names}
     for option in dataclasses.fields(Config):
         group = groups[option.metadata["group"]]
-        text = option.metadata["help"] + ("" if option.default in (None, "", False) else f" (default: {option.default})")
+        text = option.metadata["help"] + (
+            "" if option.default in (None, "", False) else f" (default: {option.default})"
+        )
         if option.type is bool:
             group.add_argument(f"--{option.name}", action="store_true", help=text)
         else:
@@ -267,7 +269,9 @@ def _check(config: Config) -> None:
     if config.N_samples < 4:
         raise UsageError("N_samples must be at least 4: the smoothness terms need neighbours along the ray")
     if config.netdepth < 6:
-        raise UsageError(f"netdepth = {config.netdepth} is not supported: layer 5 takes the encoded point again; use >= 6")
+        raise UsageError(
+            f"netdepth = {config.netdepth} is not supported: layer 5 takes the encoded point again; use >= 6"
+        )
     if config.netwidth % 2:
         raise UsageError(f"netwidth = {config.netwidth} must be even")
     if config.n_frames < 3:

@@ -17,9 +17,7 @@ def encode(x: Float[Tensor, "*b c"], n_freqs: int) -> Float[Tensor, "*b e"]:
     return torch.cat([x, waves.flatten(-3)], dim=-1)
 
 
-def encode_backward(
-    encoded: Float[Tensor, "n e"], grad: Float[Tensor, "n e"], n_channels: int
-) -> Float[Tensor, "n c"]:
+def encode_backward(encoded: Float[Tensor, "n e"], grad: Float[Tensor, "n e"], n_channels: int) -> Float[Tensor, "n c"]:
     """Gradient of a loss to x, from the encoding and the gradient to it: d sin = cos, d cos = -sin, times 2^k."""
     n_freqs = (encoded.shape[1] // n_channels - 1) // 2
     shape = (-1, n_freqs, 2, n_channels)

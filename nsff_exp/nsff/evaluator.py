@@ -1,9 +1,9 @@
-"""Metrics against what other cameras really saw.
+"""Metrics against what other cameras really saw. The protocols:
 
-| protocol | views | source |
-| -------- | ----- | ------ |
-| `nsff`   | every time from 12 cameras, whose poses are those of the first 12 frames, but for the training view | evaluation of the published code |
-| `view0`  | the camera of frame 0 at every time for which a frame is given, but for time 0 | DynamicNeRF (Gao et al. 2021) |
+* `nsff`: at every time the views of 12 cameras, whose poses are those of the first 12 frames; not the training view.
+  Source: evaluation of the published code.
+* `view0`: the camera of frame 0 at every time for which a frame is given, but time 0. Renders are rounded to 8 bits.
+  Source: DynamicNeRF (Gao et al. 2021). The moving part is where a frame differs from the camera's median over time.
 """
 
 import dataclasses
@@ -68,7 +68,9 @@ def _nsff_views(config: Config, cameras: Cameras) -> list[View]:
     if len(cameras.c2w) < N_CAMERAS:
         raise InputError(f"protocol nsff needs the poses of {N_CAMERAS} frames, {folder} has {len(cameras.c2w)}")
     if not (folder / "mv_images").is_dir():
-        raise InputError(f"{folder / 'mv_images'} is missing: protocol nsff needs held-out cameras; try --protocol view0")
+        raise InputError(
+            f"{folder / 'mv_images'} is missing: protocol nsff needs held-out cameras; try --protocol view0"
+        )
     views = []
     for frame in range(len(cameras.c2w)):
         for camera in range(N_CAMERAS):
@@ -149,11 +151,12 @@ def evaluate(config: Config, device: torch.device) -> Path:
             render = np.round(render.clip(0.0, 1.0) * 255.0).astype(np.float32) / 255.0
         if config.save_renders:
             _save_render(config, view, render)
-        rows.append({"name": view.name, **compare(view.truth(), render, view.mask(), protocol, perceptual)})
-        rows[-1]["seconds"] = seconds
+        figures = compare(view.truth(), render, view.mask(), protocol, perceptual)
+        rows.append({"name": view.name, **figures, "seconds": seconds})
+    mean = mean_of(rows)
     report = {
         "protocol": config.protocol,
-        "mean": mean_of(rows),
+        "mean": mean,
         "views": rows,
         "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step},
         "command": " ".join(sys.argv),
@@ -161,7 +164,7 @@ def evaluate(config: Config, device: torch.device) -> Path:
     }
     path = config.experiment_dir / f"metrics_{config.protocol}.json"
     _write_json(path, report)
-    log.info("%s", "  ".join(f"{name} {_shown(value)}" for name, value in report["mean"].items()))
+    log.info("%s", "  ".join(f"{name} {_shown(value)}" for name, value in mean.items()))
     log.info("wrote %s", path)
     return path
 

@@ -36,7 +36,9 @@ def render_videos(config: Config, device: torch.device) -> None:
         UsageError: slow motion, which this version does not have.
     """
     if config.render_lockcam_slowmo or config.render_slowmo_bt:
-        raise UsageError("slow motion (--render_lockcam_slowmo, --render_slowmo_bt) is not supported yet; use --render_bt")
+        raise UsageError(
+            "slow motion (--render_lockcam_slowmo, --render_slowmo_bt) is not supported yet; use --render_bt"
+        )
     render_bullet_time(config, device)
 
 
@@ -100,9 +102,11 @@ def write_clip(folder: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], exten
 def write_image(path: Path, frame: UInt8[np.ndarray, "h w 3"]) -> None:
     """One image file (png, or jpg of quality 95), written aside and moved into place."""
     partial = path.with_name(f".{path.name}.partial")
-    options = {"quality": JPEG_QUALITY, "subsampling": 0} if path.suffix == ".jpg" else {}
     try:
-        iio.imwrite(partial, frame, extension=path.suffix, **options)
+        if path.suffix == ".jpg":
+            iio.imwrite(partial, frame, extension=".jpg", quality=JPEG_QUALITY, subsampling=0)
+        else:
+            iio.imwrite(partial, frame, extension=path.suffix)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

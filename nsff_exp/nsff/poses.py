@@ -28,7 +28,9 @@ class Intrinsics:
         return Intrinsics(height, width, self.focal / factor)
 
 
-def from_llff(poses_bounds: Float[np.ndarray, "n 17"]) -> tuple[Poses, Float[np.ndarray, "n 3"], Float[np.ndarray, "n 2"]]:
+def from_llff(
+    poses_bounds: Float[np.ndarray, "n 17"],
+) -> tuple[Poses, Float[np.ndarray, "n 3"], Float[np.ndarray, "n 2"]]:
     """Split the rows of `poses_bounds.npy` and turn axes [down, right, back] into [right, up, back].
 
     Returns:

@@ -51,7 +51,7 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatch:
-    """n pixels of one frame: first `n_uniform` drawn over the whole frame, then hard-mined ones from its motion mask."""
+    """n pixels of a frame: first `n_uniform` drawn over the whole frame, then hard-mined ones from its motion mask."""
 
     frame: int
     n_uniform: int
@@ -249,7 +249,9 @@ def _read_poses_bounds(folder: Path) -> Float[np.ndarray, "n 17"]:
         raise InputError(f"{path} has shape {rows.shape}, expected (frames, 17); {remedy}")
     bad = np.flatnonzero(~np.isfinite(rows).all(1) | (rows[:, 15] <= 0) | (rows[:, 14] <= 0))
     if len(bad):
-        raise InputError(f"{path}: row {bad[0]} has NaN, or a near plane or focal length that is not positive; {remedy}")
+        raise InputError(
+            f"{path}: row {bad[0]} has NaN, or a near plane or focal length that is not positive; {remedy}"
+        )
     return rows
 
 
@@ -278,7 +280,9 @@ def _read_flow(
 
     flow, mask = _read(path, read, remedy)
     if flow.shape != (*size, 2) or mask.shape != size:
-        raise InputError(f"{path} is for {flow.shape[1]}x{flow.shape[0]} frames, they are {size[1]}x{size[0]}; {remedy}")
+        raise InputError(
+            f"{path} is for {flow.shape[1]}x{flow.shape[0]} frames, they are {size[1]}x{size[0]}; {remedy}"
+        )
     if not np.isfinite(flow).all():
         raise InputError(f"{path} holds NaN or infinity; {remedy}")
     return flow, mask

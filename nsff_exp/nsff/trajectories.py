@@ -35,7 +35,7 @@ def bullet_time(target: Pose, focal: float) -> Poses:
 
 
 def space_time_offsets(focal: float) -> Float[np.ndarray, "40 4 4"]:
-    """40 offsets inverse([I | (m sin a, m cos a / 2, 0)]), m = 32 / focal, to be multiplied from the right to a camera."""
+    """40 offsets inverse([I | (m sin a, m cos a / 2, 0)]), m = 32 / focal: c2w(moving) = c2w @ offset."""
     radius = SPACE_TIME_SHIFT / focal
     angles = 2.0 * np.pi * np.arange(SPACE_TIME_FRAMES) / SPACE_TIME_FRAMES
     return np.stack([_inverse_of_shift(radius * np.sin(a), radius * np.cos(a) / 2.0, 0.0) for a in angles])

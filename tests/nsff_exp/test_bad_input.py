@@ -26,7 +26,14 @@ def run(scene: Path, golden: Path, tmp_path: Path, monkeypatch, capsys):
     """Call run_nerf.py in-process; returns (exit status, error lines)."""
 
     def call(*more: str) -> tuple[int, list[str]]:
-        argv = ["--config", str(golden / "paper/config.txt"), "--datadir", str(scene), "--basedir", str(tmp_path / "logs")]
+        argv = [
+            "--config",
+            str(golden / "paper/config.txt"),
+            "--datadir",
+            str(scene),
+            "--basedir",
+            str(tmp_path / "logs"),
+        ]
         monkeypatch.setattr(sys, "argv", ["run_nerf.py", *argv, "--N_iters", "2", *SMALL, *more])
         with pytest.raises(SystemExit) as stopped:
             run_script(run_nerf.main)

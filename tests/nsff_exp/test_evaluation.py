@@ -24,6 +24,7 @@ def variant() -> str:
     """Nothing here depends on it."""
     return "paper"
 
+
 ALEXNET = {"0": (64, 3, 11), "3": (192, 64, 5), "6": (384, 192, 3), "8": (256, 384, 3), "10": (256, 256, 3)}
 
 
@@ -153,7 +154,9 @@ def test_view0_protocol(trained, golden, tmp_path):
     for frame in (0, 2, 4):
         image = iio.imread(golden / f"scene/mv_images/{frame:05d}/cam01.jpg")
         iio.imwrite(heldout / f"{frame:05d}.png", image)
-    config = dataclasses.replace(trained, protocol="view0", heldout=str(heldout), lpips_trunk="nowhere", save_renders=True)
+    config = dataclasses.replace(
+        trained, protocol="view0", heldout=str(heldout), lpips_trunk="nowhere", save_renders=True
+    )
     report = json.loads(evaluate(config, CPU).read_text())
     assert [view["name"] for view in report["views"]] == ["00002", "00004"]
     assert report["mean"]["lpips"] is None
@@ -178,7 +181,7 @@ def test_script_from_its_folder(trained, golden):
     import sys
 
     command = [sys.executable, "render.py", "--config", trained.config, "--datadir", str(golden / "scene"),
-               "--basedir", trained.basedir, "--variant", trained.variant, "--render_bt", "--render_factor", "9"]  # fmt: skip
+               "--basedir", trained.basedir, "--render_bt", "--render_factor", "9"]  # fmt: skip
     folder = Path(__file__).resolve().parents[2] / "nsff_exp"
     out = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr

@@ -94,7 +94,7 @@ def test_encoding_backward_is_autograd():
 def test_scene_flow_starts_small():
     torch.manual_seed(0)
     directions = F.normalize(torch.randn(8, 3), dim=-1)
-    samples = DynamicMlp()(torch.rand(8, 8, 3) * 2 - 1, torch.linspace(-1, 1, 8), directions)
+    samples = DynamicMlp(8, 256)(torch.rand(8, 8, 3) * 2 - 1, torch.linspace(-1, 1, 8), directions)
     assert float(torch.cat([samples.sf_fwd, samples.sf_bwd]).abs().max()) < 0.005
     assert float(samples.sigma_raw.std()) < 1.0
 

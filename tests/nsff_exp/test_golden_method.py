@@ -161,9 +161,7 @@ def static_alone(step: Step, scene, config) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("forward", [mlp.forward_plain, blocked.forward_blocked])
 @pytest.mark.parametrize("name", STAGES)
-def test_terms_and_gradients(
-    name, forward, stages, figures, golden_scene, golden_config, golden_fields, monkeypatch
-):
+def test_terms_and_gradients(name, forward, stages, figures, golden_scene, golden_config, golden_fields, monkeypatch):
     monkeypatch.setattr(mlp, "forward_blocked", forward)
     stage = stages[name]
     step = replay(stage, name, figures, golden_scene, golden_config, golden_fields, everywhere=False)

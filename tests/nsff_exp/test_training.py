@@ -26,7 +26,6 @@ def variant() -> str:
     return "paper"
 
 
-
 @pytest.fixture
 def config(golden_config, tmp_path):
     return dataclasses.replace(
@@ -149,7 +148,9 @@ def test_interrupt_saves_and_says_how_to_go_on(golden, tmp_path, sent):
         "--datadir", str(golden / "scene"), "--basedir", str(tmp_path), "--N_iters", "1000000",
     ]  # fmt: skip
     folder = Path(__file__).resolve().parents[2] / "nsff_exp"
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     events = tmp_path / "golden_F00-24"
     for _ in range(600):
         if list(events.glob("events*")):

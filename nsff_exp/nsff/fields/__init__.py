@@ -19,7 +19,5 @@ class Fields(nn.Module):
 
 def build_fields(config: Config) -> Fields:
     """Untrained fields as the config describes them, on the CPU, from torch's global random state."""
-    size = (config.netdepth, config.netwidth, config.multires, config.multires_views)
-    fields = Fields(StaticMlp(*size), DynamicMlp(*size))
-    fields.static.amp = fields.dynamic.amp = config.amp
-    return fields
+    size = (config.netdepth, config.netwidth, config.multires, config.multires_views, config.amp)
+    return Fields(StaticMlp(*size), DynamicMlp(*size))

@@ -51,18 +51,16 @@ class _Mlp(nn.Module):
         raw outputs, scene flow too, then carry 8 bits of mantissa.
     """
 
-    amp = False
-
-    def __init__(self, n_channels: int, depth: int, width: int, n_freqs: int, n_freqs_views: int):
+    def __init__(self, n_channels: int, depth: int, width: int, n_freqs: int, n_freqs_views: int, amp: bool):
         super().__init__()
         size, view_size = encoded_size(n_channels, n_freqs), encoded_size(3, n_freqs_views)
         inputs = [size] + [width + size * (layer == SKIP + 1) for layer in range(1, depth)]
         self.pts_linears = nn.ModuleList(nn.Linear(n_in, width) for n_in in inputs)
-        self.views_linears = nn.ModuleList([nn.Linear(width + view_size, width // 2)])
+        self.views_linears = nn.ModuleList([nn.Linear(width + view_size, width // 2)])  # a list of one, as published
         self.feature_linear = nn.Linear(width, width)
         self.alpha_linear = nn.Linear(width, 1)
         self.rgb_linear = nn.Linear(width // 2, 3)
-        self.n_freqs, self.n_freqs_views = n_freqs, n_freqs_views
+        self.n_freqs, self.n_freqs_views, self.amp = n_freqs, n_freqs_views, amp
 
     def _raw(
         self, x: Float[Tensor, "n s c"], viewdirs: Float[Tensor, "n 3"], heads: Sequence[nn.Linear]
@@ -76,7 +74,8 @@ class _Mlp(nn.Module):
         self, viewdirs: Float[Tensor, "n 3"], heads: Sequence[nn.Linear]
     ) -> tuple[Float[Tensor, "n v"], int, MlpWeights]:
         """(view term, frequencies, weights) as `forward_plain` takes them."""
-        view_layer, feature = self.views_linears[0], self.feature_linear
+        feature, view_layer = self.feature_linear, self.views_linears[0]
+        assert isinstance(view_layer, nn.Linear)
         width = feature.weight.shape[0]
         from_feature, from_view = view_layer.weight[:, :width], view_layer.weight[:, width:]
         bias = from_feature @ feature.bias + view_layer.bias
@@ -94,8 +93,8 @@ class _Mlp(nn.Module):
 class StaticMlp(_Mlp):
     """(x, y, z) in NDC and view direction -> colour, density, blend weight."""
 
-    def __init__(self, depth: int = 8, width: int = 256, n_freqs: int = 10, n_freqs_views: int = 4):
-        super().__init__(3, depth, width, n_freqs, n_freqs_views)
+    def __init__(self, depth: int, width: int, n_freqs: int = 10, n_freqs_views: int = 4, amp: bool = False):
+        super().__init__(3, depth, width, n_freqs, n_freqs_views, amp)
         self.w_linear = nn.Linear(width, 1)
 
     def forward(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
@@ -107,8 +106,8 @@ class StaticMlp(_Mlp):
 class DynamicMlp(_Mlp):
     """(x, y, z, t) in NDC and time and view direction -> colour, density, scene flow, disocclusion."""
 
-    def __init__(self, depth: int = 8, width: int = 256, n_freqs: int = 10, n_freqs_views: int = 4):
-        super().__init__(4, depth, width, n_freqs, n_freqs_views)
+    def __init__(self, depth: int, width: int, n_freqs: int = 10, n_freqs_views: int = 4, amp: bool = False):
+        super().__init__(4, depth, width, n_freqs, n_freqs_views, amp)
         self.sf_linear = nn.Linear(width, 6)
         self.prob_linear = nn.Linear(width, 2)
         with torch.no_grad():
