@@ -44,13 +44,13 @@ def gradients(output, probe, field, points) -> dict[str, torch.Tensor]:
     return dict(zip(["points", *names], values, strict=True))
 
 
-@pytest.mark.parametrize("block_bytes", [1, 5000, 1 << 30])
+@pytest.mark.parametrize(("depth", "block_bytes"), [(8, 1), (8, 5000), (8, 1 << 30), (6, 5000), (7, 5000), (9, 5000)])
 @pytest.mark.parametrize("form", [mlp.forward_plain, blocked.forward_blocked])
-def test_restructured_network_is_the_papers(inputs, monkeypatch, form, block_bytes):
+def test_restructured_network_is_the_papers(inputs, monkeypatch, form, depth, block_bytes):
     monkeypatch.setattr(mlp, "forward_blocked", form)
     monkeypatch.setattr(blocked, "BLOCK_BYTES", block_bytes)
     torch.manual_seed(0)
-    field, (points, time, viewdirs, probe) = DynamicMlp(8, 48), inputs
+    field, (points, time, viewdirs, probe) = DynamicMlp(depth, 48), inputs
     points.requires_grad_(True)
     expected = plain_reading(field, points, time, viewdirs)
     ours = flat(field(points, time, viewdirs))

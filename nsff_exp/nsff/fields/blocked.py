@@ -107,18 +107,17 @@ class _BlockedMlp(torch.autograd.Function):
         grad_points = torch.empty_like(points) if ctx.needs_input_grad[2] else None
         grad_view = torch.empty_like(view_term)
         blocks = _blocks(len(x), n_samples, width)
-        block = _Block(x, blocks[0].stop * n_samples, size, width, 2 + len(RECOMPUTED))
+        block, depth = _Block(x, blocks[0].stop * n_samples, size, width, 3), len(weights.trunk)
         for rays in blocks:
             rows = _points(rays, n_samples)
             block.start(points[rows], ctx.n_freqs)
             hidden: list[Tensor] = []
-            for layer in range(len(weights.trunk)):
-                again = layer not in kept
+            for layer in range(depth):
                 below = hidden[-1] if hidden else block.encoded
-                spare = block.spare[2 + layer % 2]
-                hidden.append(block.run(weights, layer, below, spare) if again else kept[layer][rows])
+                again = layer not in kept  # layer 0 into a spare buffer, layer SKIP into `joined`
+                hidden.append(block.run(weights, layer, below, block.spare[2]) if again else kept[layer][rows])
             grad = _head_backward(
-                weights, grads, view_term[rays], grad_view[rays], hidden[-1], grads_out[rows], block.spare[0]
+                weights, grads, view_term[rays], grad_view[rays], hidden[-1], grads_out[rows], block.spare[depth % 2]
             )
             grad_encoded = _trunk_backward(weights, grads, block, hidden, grad, grad_points is not None)
             if grad_points is not None and grad_encoded is not None:
@@ -152,7 +151,10 @@ def _head_backward(
 def _trunk_backward(
     weights: MlpWeights, grads: MlpWeights, block: _Block, hidden: list[Tensor], grad: Tensor, to_input: bool
 ) -> Tensor | None:
-    """From the gradient to the last hidden layer (in `block.spare[0]`) down; returns that to the encoding if wanted."""
+    """From the gradient to the last hidden layer down; returns that to the encoding if wanted.
+
+    The gradient to the output of layer k lies in spare buffer (k + 1) % 2.
+    """
     grad_encoded = None
     for layer in range(len(hidden) - 1, -1, -1):
         threshold_backward.grad_input(grad, hidden[layer], 0, grad_input=grad)
@@ -160,11 +162,10 @@ def _trunk_backward(
         grad_bias.add_(grad.sum(0))
         grad_weight.addmm_(grad.T, block.below(layer, hidden[layer - 1]))
         if layer == SKIP + 1:
-            grad_joined = grad @ weight
-            grad_encoded, grad = grad_joined[:, : block.size], grad_joined[:, block.size :].contiguous()
-        elif layer > 0:
+            grad_encoded = grad @ weight[:, : block.size] if to_input else None
+            weight = weight[:, block.size :]
+        if layer > 0:
             grad = torch.mm(grad, weight, out=block.spare[layer % 2])
-        elif to_input:
-            assert grad_encoded is not None
-            return torch.addmm(grad_encoded, grad, weight)
-    return None
+        elif grad_encoded is not None:
+            grad_encoded.addmm_(grad, weight)
+    return grad_encoded
