@@ -3,8 +3,8 @@
     python benchmark.py --config configs/config_balloon1_view0.txt
     python benchmark.py --config ... --N_rand 1024 --num_extra_sample 512 --N_samples 128 --netwidth 256
 
-CPU-seconds count all cores. Peak memory is that of the whole process (on CUDA: of its tensors). A frame's time is
-measured on a strip of it and scaled by its pixels.
+Steps are those of the first stage (hard-mined rays, no chain). CPU-seconds count all cores. Peak memory is that of the
+whole process (on CUDA: of its tensors). A frame's time is measured on a strip of it and scaled by its pixels.
 """
 
 import json
@@ -14,10 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from nsff.config import Config, load_config, pick_device, run_script
+from nsff.config import Config, UsageError, load_config
 from nsff.poses import Intrinsics
 from nsff.renderer import render_frame
-from nsff.scene import Scene, load_scene
+from nsff.scene import Scene, draw_batch, load_scene
+from nsff.schedules import plan_step
+from nsff.script import pick_device, run_script
 from nsff.trainer import Trainer
 
 STRIP_RAYS = 4096  # rays of a frame that are rendered to time it
@@ -54,7 +56,8 @@ def measure(config: Config, scene: Scene, device: torch.device) -> dict[str, flo
         lambda: render_frame(trainer.fields, scene.c2w[0], strip, 0.0, config.N_samples, config.rays_at_once), device
     )
     share = strip.height / full.height
-    rays = config.N_rand + (config.num_extra_sample if config.use_motion_mask else 0)
+    batch = draw_batch(scene, 0, config.N_rand, plan_step(config, 0, config.n_frames).n_hard, trainer.samples)
+    rays = len(batch.rgb)
     return {
         "device": str(device),
         "threads": torch.get_num_threads(),
@@ -73,12 +76,15 @@ def measure(config: Config, scene: Scene, device: torch.device) -> dict[str, flo
 
 def main(argv: list[str]) -> None:
     config = load_config(argv, "benchmark.py", __doc__)
-    device = pick_device(config.device)
+    device = pick_device(config)
+    path = Path(config.bench_json or "")
+    if config.bench_json and not path.parent.is_dir():
+        raise UsageError(f"--bench_json: folder {path.parent.absolute()} does not exist")
     figures = measure(config, load_scene(config, device), device)
     for name, value in figures.items():
         print(f"{name:16} {value:.3f}" if isinstance(value, float) else f"{name:16} {value}")
     if config.bench_json:
-        Path(config.bench_json).write_text(json.dumps(figures, indent=1) + "\n")
+        path.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ python evaluation.py --config configs/config_balloon1-2.txt
 python evaluation.py --config configs/config_balloon1_view0.txt --protocol view0 --heldout DIR
 """
 
-from nsff.config import load_config, pick_device, run_script
+from nsff.config import load_config
 from nsff.evaluator import evaluate
+from nsff.script import pick_device, run_script
 
 
 def main(argv: list[str]) -> None:
     config = load_config(argv, "evaluation.py", __doc__)
-    evaluate(config, pick_device(config.device))
+    evaluate(config, pick_device(config))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ python run_nerf.py --config configs/config_kid-running.txt
 python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_idx 10
 """
 
-from nsff.config import load_config, pick_device, run_script
+from nsff.config import load_config
 from nsff.novel_views import render_videos, wants_videos
 from nsff.scene import load_scene
+from nsff.script import pick_device, run_script
 from nsff.trainer import Trainer, train
 
 
 def main(argv: list[str]) -> None:
     config = load_config(argv, "run_nerf.py", __doc__)
-    device = pick_device(config.device)
+    device = pick_device(config)
     if wants_videos(config):
         render_videos(config, device)
     else:

@@ -60,5 +60,5 @@ def golden_fields(golden: Path, golden_config):
     from nsff.fields import build_fields
 
     fields = build_fields(golden_config)
-    load_weights(fields, read_checkpoint(golden / "render" / "002000.tar", CPU), golden_config)
+    load_weights(fields, read_checkpoint(golden / "render" / "002000.tar"), golden_config)
     return fields

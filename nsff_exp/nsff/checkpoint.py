@@ -16,7 +16,10 @@ from nsff.fields import Fields
 log = logging.getLogger("nsff")
 
 PREFIX = "module."  # the published networks were wrapped for several GPUs
-READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
+READ_ERRORS = (
+    OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +65,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def save_checkpoint(
     path: Path, step: int, fields: Fields, optimizer: torch.optim.Optimizer, rng: dict[str, Any], config: Config
 ) -> None:
-    """Write a file that is either whole or not there."""
+    """Write a file that is either whole or not there.
+
+    Raises:
+        InputError: it cannot be written, the disk is full for instance.
+    """
     content = {
         "global_step": step,
         "network_fn_state_dict": {PREFIX + name: value for name, value in fields.dynamic.state_dict().items()},
@@ -80,12 +87,17 @@ def save_checkpoint(
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"cannot write checkpoint {path.absolute()} ({reason}); what was saved before is whole"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path, device: torch.device) -> Checkpoint:
-    """Read a checkpoint, ours or a published one.
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, ours or a published one, onto the CPU.
 
     Raises:
         InputError: there is no such file.
@@ -94,7 +106,7 @@ def read_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
         return Checkpoint(
             path,
             int(content["global_step"]),
@@ -108,7 +120,7 @@ def read_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         raise BrokenCheckpoint(f"checkpoint {path} cannot be read, it may be cut off ({reason})") from error
 
 
-def read_newest(folder: Path, device: torch.device) -> Checkpoint | None:
+def read_newest(folder: Path) -> Checkpoint | None:
     """The checkpoint with the largest step that can be read; None if the folder has none at all.
 
     A broken one is named in the log and the one before it is taken.
@@ -119,12 +131,12 @@ def read_newest(folder: Path, device: torch.device) -> Checkpoint | None:
     paths = list_checkpoints(folder)
     for path in paths:
         try:
-            return read_checkpoint(path, device)
+            return read_checkpoint(path)
         except BrokenCheckpoint as error:
             log.warning("warning: %s; trying the one before it", error)
     if paths:
         raise InputError(
-            f"none of the {len(paths)} checkpoints in {folder.absolute()} can be read; use --no_reload to start again"
+            f"none of the {len(paths)} checkpoints in {folder.absolute()} can be read; move them away to start again"
         )
     return None
 
@@ -152,15 +164,13 @@ def _listed(architecture: dict[str, int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in architecture.items())
 
 
-def restore_fields(fields: Fields, config: Config, device: torch.device) -> Checkpoint:
-    """Put the newest trained weights into `fields`: of the experiment, else of `ft_path`.
+def restore_fields(fields: Fields, config: Config) -> Checkpoint:
+    """Put trained weights into `fields`: those of `ft_path` if it is given, else the newest of the experiment.
 
     Raises:
         InputError: nothing was trained yet.
     """
-    checkpoint = read_newest(config.experiment_dir, device)
-    if checkpoint is None and config.ft_path:
-        checkpoint = read_checkpoint(Path(config.ft_path), device)
+    checkpoint = read_checkpoint(Path(config.ft_path)) if config.ft_path else read_newest(config.experiment_dir)
     if checkpoint is None:
         raise InputError(
             f"no checkpoint in {config.experiment_dir.absolute()}; train first: run_nerf.py --config {config.config}"

@@ -1,4 +1,4 @@
-"""Volume rendering along rays (NeRF, equation 3) and of both fields together (paper, equation 10)."""
+"""Volume rendering along rays (NeRF, arXiv:2003.08934, equation 3), of one field and of both blended (paper, 3.3)."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ class Composite:
     """One field composited along n rays. Depth is NDC z (0..1 along the ray)."""
 
     rgb: Float[Tensor, "n 3"]
-    depth: Float[Tensor, "n"]
+    depth: Float[Tensor, " n"]
     weights: Float[Tensor, "n s"]
 
 
@@ -28,8 +28,8 @@ class UnionComposite:
     """Both fields composited together; `dynamic_weight` is the share of the dynamic field in the colour."""
 
     rgb: Float[Tensor, "n 3"]
-    depth: Float[Tensor, "n"]
-    dynamic_weight: Float[Tensor, "n"]
+    depth: Float[Tensor, " n"]
+    dynamic_weight: Float[Tensor, " n"]
 
 
 def intervals(depths: Float[Tensor, "n s"], directions_ndc: Float[Tensor, "n 3"]) -> Float[Tensor, "n s"]:

@@ -4,13 +4,12 @@ import dataclasses
 import difflib
 import functools
 import logging
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import configargparse
-import torch
+
+log = logging.getLogger("nsff")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VARIANTS = ("paper", "wild")
@@ -58,7 +57,7 @@ class Config:
     start_frame: int = _scene(0, "first frame used")
     end_frame: int | None = _scene(None, "one past the last frame used (30 in paper, 50 in wild)")
     final_height: int = _scene(288, "training height in pixels: frames are read from images_<W>x<final_height>")
-    target_idx: int = _scene(10, "frame whose camera and time the novel views start from")
+    target_idx: int = _scene(10, "frame, counted from start_frame, where novel views start")
 
     variant: str = _field("paper", "published variant of the method", choices=VARIANTS)
     netdepth: int = _field(8, "layers of the trunk (at least 6)")
@@ -76,7 +75,7 @@ class Config:
     raw_noise_std: float = _train(0.0, "standard deviation of the noise on raw density while training")
     lrate: float = _train(5e-4, "learning rate")
     lrate_decay: int | None = _train(None, "learning rate falls to a tenth in so many thousand steps (250 / 300)")
-    decay_iteration: int = _train(50, "stage length D in thousand steps (section `losses` uses it)")
+    decay_iteration: int = _train(50, "stage length D in thousand steps")
     chain_sf: bool = _train(False, "variant wild: render from two frames away from step 2D on")
     seed: int = _train(0, "seed of all random draws")
     device: str = _train("auto", "where to compute", choices=("auto", "cpu", "cuda"))
@@ -115,7 +114,6 @@ class Config:
     bench_steps: int = _bench(3, "training steps to time, after one that is not timed")
     bench_json: str | None = _bench(None, "write the figures to this file")
 
-    use_viewdirs: bool = _fixed(False, "colour depends on the view direction; always so here")
     N_importance: int = _fixed(0, "hierarchical sampling is not part of the method")
     dataset_type: str = _fixed("llff", "the layout of the scene folder")
     no_ndc: bool = _fixed(False, "the method lives in NDC")
@@ -125,6 +123,7 @@ class Config:
     i_embed: int = _fixed(0, "positional encoding is always on")
 
     factor: int = _unused(8, "final_height decides the size")
+    use_viewdirs: bool = _unused(False, "colour always depends on the view direction")
     no_batching: bool = _unused(False, "rays always come from one frame a step")
     netdepth_fine: int = _unused(8, "there is no fine network")
     netwidth_fine: int = _unused(256, "there is no fine network")
@@ -205,7 +204,10 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
     only_config.add_argument("--config", "-c", default=None)
     typed, rest = only_config.parse_known_args(argv)
     path = find_config(typed.config) if typed.config else None
-    text = path.read_text() if path else ""
+    try:
+        text = path.read_text() if path else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"config file {path} cannot be read as text") from error
     values, unknown = parser.parse_known_args(rest, config_file_contents=text, env_vars={})
     if unknown:
         raise UsageError(_describe_unknown(unknown[0], path))
@@ -215,36 +217,9 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
             fields[name] = default
     config = Config(**fields)
     _check(config)
+    if unused := unused_options(config):
+        log.info("without effect here: %s", ", ".join(unused))
     return config
-
-
-def pick_device(name: str) -> torch.device:
-    """The device named by `--device`; `auto` is CUDA where there is one.
-
-    Raises:
-        InputError: cuda was asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device is available to this torch; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def run_script(main: Callable[[list[str]], None]) -> NoReturn:
-    """Run a script: one clear line instead of a traceback for what the user can mend.
-
-    Exits with 0 if all went well, 2 for a wrong command line, 1 for anything else.
-    """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("nsff").setLevel(logging.INFO)
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
 
 
 def _describe_unknown(argument: str, path: Path | None) -> str:
@@ -257,11 +232,12 @@ def _describe_unknown(argument: str, path: Path | None) -> str:
 def _check(config: Config) -> None:
     for option in dataclasses.fields(Config):
         value = getattr(config, option.name)
-        if option.metadata.get("fixed") and option.name != "use_viewdirs" and value != option.default:
+        if option.metadata.get("fixed") and value != option.default:
             raise UsageError(f"{option.name} = {value} is not supported ({option.metadata['help']}); leave it out")
-        if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-            raise UsageError(f"{option.name} = {value} must not be negative")
-    for name in ("N_rand", "N_samples", "final_height", "decay_iteration", "lrate_decay", "i_print", "i_weights"):
+        if isinstance(value, int | float) and not value >= 0:
+            raise UsageError(f"{option.name} = {value} must be a number that is not negative")
+    positive = ("N_rand", "N_samples", "final_height", "decay_iteration", "lrate_decay", "i_print", "i_weights", "fps")
+    for name in positive:
         if getattr(config, name) < 1:
             raise UsageError(f"{name} must be at least 1")
     if not config.expname:
@@ -272,7 +248,7 @@ def _check(config: Config) -> None:
         raise UsageError(
             f"netdepth = {config.netdepth} is not supported: layer 5 takes the encoded point again; use >= 6"
         )
-    if config.netwidth % 2:
+    if config.netwidth < 2 or config.netwidth % 2:
         raise UsageError(f"netwidth = {config.netwidth} must be even")
     if config.n_frames < 3:
         raise UsageError(
@@ -282,9 +258,13 @@ def _check(config: Config) -> None:
 
 
 def unused_options(config: Config) -> list[str]:
-    """Names of the options that were given a value and have no effect here."""
-    fields = dataclasses.fields(Config)
-    return [o.name for o in fields if o.metadata.get("unused") and getattr(config, o.name) != o.default]
+    """Names of the options that were given and have no effect here, but for those that are always on."""
+    given = [option for option in dataclasses.fields(Config) if getattr(config, option.name) != option.default]
+    always_on = ("use_viewdirs", "no_batching")
+    names = [option.name for option in given if option.metadata.get("unused") and option.name not in always_on]
+    if config.variant == "paper" and config.chain_sf:
+        names.append("chain_sf (always on in variant paper)")
+    return names
 
 
 def format_args(config: Config) -> str:

@@ -54,12 +54,14 @@ class Protocol:
     """The rules of a protocol.
 
     `ssim_range`, `scaled_lpips`: see `metrics`. `quantised`: renders are rounded to 8 bits before they are compared.
+    `empty_counts_zero`: figures of an empty mask are 0, as published, instead of missing.
     """
 
     views: Callable[[Config, Cameras], list[View]]
     ssim_range: float
     scaled_lpips: bool
     quantised: bool
+    empty_counts_zero: bool
 
 
 def _nsff_views(config: Config, cameras: Cameras) -> list[View]:
@@ -73,30 +75,34 @@ def _nsff_views(config: Config, cameras: Cameras) -> list[View]:
         )
     views = []
     for frame in range(len(cameras.c2w)):
-        for camera in range(N_CAMERAS):
-            if camera == frame % N_CAMERAS:
+        for pose in range(N_CAMERAS):
+            if pose == frame % N_CAMERAS:
                 continue  # the training view
+            camera = (config.start_frame + pose) % N_CAMERAS  # frame t of the video was taken by camera t mod 12
             name = f"{config.start_frame + frame:05d}/cam{camera + 1:02d}"
             image, mask = folder / "mv_images" / f"{name}.jpg", folder / "mv_masks" / f"{name}.png"
-            views.append(View(name, frame, camera, partial(_truth, image, size), partial(_moving, mask, size)))
+            for path in (image, mask):
+                if not path.is_file():
+                    raise InputError(f"{path} is missing: protocol nsff needs all {N_CAMERAS} cameras at every time")
+            views.append(View(name, frame, pose, partial(_truth, image, size), partial(_moving, mask, size)))
     return views
 
 
 def _view0_views(config: Config, cameras: Cameras) -> list[View]:
     if not config.heldout:
         raise UsageError("protocol view0 needs --heldout DIR: frames seen from the camera of frame 0")
+    if config.start_frame:
+        raise UsageError("protocol view0 needs start_frame = 0: the held-out camera is that of frame 0")
     size = (cameras.intrinsics.width, cameras.intrinsics.height)
     files = {int(path.stem): path for path in list_images(Path(config.heldout)) if path.stem.isdigit()}
-    frames = [n - config.start_frame for n in sorted(files)]
-    frames = [frame for frame in frames if 0 < frame < len(cameras.c2w)]
+    frames = [frame for frame in sorted(files) if 0 < frame < len(cameras.c2w)]
     if not frames:
         raise InputError(f"{config.heldout} has no frame 00001 to {len(cameras.c2w) - 1:05d} named by its time")
     still = np.median(np.stack([_truth(path, size) for path in files.values()]), axis=0)
     views = []
     for frame in frames:
-        truth = partial(_truth, files[config.start_frame + frame], size)
-        name = f"{config.start_frame + frame:05d}"
-        views.append(View(name, frame, 0, truth, lambda truth=truth: _change(truth(), still)))
+        truth = partial(_truth, files[frame], size)
+        views.append(View(f"{frame:05d}", frame, 0, truth, lambda truth=truth: _change(truth(), still)))
     return views
 
 
@@ -118,8 +124,8 @@ def _change(image: Image, still: Image) -> Mask:
 
 
 PROTOCOLS = {
-    "nsff": Protocol(_nsff_views, ssim_range=2.0, scaled_lpips=False, quantised=False),
-    "view0": Protocol(_view0_views, ssim_range=1.0, scaled_lpips=True, quantised=True),
+    "nsff": Protocol(_nsff_views, 2.0, scaled_lpips=False, quantised=False, empty_counts_zero=True),
+    "view0": Protocol(_view0_views, 1.0, scaled_lpips=True, quantised=True, empty_counts_zero=False),
 }
 
 
@@ -137,7 +143,8 @@ def evaluate(config: Config, device: torch.device) -> Path:
     timeline = Timeline(len(cameras.c2w))
     views = protocol.views(config, cameras)
     fields = build_fields(config).to(device)
-    checkpoint = restore_fields(fields, config, device)
+    checkpoint = restore_fields(fields, config)
+    _make_folder(config.experiment_dir)
     perceptual = load_lpips(config.lpips_trunk, protocol.scaled_lpips, device)
     rows = []
     for view in tqdm(views, desc=f"protocol {config.protocol}", unit="view"):
@@ -170,12 +177,13 @@ def evaluate(config: Config, device: torch.device) -> Path:
 
 
 def compare(truth: Image, render: Image, mask: Mask, protocol: Protocol, perceptual: Lpips | None) -> dict[str, Any]:
-    """All figures of one view: whole image, moving part, rest. LPIPS is None without its network."""
+    """All figures of one view: whole image, moving part, rest. None where a figure could not be had."""
     figures: dict[str, Any] = {}
     for suffix, region in (("", None), ("_dynamic", mask), ("_static", ~mask)):
-        figures[f"psnr{suffix}"] = psnr(truth, render, region)
-        figures[f"ssim{suffix}"] = ssim(truth, render, region, protocol.ssim_range)
-        figures[f"lpips{suffix}"] = perceptual(truth, render, region) if perceptual else None
+        missing = region is not None and not region.any() and not protocol.empty_counts_zero
+        figures[f"psnr{suffix}"] = None if missing else psnr(truth, render, region)
+        figures[f"ssim{suffix}"] = None if missing else ssim(truth, render, region, protocol.ssim_range)
+        figures[f"lpips{suffix}"] = None if missing or perceptual is None else perceptual(truth, render, region)
     return figures
 
 
@@ -191,8 +199,24 @@ def mean_of(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
 def _save_render(config: Config, view: View, render: Image) -> None:
     path = config.experiment_dir / f"renders_{config.protocol}" / f"{view.name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     write_image(path, (render.clip(0.0, 1.0) * 255.0).round().astype(np.uint8))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder.absolute()} ({error.strerror}); set --basedir") from error
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no infinity (the PSNR of equal images): null instead."""
+    if isinstance(value, dict):
+        return {name: _strict(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _shown(value: float | None) -> str:
@@ -202,7 +226,7 @@ def _shown(value: float | None) -> str:
 def _write_json(path: Path, report: dict[str, Any]) -> None:
     aside = path.with_suffix(".partial")
     try:
-        aside.write_text(json.dumps(report, indent=1) + "\n")
+        aside.write_text(json.dumps(_strict(report), indent=1, allow_nan=False) + "\n")
         aside.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path.absolute()} ({error.strerror})") from error

@@ -1,15 +1,15 @@
 """The loss terms of both variants.
 
-| term       | paper (arXiv:2011.13084)                | here                                   |
-| ---------- | --------------------------------------- | -------------------------------------- |
-| colour     | equations 3, 7, 8 and 11                | `colour_loss`                          |
-| cycle      | equation 6                              | `cycle_loss`                           |
-| prob       | below equation 8 (disocclusion weights) | `disocclusion_loss`                    |
-| depth      | equation 9, second term (Ldata)         | `depth_loss`                           |
-| flow       | equation 9, first term                  | `flow_loss`                            |
-| sf_reg     | section 3.2, minimal scene flow         | `flow_magnitude_loss`                  |
-| smoothness | section 3.2, smooth in space and time   | `spatial_smoothness`, `least_kinetic`  |
-| entropy    | not in the paper (`wild`)               | `blend_entropy`                        |
+| term | paper (arXiv:2011.13084), by its names | here |
+| --- | --- | --- |
+| colour | L_pho of the frame and its warps, L_cb of both fields together | `colour_loss` |
+| cycle | L_cyc, scene flow consistent there and back | `cycle_loss` |
+| prob | the L1 term on the disocclusion weights beside L_pho | `disocclusion_loss` |
+| depth | L_z of L_data, single-view depth | `depth_loss` |
+| flow | L_geo of L_data, optical flow | `flow_loss` |
+| sf_reg | L_reg, small scene flow | `flow_magnitude_loss` |
+| smoothness | L_reg, scene flow smooth in space and in time (least kinetic) | `spatial_smoothness`, `least_kinetic` |
+| entropy | not in the paper (`wild`) | `blend_entropy` |
 
 What differs between the variants is one row of `VARIANT_RULES`.
 """
@@ -177,8 +177,12 @@ def disocclusion_loss(prob: Float[Tensor, "n s"]) -> Float[Tensor, ""]:
     return prob.abs().mean()
 
 
-def depth_loss(depth: Float[Tensor, "n"], disparity: Float[Tensor, "n"]) -> Float[Tensor, ""]:
-    """Squared difference of depth and -disparity, each shifted by its median and scaled by its mean deviation."""
+def depth_loss(depth: Float[Tensor, " n"], disparity: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Squared difference of depth and -disparity, each shifted by its median and scaled by its mean deviation.
+
+    Note:
+        Squared as in the published code. The denominators are clamped here: a constant depth gives no NaN.
+    """
 
     def normalised(values: Tensor) -> Tensor:
         shifted = values - values.median()
@@ -228,27 +232,26 @@ def spatial_smoothness(
 
 
 def least_kinetic(
-    before: Float[Tensor, "n s 3"], middle: Float[Tensor, "n s 3"], after: Float[Tensor, "n s 3"]
+    before_world: Float[Tensor, "n s 3"], middle_world: Float[Tensor, "n s 3"], after_world: Float[Tensor, "n s 3"]
 ) -> Float[Tensor, ""]:
-    """Half the squared change of velocity of points in the world over three frames."""
-    n_near = int(middle.shape[1] * NEAREST_KINETIC)
-    before, middle, after = before[:, :n_near], middle[:, :n_near], after[:, :n_near]
+    """Half the squared change of velocity of points over three frames."""
+    n_near = int(middle_world.shape[1] * NEAREST_KINETIC)
+    before, middle, after = before_world[:, :n_near], middle_world[:, :n_near], after_world[:, :n_near]
     return 0.5 * (((after - middle) - (middle - before)) ** 2).mean()
 
 
 def _smoothness(render: TrainRender, intrinsics: Intrinsics, rules: VariantRules) -> Tensor:
-    ref, prev, next_, far = (
-        ndc_to_world(points, intrinsics)
-        for points in (
-            render.ref.points_ndc, render.prev.points_ndc, render.next.points_ndc, render.chain_points_ndc,
-        )
-    )  # fmt: skip
-    loss = spatial_smoothness(ref, next_, rules) + spatial_smoothness(ref, prev, rules)
-    loss = loss + KINETIC_REPEATS * least_kinetic(prev, ref, next_)
+    points_ndc = render.ref.points_ndc, render.prev.points_ndc, render.next.points_ndc, render.chain_points_ndc
+    ref_world, prev_world, next_world, far_world = (ndc_to_world(points, intrinsics) for points in points_ndc)
+    loss = spatial_smoothness(ref_world, next_world, rules) + spatial_smoothness(ref_world, prev_world, rules)
+    loss = loss + KINETIC_REPEATS * least_kinetic(prev_world, ref_world, next_world)
+    if render.chain_backward:
+        step, window = (prev_world, far_world), (far_world, prev_world, ref_world)
+    else:
+        step, window = (next_world, far_world), (ref_world, next_world, far_world)
     if rules.chain_regularised:
-        loss = loss + spatial_smoothness(prev if render.chain_backward else next_, far, rules)
-    first, middle, last = (far, prev, ref) if render.chain_backward else (ref, next_, far)
-    return loss + least_kinetic(first, middle, last)
+        loss = loss + spatial_smoothness(*step, rules)
+    return loss + least_kinetic(*window)
 
 
 def blend_entropy(blend_w: Float[Tensor, "n s"]) -> Float[Tensor, ""]:

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from nsff.config import InputError
+
 log = logging.getLogger("nsff")
 
 Image = Float[np.ndarray, "H W 3"]
@@ -88,15 +90,20 @@ class Lpips:
 
 
 def load_lpips(path: str | None, scaled: bool, device: torch.device) -> Lpips | None:
-    """LPIPS with torchvision's AlexNet, from a file or its download; None (and a line in the log) without either."""
+    """LPIPS with torchvision's AlexNet, from a file or its download; None (and a line in the log) without a download.
+
+    Raises:
+        InputError: the given file holds no AlexNet.
+    """
+    if path is not None:
+        try:
+            return Lpips(torch.load(Path(path), map_location="cpu", weights_only=True), scaled, device)
+        except Exception as error:  # whatever a file can hold
+            raise InputError(f"--lpips_trunk {path} holds no AlexNet weights ({type(error).__name__})") from error
     try:
-        if path is not None:
-            trunk = torch.load(Path(path), map_location="cpu", weights_only=True)
-        else:
-            weights = torchvision.models.AlexNet_Weights.IMAGENET1K_V1
-            trunk = weights.get_state_dict(progress=False)
-        return Lpips(trunk, scaled, device)
-    except (OSError, RuntimeError, KeyError) as error:
+        trunk = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
+    except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:100]
         log.warning("warning: no AlexNet weights, LPIPS is left out (%s); give --lpips_trunk FILE", reason)
         return None
+    return Lpips(trunk, scaled, device)

@@ -57,7 +57,7 @@ def render_bullet_time(config: Config, device: torch.device) -> Path:
     timeline = Timeline(len(cameras.c2w))
     target = timeline.check_frame(config.target_idx)
     fields = build_fields(config).to(device)
-    checkpoint = restore_fields(fields, config, device)
+    checkpoint = restore_fields(fields, config)
     intrinsics = cameras.intrinsics.divided_by(max(1, config.render_factor))
     poses = bullet_time(cameras.c2w[target], cameras.intrinsics.focal)
     name = f"render-spiral-frame-{target:03d}_path_{checkpoint.step:06d}"

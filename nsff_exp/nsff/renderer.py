@@ -38,7 +38,7 @@ class WarpRender:
     points_ndc: Float[Tensor, "n s 3"]
     dynamic: DynamicSamples
     rgb: Float[Tensor, "n 3"]
-    confidence: Float[Tensor, "n"]  # share of the ray's weight that is not disoccluded
+    confidence: Float[Tensor, " n"]  # share of the ray's weight that is not disoccluded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class FrameRender:
 def _warp(
     points_ndc: Tensor, dynamic: DynamicSamples, visible: Tensor, depths: Tensor, deltas: Tensor, noise: Noise
 ) -> WarpRender:
-    """Composite samples at warped points; `visible` is 1 - disocclusion over the steps that led there (equation 8)."""
+    """Composite samples at warped points; `visible` is 1 - disocclusion over the steps that led there."""
     warped = composite(dynamic, depths, deltas, noise)
     confidence = (warped.weights.detach() * visible).sum(-1)
     return WarpRender(points_ndc, dynamic, warped.rgb, confidence)
@@ -87,7 +87,7 @@ def render_train(
     chain_backward: bool,
     noise: NoiseSource = lambda n_rays: 0.0,
 ) -> TrainRender:
-    """Render one training step (paper, section 3.1 and 3.2).
+    """Render one training step (paper, sections 3.2 and 3.3).
 
     Args:
         fields: static and dynamic.
@@ -101,37 +101,37 @@ def render_train(
         noise: density noise for so many rays; drawn once a frame and shared by both fields.
     """
     n_rays, time = len(rays), timeline.time_of(frame)
-    points, deltas = rays.points_ndc(depths), intervals(depths, rays.directions_ndc)
+    points_ndc, deltas = rays.points_ndc(depths), intervals(depths, rays.directions_ndc)
 
     def at(moment: float) -> Tensor:
-        return points.new_full((n_rays,), moment)
+        return points_ndc.new_full((n_rays,), moment)
 
-    dynamic = fields.dynamic(points, at(time), rays.viewdirs)
+    dynamic = fields.dynamic(points_ndc, at(time), rays.viewdirs)
     some = slice(0, n_static)
-    static = fields.static(points[some], rays.viewdirs[some])
+    static = fields.static(points_ndc[some], rays.viewdirs[some])
     ref_noise = noise(n_rays)
     alone = composite(dynamic, depths, deltas, ref_noise)
     some_noise = ref_noise if isinstance(ref_noise, float) else ref_noise[some]
     union = composite_union(static, dynamic[some], depths[some], deltas[some], some_noise)
 
-    points_prev, points_next = points + dynamic.sf_bwd, points + dynamic.sf_fwd
+    points_prev_ndc, points_next_ndc = points_ndc + dynamic.sf_bwd, points_ndc + dynamic.sf_fwd
     times = torch.cat([at(time - timeline.step), at(time + timeline.step)])
-    neighbours = fields.dynamic(torch.cat([points_prev, points_next]), times, rays.viewdirs.repeat(2, 1))
+    neighbours = fields.dynamic(torch.cat([points_prev_ndc, points_next_ndc]), times, rays.viewdirs.repeat(2, 1))
     at_prev, at_next = neighbours[:n_rays], neighbours[n_rays:]
     seen_prev, seen_next = 1.0 - dynamic.prob_bwd, 1.0 - dynamic.prob_fwd
-    prev = _warp(points_prev, at_prev, seen_prev, depths, deltas, noise(n_rays))
-    next_ = _warp(points_next, at_next, seen_next, depths, deltas, noise(n_rays))
+    prev = _warp(points_prev_ndc, at_prev, seen_prev, depths, deltas, noise(n_rays))
+    next_ = _warp(points_next_ndc, at_next, seen_next, depths, deltas, noise(n_rays))
 
     if chain_backward:
-        far, seen, direction = points_prev + at_prev.sf_bwd, seen_prev * (1.0 - at_prev.prob_bwd), -2.0
+        far_ndc, seen, direction = points_prev_ndc + at_prev.sf_bwd, seen_prev * (1.0 - at_prev.prob_bwd), -2.0
     else:
-        far, seen, direction = points_next + at_next.sf_fwd, seen_next * (1.0 - at_next.prob_fwd), 2.0
+        far_ndc, seen, direction = points_next_ndc + at_next.sf_fwd, seen_next * (1.0 - at_next.prob_fwd), 2.0
     chained = None
     if chain:
-        samples = fields.dynamic(far, at(time + direction * timeline.step), rays.viewdirs)
-        chained = _warp(far, samples, seen, depths, deltas, noise(n_rays))
-    ref = ReferenceRender(points, dynamic, static, alone, union)
-    return TrainRender(ref, prev, next_, chain_backward, far, chained)
+        samples = fields.dynamic(far_ndc, at(time + direction * timeline.step), rays.viewdirs)
+        chained = _warp(far_ndc, samples, seen, depths, deltas, noise(n_rays))
+    ref = ReferenceRender(points_ndc, dynamic, static, alone, union)
+    return TrainRender(ref, prev, next_, chain_backward, far_ndc, chained)
 
 
 @torch.no_grad()
@@ -158,9 +158,9 @@ def render_frame(
     for start in range(0, len(all_rays), rays_at_once):
         rays = all_rays[start : start + rays_at_once]
         depths = sample_depths(len(rays), n_samples, 0.0, None, c2w.device)
-        points = rays.points_ndc(depths)
-        static = fields.static(points, rays.viewdirs)
-        dynamic = fields.dynamic(points, points.new_full((len(rays),), time), rays.viewdirs)
+        points_ndc = rays.points_ndc(depths)
+        static = fields.static(points_ndc, rays.viewdirs)
+        dynamic = fields.dynamic(points_ndc, points_ndc.new_full((len(rays),), time), rays.viewdirs)
         parts.append(composite_union(static, dynamic, depths, intervals(depths, rays.directions_ndc)))
     size = (intrinsics.height, intrinsics.width)
     return FrameRender(

@@ -21,7 +21,9 @@ from nsff.timeline import Timeline
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MOVING_ABOVE = 0.1  # share of white in a motion mask from which a pixel counts as moving, as published
-READ_ERRORS = (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error)
+READ_ERRORS = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,6 @@ class Scene:
     the first are zero with an empty mask. Poses are scaled and recentred over the loaded frames.
     """
 
-    folder: Path
     intrinsics: Intrinsics
     c2w: Float[Tensor, "N 3 4"]
     bounds: Float[Tensor, "N 2"]
@@ -57,11 +58,11 @@ class TrainBatch:
     n_uniform: int
     uv: Float[Tensor, "n 2"]
     rgb: Float[Tensor, "n 3"]
-    disparity: Float[Tensor, "n"]
+    disparity: Float[Tensor, " n"]
     flow_fwd: Float[Tensor, "n 2"]
-    flow_fwd_mask: Bool[Tensor, "n"]
+    flow_fwd_mask: Bool[Tensor, " n"]
     flow_bwd: Float[Tensor, "n 2"]
-    flow_bwd_mask: Bool[Tensor, "n"]
+    flow_bwd_mask: Bool[Tensor, " n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,6 @@ def load_scene(config: Config, device: torch.device) -> Scene:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
     return Scene(
-        folder=folder,
         intrinsics=cameras.intrinsics,
         c2w=put(cameras.c2w),
         bounds=put(cameras.bounds),
@@ -138,7 +138,7 @@ def load_cameras(config: Config) -> Cameras:
     return Cameras(intrinsics, recentre(c2w).astype(np.float32), (bounds * scale).astype(np.float32))
 
 
-def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, "a"], hard: Int[Tensor, "b"]) -> TrainBatch:
+def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, " a"], hard: Int[Tensor, " b"]) -> TrainBatch:
     """The pixels with the given flat (row-major) indices of a frame, uniform ones first."""
     index = torch.cat([uniform, hard])
     width = scene.intrinsics.width
@@ -157,7 +157,7 @@ def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, "a"], hard: Int[
     )
 
 
-def moving_pixels(scene: Scene, frame: int) -> Int[Tensor, "m"]:
+def moving_pixels(scene: Scene, frame: int) -> Int[Tensor, " m"]:
     """Flat indices of the pixels of a frame inside its motion mask; none if the mask is empty."""
     return scene.motion_masks[frame].flatten().nonzero().squeeze(-1)
 
@@ -189,8 +189,8 @@ def read_pixels(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
         raise InputError(f"{path} is not an 8-bit image (found {pixels.dtype}, shape {pixels.shape})")
     if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=-1)
-    return pixels[..., :3]
+        pixels = pixels[..., None]
+    return np.repeat(pixels[..., :1], 3, axis=-1) if pixels.shape[2] < 3 else pixels[..., :3]
 
 
 def to_float(pixels: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
@@ -247,11 +247,9 @@ def _read_poses_bounds(folder: Path) -> Float[np.ndarray, "n 17"]:
     rows = _read(path, lambda: np.load(path, allow_pickle=False).astype(np.float64), remedy)
     if rows.ndim != 2 or rows.shape[1] != 17:
         raise InputError(f"{path} has shape {rows.shape}, expected (frames, 17); {remedy}")
-    bad = np.flatnonzero(~np.isfinite(rows).all(1) | (rows[:, 15] <= 0) | (rows[:, 14] <= 0))
+    bad = np.flatnonzero(~np.isfinite(rows).all(1) | (rows[:, [4, 9, 14, 15]] <= 0).any(1))
     if len(bad):
-        raise InputError(
-            f"{path}: row {bad[0]} has NaN, or a near plane or focal length that is not positive; {remedy}"
-        )
+        raise InputError(f"{path}: row {bad[0]} has NaN, or a size, focal length or near plane <= 0; {remedy}")
     return rows
 
 
@@ -280,9 +278,7 @@ def _read_flow(
 
     flow, mask = _read(path, read, remedy)
     if flow.shape != (*size, 2) or mask.shape != size:
-        raise InputError(
-            f"{path} is for {flow.shape[1]}x{flow.shape[0]} frames, they are {size[1]}x{size[0]}; {remedy}"
-        )
+        raise InputError(f"{path} has flow of shape {flow.shape}, the frames ask for {(*size, 2)}; {remedy}")
     if not np.isfinite(flow).all():
         raise InputError(f"{path} holds NaN or infinity; {remedy}")
     return flow, mask

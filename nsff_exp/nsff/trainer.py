@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,13 @@ from tqdm import tqdm
 from nsff.checkpoint import (
     Checkpoint,
     checkpoint_path,
+    list_checkpoints,
     load_weights,
     read_checkpoint,
     read_newest,
     save_checkpoint,
 )
-from nsff.config import Config, InputError, format_args, unused_options
+from nsff.config import Config, InputError, format_args
 from nsff.fields import Fields, build_fields
 from nsff.losses import VARIANT_RULES, LossTerms, NeighbourCameras, compute_losses
 from nsff.rays import make_rays
@@ -34,6 +36,9 @@ from nsff.schedules import StepPlan, learning_rate, plan_step
 log = logging.getLogger("nsff")
 
 IMAGE_LOG_FACTOR = 4  # TensorBoard images are rendered so many times smaller
+
+
+AFTER_DIVERGING = "nothing was saved since the last checkpoint; lower --lrate and run again"
 
 
 class Diverged(InputError):
@@ -57,7 +62,7 @@ class StepReport:
 class Trainer:
     """The state of a training run: fields, optimiser, random generators, step number.
 
-    Frames are drawn from a generator on the CPU, everything else from one on the device, so that no step waits for it.
+    Frames are drawn from a generator on the CPU, everything else from one on the device.
     """
 
     def __init__(self, config: Config, scene: Scene, device: torch.device):
@@ -113,7 +118,15 @@ class Trainer:
         return StepReport(frame, terms.detach(), loss.detach(), error)
 
     def save(self) -> Path:
-        """Write a checkpoint of this moment; returns its path."""
+        """Write a checkpoint of this moment; returns its path.
+
+        Raises:
+            Diverged: a weight is no number; nothing is written.
+            InputError: the file cannot be written.
+        """
+        bad = [name for name, value in self.fields.named_parameters() if not torch.isfinite(value).all()]
+        if bad:
+            raise Diverged(f"step {self.step}: weights {bad[0]} are not finite; {AFTER_DIVERGING}")
         path = checkpoint_path(self.config.experiment_dir, self.step)
         rng = {
             "device": self.device.type,
@@ -125,9 +138,17 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the newest checkpoint of the experiment, or start from `ft_path`, or from nothing."""
-        checkpoint = None if self.config.no_reload else read_newest(self.config.experiment_dir, self.device)
+        folder = self.config.experiment_dir
+        if self.config.no_reload and (old := list_checkpoints(folder)):
+            raise InputError(
+                f"--no_reload: {folder.absolute()} has checkpoints up to {old[0].name}; "
+                "move them away or choose another --expname"
+            )
+        checkpoint = read_newest(folder)
         if checkpoint is None and self.config.ft_path:
-            checkpoint = read_checkpoint(Path(self.config.ft_path), self.device)
+            checkpoint = read_checkpoint(Path(self.config.ft_path))
+        elif self.config.ft_path:
+            log.info("ft_path is not read: the experiment has checkpoints of its own")
         if checkpoint is not None:
             self._restore(checkpoint)
 
@@ -165,17 +186,15 @@ def train(trainer: Trainer) -> None:
             if config.i_img and trainer.step % config.i_img == 0:
                 _log_images(board, trainer, report.frame)
             if trainer.step % config.i_weights == 0:
-                check_finite(report, trainer.step)
                 trainer.save()
         bar.close()
-        check_finite(report, trainer.step)
         path = trainer.save()
     log.info("saved %s%s", path, f"; to go on, run the same command again ({config.N_iters - trainer.step} steps left)"
              if trainer.step < config.N_iters else "")  # fmt: skip
 
 
 def check_finite(report: StepReport, step: int) -> None:
-    """Stop before a checkpoint of broken weights is written.
+    """Stop a run that has lost its way.
 
     Raises:
         Diverged: a term is NaN or infinite; it and the frame are named.
@@ -183,8 +202,7 @@ def check_finite(report: StepReport, step: int) -> None:
     bad = [name for name, value in vars(report.terms).items() if not torch.isfinite(value)]
     if bad:
         raise Diverged(
-            f"step {step}, frame {report.frame}: loss term {', '.join(bad)} is not finite; nothing was saved since the "
-            "last checkpoint; lower --lrate and start again"
+            f"step {step}, frame {report.frame}: loss term {', '.join(bad)} is not finite; {AFTER_DIVERGING}"
         )
 
 
@@ -203,6 +221,7 @@ class _Bar:
         if now < self.next_reading:
             return
         self.next_reading = now + 1.0
+        check_finite(report, self.bar.n)
         steps_left = self.config.N_iters - self.bar.n if self.config.N_iters else 0
         seconds = (now - self.begun) / max(1, self.bar.n - self.start) * steps_left
         left = tqdm.format_interval(int(max(0.0, min(seconds, self.deadline - now))))
@@ -220,6 +239,7 @@ def _interruptible() -> Iterator[list[int]]:
 
     def note(number: int, _: Any) -> None:
         seen.append(number)
+        tqdm.write("stopping after this step; Ctrl-C again stops at once, without saving", file=sys.stderr)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -239,8 +259,6 @@ def _write_settings(config: Config) -> None:
             (folder / "config.txt").write_text(Path(config.config).read_text())
     except OSError as error:
         raise InputError(f"cannot write to {folder.absolute()} ({error.strerror}); set --basedir") from error
-    if unused := unused_options(config):
-        log.info("without effect here: %s", ", ".join(unused))
 
 
 def _log_scalars(board: SummaryWriter, step: int, report: StepReport, rate: float) -> None:

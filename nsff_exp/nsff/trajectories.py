@@ -1,4 +1,4 @@
-"""Camera paths of novel views (paths as published; DESIGN names them bullet time and space-time)."""
+"""Camera paths of novel views, as published: bullet time, and the offsets of the space-time path."""
 
 import numpy as np
 from jaxtyping import Float, Shaped

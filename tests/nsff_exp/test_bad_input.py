@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import run_nerf
 import torch
-from nsff.config import run_script
+from nsff.script import run_script
 
 SMALL = ["--N_rand", "16", "--num_extra_sample", "4", "--N_samples", "6", "--netwidth", "16"]
 
@@ -106,7 +106,11 @@ def no_masks(scene: Path) -> None:
         (other_size, "images_64x36/00005.png is 128x72, 00000.png is 64x36", "run_midas.py"),
         (nan_pose, "poses_bounds.npy: row 6 has NaN", "save_poses_nerf.py --data_path"),
         (too_few_poses, "poses_bounds.npy has 20 poses", "save_poses_nerf.py"),
-        (flow_of_other_size, "flow_i1/00002_fwd.npz is for 16x9 frames, they are 64x36", "run_flows_video.py"),
+        (
+            flow_of_other_size,
+            "flow_i1/00002_fwd.npz has flow of shape (9, 16, 2), the frames ask for (36, 64, 2)",
+            "run_flows_video.py",
+        ),
         (nan_disparity, "disp/00001.npy must be (H, W) without NaN", "run_midas.py"),
         (pickled_disparity, "disp/00001.npy cannot be read", "run_midas.py"),
         (no_frames, "has 0 folders images_<W>x36", "run_midas.py"),

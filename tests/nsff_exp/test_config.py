@@ -11,8 +11,8 @@ PUBLISHED = ["balloon1-2", "balloon2-2", "broom", "curls", "dynamicFace-2", "jum
              "skating-2", "truck-2", "umbrella"]  # fmt: skip
 
 # Each imports only from those before it.
-MODULES = """config timeline poses trajectories scene rays sampling encoding fields compositing renderer losses schedules
-checkpoint splatting metrics trainer novel_views evaluator"""
+MODULES = """config script timeline poses trajectories scene rays sampling encoding fields compositing renderer losses
+schedules checkpoint splatting metrics trainer novel_views evaluator"""
 
 
 @pytest.mark.parametrize("folder", ["configs", "configs/wild"])
@@ -30,6 +30,14 @@ def test_published_configs(scene, folder):
     halved = wild and scene in ("balloon1-2", "balloon2-2", "playground")
     assert (config.w_depth, config.w_optical_flow) == ((0.02, 0.01) if halved else (0.04, 0.02))
     assert (config.N_iters, config.lrate_decay) == ((2_000_000, 300) if wild else (500_000, 250))
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").rglob("*.txt")), ids=lambda path: path.stem)
+def test_every_config_is_complete(path):
+    config = load_config(["--config", str(path)])
+    assert config.expname
+    assert "/dense" in config.datadir
+    assert unused_options(config) == []
 
 
 def test_defaults_follow_the_variant():
@@ -66,7 +74,9 @@ def test_config_is_found_from_any_folder(tmp_path, monkeypatch):
         ("netwidth = 33", "must be even"),
         ("netdepth = 4", "netdepth = 4 is not supported"),
         ("end_frame = 2", "at least 3 are needed"),
-        ("w_sm = -1", "must not be negative"),
+        ("w_sm = -1", "not negative"),
+        ("w_sm = nan", "not negative"),
+        ("fps = 0", "fps must be at least 1"),
     ],
 )
 def test_refusals_name_the_option(tmp_path, line, message):
@@ -78,7 +88,8 @@ def test_refusals_name_the_option(tmp_path, line, message):
 
 def test_options_without_effect_are_named():
     config = load_config(["--expname", "x", "--no_batching", "--factor", "4"])
-    assert unused_options(config) == ["factor", "no_batching"]
+    assert unused_options(config) == ["factor"]
+    assert unused_options(load_config(["--expname", "x", "--chain_sf"])) == ["chain_sf (always on in variant paper)"]
     assert "factor = 4\n" in format_args(config)
 
 
@@ -90,10 +101,17 @@ def test_no_module_imports_upward():
     for path in files:
         name = path.relative_to(package).parts[0].removesuffix(".py")
         for imported in imports_of(path):
-            assert not imported.startswith("nsff_prep"), f"{path} imports the other package"
             parts = imported.split(".")
             if parts[0] == "nsff" and parts[1] != name:
                 assert order.index(parts[1]) < order.index(name), f"{path} imports {imported}, which is above it"
+
+
+@pytest.mark.parametrize(("folder", "other"), [("nsff_exp", "nsff_prep"), ("nsff_scripts", "nsff")])
+def test_the_packages_share_no_code(folder, other):
+    files = list((REPOSITORY / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        assert other not in [imported.split(".")[0] for imported in imports_of(path)], path
 
 
 def imports_of(path: Path) -> list[str]:
@@ -101,8 +119,9 @@ def imports_of(path: Path) -> list[str]:
 
     found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found.append(node.module)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.append(node.module or "")
         elif isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
     return found

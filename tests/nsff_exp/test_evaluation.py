@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+import torchvision
 from nsff.config import InputError, UsageError
-from nsff.evaluator import evaluate, mean_of
+from nsff.evaluator import _write_json, evaluate, mean_of
 from nsff.metrics import Lpips, load_lpips, psnr, ssim
 from nsff.novel_views import render_bullet_time, write_clip
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -91,14 +94,27 @@ def test_lpips_against_its_package(pair, trunk):
     assert metric(truth, render, np.ones_like(mask)) == pytest.approx(metric(truth, render), rel=1e-5)
 
 
-def test_missing_trunk_is_said_and_survived(tmp_path, caplog):
-    assert load_lpips(str(tmp_path / "nowhere.pth"), True, CPU) is None
+def test_missing_trunk_is_said_and_survived(tmp_path, caplog, monkeypatch):
+    def no_network(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.models.AlexNet_Weights.IMAGENET1K_V1.__class__, "get_state_dict", no_network)
+    assert load_lpips(None, True, CPU) is None
     assert "LPIPS is left out" in caplog.text
+    (tmp_path / "rubbish.pth").write_bytes(b"no weights")
+    with pytest.raises(InputError, match=r"rubbish\.pth holds no AlexNet"):
+        load_lpips(str(tmp_path / "rubbish.pth"), True, CPU)
 
 
 def test_mean_leaves_out_what_could_not_be_had():
     rows = [{"name": "a", "psnr": 20.0, "lpips": None}, {"name": "b", "psnr": 30.0, "lpips": None}]
     assert mean_of(rows) == {"psnr": 25.0, "lpips": None}
+
+
+@pytest.fixture
+def no_lpips(monkeypatch):
+    """As on a machine without the weights and without a network."""
+    monkeypatch.setattr("nsff.evaluator.load_lpips", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -148,15 +164,13 @@ def test_all_views_of_the_published_evaluation(trained, golden, trunk, tmp_path)
     assert ours["checkpoint"]["step"] == 2000
 
 
-def test_view0_protocol(trained, golden, tmp_path):
+def test_view0_protocol(trained, golden, tmp_path, no_lpips):
     heldout = tmp_path / "view0"
     heldout.mkdir()
     for frame in (0, 2, 4):
         image = iio.imread(golden / f"scene/mv_images/{frame:05d}/cam01.jpg")
         iio.imwrite(heldout / f"{frame:05d}.png", image)
-    config = dataclasses.replace(
-        trained, protocol="view0", heldout=str(heldout), lpips_trunk="nowhere", save_renders=True
-    )
+    config = dataclasses.replace(trained, protocol="view0", heldout=str(heldout), save_renders=True)
     report = json.loads(evaluate(config, CPU).read_text())
     assert [view["name"] for view in report["views"]] == ["00002", "00004"]
     assert report["mean"]["lpips"] is None
@@ -165,6 +179,46 @@ def test_view0_protocol(trained, golden, tmp_path):
     truth = iio.imread(heldout / "00002.png").reshape(36, 2, 64, 2, 3).mean((1, 3)).round().astype(np.uint8)
     expected = peak_signal_noise_ratio(truth, saved, data_range=255)
     assert report["views"][0]["psnr"] == pytest.approx(expected, abs=0.01)
+
+
+def test_view0_needs_frame_0_and_has_no_figure_for_an_empty_mask(trained, golden, tmp_path, no_lpips):
+    heldout = tmp_path / "still"
+    heldout.mkdir()
+    for frame in (0, 2):
+        shutil.copy(golden / "scene/images_64x36/00000.png", heldout / f"{frame:05d}.png")
+    config = dataclasses.replace(trained, protocol="view0", heldout=str(heldout))
+    view = json.loads(evaluate(config, CPU).read_text())["views"][0]
+    assert view["psnr_dynamic"] is None
+    assert view["psnr_static"] == pytest.approx(view["psnr"])
+    with pytest.raises(UsageError, match="start_frame = 0"):
+        evaluate(dataclasses.replace(config, start_frame=1), CPU)
+
+
+def test_weights_from_a_file_need_no_experiment(trained, golden, tmp_path, no_lpips):
+    """`ft_path` wins over the experiment, and cameras keep their names where the video starts later."""
+    published = str(golden / "render/002000.tar")
+    config = dataclasses.replace(
+        trained, basedir=str(tmp_path), ft_path=published, start_frame=2, end_frame=14, final_height=36
+    )
+    report = json.loads(evaluate(config, CPU).read_text())
+    assert report["checkpoint"]["path"] == published
+    names = [view["name"] for view in report["views"]]
+    assert len(names) == 12 * 11
+    assert "00002/cam03" not in names  # frame 2 of the video was taken by camera 3
+    assert "00002/cam01" in names
+
+
+def test_missing_held_out_view_is_found_before_rendering(trained, golden, tmp_path):
+    scene = tmp_path / "dense"
+    shutil.copytree(golden / "scene", scene)
+    (scene / "mv_masks/00005/cam07.png").unlink()
+    with pytest.raises(InputError, match=r"mv_masks/00005/cam07\.png is missing"):
+        evaluate(dataclasses.replace(trained, datadir=str(scene)), CPU)
+
+
+def test_infinite_psnr_is_null_in_the_file(tmp_path):
+    _write_json(tmp_path / "m.json", {"mean": {"psnr": float("inf")}, "views": [{"psnr": 3.5}]})
+    assert json.loads((tmp_path / "m.json").read_text()) == {"mean": {"psnr": None}, "views": [{"psnr": 3.5}]}
 
 
 def test_protocols_without_their_files(trained, tmp_path):
@@ -176,16 +230,44 @@ def test_protocols_without_their_files(trained, tmp_path):
         evaluate(dataclasses.replace(trained, protocol="view0", heldout=str(tmp_path)), CPU)
 
 
-def test_script_from_its_folder(trained, golden):
-    import subprocess
-    import sys
-
-    command = [sys.executable, "render.py", "--config", trained.config, "--datadir", str(golden / "scene"),
-               "--basedir", trained.basedir, "--render_bt", "--render_factor", "9"]  # fmt: skip
+def typed(script: str, config, golden, *more: str) -> subprocess.CompletedProcess:
+    """A script as a user types it, inside its folder."""
+    command = [sys.executable, f"{script}.py", "--config", config.config, "--datadir", str(golden / "scene")]
     folder = Path(__file__).resolve().parents[2] / "nsff_exp"
-    out = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return subprocess.run(
+        [*command, "--basedir", config.basedir, *more], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("script", ["render", "run_nerf"])
+def test_render_as_typed(trained, golden, script):
+    video = trained.experiment_dir / "render-spiral-frame-010_path_002000/video.mp4"
+    video.unlink(missing_ok=True)
+    out = typed(script, trained, golden, "--render_bt", "--render_factor", "9")
     assert out.returncode == 0, out.stderr
-    assert (trained.experiment_dir / "render-spiral-frame-010_path_002000/video.mp4").is_file()
-    refused = subprocess.run(command[:-3], cwd=folder, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert "give --render_bt" in refused.stderr
+    assert video.is_file()
+
+
+def test_render_without_a_mode(trained, golden):
+    out = typed("render", trained, golden)
+    assert out.returncode == 2
+    assert out.stderr.strip() == "error: nothing to render: give --render_bt"
+
+
+def test_evaluation_as_typed(trained, golden, tmp_path):
+    shutil.copy(golden / "scene/images/00002.png", tmp_path / "00002.png")
+    out = typed("evaluation", trained, golden, "--protocol", "view0", "--heldout", str(tmp_path), "--lpips_trunk", "x")
+    assert out.returncode == 1
+    assert "error: --lpips_trunk x holds no AlexNet weights" in out.stderr
+
+
+def test_benchmark_as_typed(trained, golden, tmp_path):
+    out = typed("benchmark", trained, golden, "--bench_steps", "1", "--bench_json", str(tmp_path / "figures.json"))
+    assert out.returncode == 0, out.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["rays_a_step"] == 64
+    assert figures["rays_per_s"] == pytest.approx(64 / figures["step_wall_s"])
+    assert figures["frame"] == "64x36"
+    assert 0.1 < figures["peak_memory_gb"] < 10
+    for name in figures:
+        assert name in out.stdout

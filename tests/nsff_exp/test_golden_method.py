@@ -170,6 +170,7 @@ def test_terms_and_gradients(name, forward, stages, figures, golden_scene, golde
     for ours, theirs in TERMS.items():
         assert float(getattr(step.terms, ours)) == pytest.approx(stage["terms"].get(theirs, 0.0), rel=1e-4), ours
     step.terms.total().backward()
+    assert stage["grad_l1_sum_l2"].keys() == dict(golden_fields.named_parameters()).keys()
     for parameter, (l1, _, l2) in stage["grad_l1_sum_l2"].items():
         gradient = golden_fields.get_parameter(parameter).grad
         assert float(gradient.abs().sum()) == pytest.approx(l1, rel=1e-3), parameter

@@ -14,7 +14,7 @@ import torch
 from nsff.checkpoint import list_checkpoints, read_checkpoint
 from nsff.config import InputError
 from nsff.scene import draw_batch
-from nsff.trainer import Diverged, StepReport, Trainer, check_finite, train
+from nsff.trainer import Diverged, Trainer, check_finite, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 CPU = torch.device("cpu")
@@ -86,6 +86,13 @@ def test_finished_run_is_left_alone(config, golden_scene, caplog):
     assert (config.experiment_dir / "000006.tar").read_bytes() == before
 
 
+def test_starting_afresh_never_mixes_with_an_older_run(config, golden_scene):
+    afresh = dataclasses.replace(config, no_reload=True)
+    train(Trainer(afresh, golden_scene, CPU))
+    with pytest.raises(InputError, match=r"has checkpoints up to 000006\.tar; move them away"):
+        train(Trainer(afresh, golden_scene, CPU))
+
+
 def test_newest_is_the_largest_step_not_the_last_name(tmp_path):
     for name in ("999999.tar", "1000000.tar", "000010.tar", "notes.tar"):
         (tmp_path / name).touch()
@@ -98,7 +105,7 @@ def test_published_checkpoint_is_a_start(golden_config, golden_scene, golden, tm
     trainer = Trainer(config, golden_scene, CPU)
     trainer.resume()
     assert trainer.step == 2000
-    assert read_checkpoint(Path(published), CPU).architecture()["netwidth"] == 32
+    assert read_checkpoint(Path(published)).architecture()["netwidth"] == 32
     assert torch.isfinite(trainer.train_step().loss)
     with pytest.raises(InputError, match="does not exist"):
         Trainer(dataclasses.replace(config, ft_path="nowhere.tar"), golden_scene, CPU).resume()
@@ -131,14 +138,30 @@ def test_hard_rays_come_from_the_mask_and_behind_the_uniform_ones(golden_scene):
     assert len(everything.rgb) == 36 * 64 + int(golden_scene.motion_masks[frame].sum())
 
 
-def test_loss_that_is_no_number_stops_before_a_checkpoint(config, golden_scene):
+def test_loss_that_is_no_number_is_named(config, golden_scene):
     trainer = Trainer(config, golden_scene, CPU)
     with torch.no_grad():
         trainer.fields.dynamic.rgb_linear.weight.fill_(float("nan"))
     report = trainer.train_step()
-    assert isinstance(report, StepReport)
     with pytest.raises(Diverged, match=f"frame {report.frame}: loss term colour"):
         check_finite(report, 1)
+
+
+def test_broken_weights_are_never_saved(config, golden_scene):
+    trainer = Trainer(dataclasses.replace(config, lrate=1e38, i_img=0), golden_scene, CPU)
+    with pytest.raises(Diverged, match="lower --lrate"):
+        train(trainer)
+    assert list_checkpoints(config.experiment_dir) == []
+
+
+def test_full_disk_is_one_clear_error(config, golden_scene, monkeypatch):
+    trainer = Trainer(config, golden_scene, CPU)
+    trainer.train_step()
+    config.experiment_dir.mkdir()
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(InputError, match="No space left on device"):
+        trainer.save()
+    assert list(config.experiment_dir.iterdir()) == []
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -162,4 +185,4 @@ def test_interrupt_saves_and_says_how_to_go_on(golden, tmp_path, sent):
     assert process.returncode == 0
     assert "to go on, run the same command again" in errors
     newest = list_checkpoints(events)[0]
-    assert json.dumps(read_checkpoint(newest, CPU).step) == newest.stem.lstrip("0")
+    assert json.dumps(read_checkpoint(newest).step) == newest.stem.lstrip("0")

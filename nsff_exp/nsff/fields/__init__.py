@@ -12,9 +12,13 @@ __all__ = ["DynamicField", "DynamicSamples", "Fields", "StaticField", "StaticSam
 class Fields(nn.Module):
     """Both fields of a scene."""
 
+    static: StaticField
+    dynamic: DynamicField
+
     def __init__(self, static: nn.Module, dynamic: nn.Module):
         super().__init__()
-        self.static, self.dynamic = static, dynamic
+        self.add_module("static", static)
+        self.add_module("dynamic", dynamic)
 
 
 def build_fields(config: Config) -> Fields:

@@ -41,5 +41,5 @@ class DynamicField(Protocol):
     """A module mapping NDC points, the time of each ray and unit view directions to `DynamicSamples`."""
 
     def __call__(
-        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, "n"], viewdirs: Float[Tensor, "n 3"]
+        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> DynamicSamples: ...

@@ -19,7 +19,7 @@ class MlpWeights:
 
     trunk: tuple[tuple[Tensor, Tensor], ...]  # (weight, bias) of each layer
     last: Float[Tensor, "rows w"]
-    head_bias: Float[Tensor, "h"]
+    head_bias: Float[Tensor, " h"]
     rgb: Float[Tensor, "3 v"]
     rgb_bias: Float[Tensor, "3"]
 

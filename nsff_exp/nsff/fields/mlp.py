@@ -115,7 +115,7 @@ class DynamicMlp(_Mlp):
             self.sf_linear.bias *= INITIAL_FLOW_SCALE
 
     def forward(
-        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, "n"], viewdirs: Float[Tensor, "n 3"]
+        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> DynamicSamples:
         xyzt = torch.cat([points_ndc, time[:, None, None].expand_as(points_ndc[..., :1])], dim=-1)
         raw = self._raw(xyzt, viewdirs, (self.sf_linear, self.prob_linear))
