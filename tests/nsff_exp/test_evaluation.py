@@ -251,7 +251,7 @@ def test_render_as_typed(trained, golden, script):
 def test_render_without_a_mode(trained, golden):
     out = typed("render", trained, golden)
     assert out.returncode == 2
-    assert out.stderr.strip() == "error: nothing to render: give --render_bt"
+    assert out.stderr.splitlines()[-1] == "error: nothing to render: give --render_bt"
 
 
 def test_evaluation_as_typed(trained, golden, tmp_path):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from nsff.compositing import composite, composite_union, intervals, transmittance
-from nsff.fields import Fields, StaticSamples
-from nsff.fields.interface import DynamicSamples
+from nsff.fields import DynamicField, DynamicSamples, Fields, StaticField, StaticSamples
 from nsff.poses import Intrinsics, average, from_llff, interpolate, recentre
 from nsff.rays import camera_rays, make_rays, ndc_to_world, pixel_grid, project, world_to_camera
 from nsff.renderer import render_frame, render_train
@@ -116,7 +115,7 @@ def test_empty_space_and_closed_space_have_finite_gradients():
         assert bool(torch.isfinite(sigma.grad).all())
 
 
-class Wall(torch.nn.Module):
+class Wall(StaticField):
     """Static field: opaque grey wall behind NDC depth z = 0; nothing dynamic."""
 
     def forward(self, points_ndc, viewdirs):
@@ -124,7 +123,7 @@ class Wall(torch.nn.Module):
         return StaticSamples(torch.zeros_like(points_ndc), torch.where(behind, 1e6, -1.0), behind * 0.0)
 
 
-class Nothing(torch.nn.Module):
+class Nothing(DynamicField):
     """Dynamic field: empty, all points move by (0.01, 0, 0) NDC a frame, half disoccluded ahead."""
 
     def forward(self, points_ndc, time, viewdirs):

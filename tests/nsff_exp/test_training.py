@@ -148,7 +148,7 @@ def test_loss_that_is_no_number_is_named(config, golden_scene):
 
 
 def test_broken_weights_are_never_saved(config, golden_scene):
-    trainer = Trainer(dataclasses.replace(config, lrate=1e38, i_img=0), golden_scene, CPU)
+    trainer = Trainer(dataclasses.replace(config, lrate=1e37, i_img=0), golden_scene, CPU)
     with pytest.raises(Diverged, match="lower --lrate"):
         train(trainer)
     assert list_checkpoints(config.experiment_dir) == []

@@ -12,13 +12,10 @@ __all__ = ["DynamicField", "DynamicSamples", "Fields", "StaticField", "StaticSam
 class Fields(nn.Module):
     """Both fields of a scene."""
 
-    static: StaticField
-    dynamic: DynamicField
-
-    def __init__(self, static: nn.Module, dynamic: nn.Module):
+    def __init__(self, static: StaticField, dynamic: DynamicField):
         super().__init__()
-        self.add_module("static", static)
-        self.add_module("dynamic", dynamic)
+        self.static = static
+        self.dynamic = dynamic
 
 
 def build_fields(config: Config) -> Fields:

@@ -1,10 +1,9 @@
 """What a field gives at a point, whatever it is made of."""
 
 import dataclasses
-from typing import Protocol
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +30,17 @@ class DynamicSamples:
         return DynamicSamples(**{name: value[rows] for name, value in vars(self).items()})
 
 
-class StaticField(Protocol):
-    """A module mapping NDC points and unit view directions to `StaticSamples`."""
+class StaticField(nn.Module):
+    """Maps NDC points and unit view directions to `StaticSamples`."""
 
-    def __call__(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples: ...
+    def forward(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
+        raise NotImplementedError
 
 
-class DynamicField(Protocol):
-    """A module mapping NDC points, the time of each ray and unit view directions to `DynamicSamples`."""
+class DynamicField(nn.Module):
+    """Maps NDC points, the time of each ray and unit view directions to `DynamicSamples`."""
 
-    def __call__(
+    def forward(
         self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
-    ) -> DynamicSamples: ...
+    ) -> DynamicSamples:
+        raise NotImplementedError

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nsff.encoding import encode, encoded_size
 from nsff.fields.blocked import forward_blocked
-from nsff.fields.interface import DynamicSamples, StaticSamples
+from nsff.fields.interface import DynamicField, DynamicSamples, StaticField, StaticSamples
 from nsff.fields.layers import SKIP, MlpWeights
 
 INITIAL_FLOW_SCALE = 1e-2  # scene flow starts near zero: the weights of its head are scaled by this
@@ -90,7 +90,7 @@ class _Mlp(nn.Module):
         return F.linear(encode(viewdirs, self.n_freqs_views), from_view, bias), self.n_freqs, weights
 
 
-class StaticMlp(_Mlp):
+class StaticMlp(_Mlp, StaticField):
     """(x, y, z) in NDC and view direction -> colour, density, blend weight."""
 
     def __init__(self, depth: int, width: int, n_freqs: int = 10, n_freqs_views: int = 4, amp: bool = False):
@@ -103,7 +103,7 @@ class StaticMlp(_Mlp):
         return StaticSamples(rgb_raw, sigma_raw.squeeze(-1), blend.squeeze(-1).sigmoid())
 
 
-class DynamicMlp(_Mlp):
+class DynamicMlp(_Mlp, DynamicField):
     """(x, y, z, t) in NDC and time and view direction -> colour, density, scene flow, disocclusion."""
 
     def __init__(self, depth: int, width: int, n_freqs: int = 10, n_freqs_views: int = 4, amp: bool = False):
