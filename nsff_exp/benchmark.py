@@ -75,6 +75,7 @@ def measure(config: Config, scene: Scene, device: torch.device) -> dict[str, flo
 
 
 def main(argv: list[str]) -> None:
+    """Measure, print, and keep the figures if asked."""
     config = load_config(argv, "benchmark.py", __doc__)
     device = pick_device(config)
     path = Path(config.bench_json or "")
