@@ -32,24 +32,32 @@ class Checkpoint:
     dynamic: dict[str, torch.Tensor]
     optimizer: dict[str, Any] | None
     rng: dict[str, Any] | None
+    seconds: float  # of training so far
+    described: dict[str, Any] | None
 
-    def architecture(self) -> dict[str, int]:
-        """Sizes of the networks, read from the shapes of their weights."""
+    def architecture(self) -> dict[str, Any]:
+        """Sizes of the fields: as the file describes them, else (published ones) from the shapes of the weights."""
+        if self.described is not None:
+            return self.described
         width, size = self.dynamic["pts_linears.0.weight"].shape
         depth = sum(name.startswith("pts_linears.") and name.endswith("weight") for name in self.dynamic)
         view_size = self.dynamic["views_linears.0.weight"].shape[1] - width
         frequencies = {"multires": (size // 4 - 1) // 2, "multires_views": (view_size // 3 - 1) // 2}
-        return {"netdepth": depth, "netwidth": width} | frequencies
+        return {"field": "mlp", "netdepth": depth, "netwidth": width} | frequencies
 
 
 class BrokenCheckpoint(InputError):
     """The file cannot be read to its end or lacks a part."""
 
 
-def configured_architecture(config: Config) -> dict[str, int]:
-    """Sizes of the networks that the config describes."""
-    names = ("netdepth", "netwidth", "multires", "multires_views")
-    return {name: getattr(config, name) for name in names}
+def configured_architecture(config: Config) -> dict[str, Any]:
+    """Kind and sizes of the fields that the config describes."""
+    if config.field == "mlp":
+        names = ["netdepth", "netwidth", "multires", "multires_views"]
+    else:
+        sizes = ("levels", "log2_rows", "features", "finest", "dynamic_finest", "time", "width")
+        names = [*(f"hash_{size}" for size in sizes), "multires_views", "n_frames"]
+    return {name: getattr(config, name) for name in ("field", *names)}
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -63,7 +71,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    path: Path, step: int, fields: Fields, optimizer: torch.optim.Optimizer, rng: dict[str, Any], config: Config
+    path: Path,
+    step: int,
+    seconds: float,
+    fields: Fields,
+    optimizer: torch.optim.Optimizer,
+    rng: dict[str, Any],
+    config: Config,
 ) -> None:
     """Write a file that is either whole or not there.
 
@@ -72,6 +86,7 @@ def save_checkpoint(
     """
     content = {
         "global_step": step,
+        "seconds": seconds,
         "network_fn_state_dict": {PREFIX + name: value for name, value in fields.dynamic.state_dict().items()},
         "network_rigid": {PREFIX + name: value for name, value in fields.static.state_dict().items()},
         "optimizer_state_dict": optimizer.state_dict(),
@@ -114,6 +129,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             {name.removeprefix(PREFIX): value for name, value in content["network_fn_state_dict"].items()},
             content.get("optimizer_state_dict"),
             content.get("rng"),
+            float(content.get("seconds", 0.0)),
+            content.get("architecture"),
         )
     except READ_ERRORS as error:
         reason = " ".join(str(error).split())[:120]
@@ -160,7 +177,7 @@ def load_weights(fields: Fields, checkpoint: Checkpoint, config: Config) -> None
         raise InputError(f"checkpoint {checkpoint.path} is not one of these networks ({reason})") from error
 
 
-def _listed(architecture: dict[str, int]) -> str:
+def _listed(architecture: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in architecture.items())
 
 

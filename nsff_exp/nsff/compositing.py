@@ -70,6 +70,16 @@ def composite(
     return Composite(rgb, (weights * depths).sum(-1), weights)
 
 
+def union_weights(
+    static: StaticSamples, dynamic: DynamicSamples, deltas: Float[Tensor, "n s"], noise: Noise = 0.0
+) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
+    """Weights of the dynamic and the static samples, each opacity scaled by its share of the blend weight."""
+    alpha_dynamic = opacity(dynamic.sigma_raw, deltas, noise) * static.blend_w
+    alpha_static = opacity(static.sigma_raw, deltas, noise) * (1.0 - static.blend_w)
+    through = transmittance((1.0 - alpha_dynamic) * (1.0 - alpha_static))
+    return through * alpha_dynamic, through * alpha_static
+
+
 def composite_union(
     static: StaticSamples,
     dynamic: DynamicSamples,
@@ -77,11 +87,8 @@ def composite_union(
     deltas: Float[Tensor, "n s"],
     noise: Noise = 0.0,
 ) -> UnionComposite:
-    """Both fields, each opacity scaled by its share of the blend weight."""
-    alpha_dynamic = opacity(dynamic.sigma_raw, deltas, noise) * static.blend_w
-    alpha_static = opacity(static.sigma_raw, deltas, noise) * (1.0 - static.blend_w)
-    through = transmittance((1.0 - alpha_dynamic) * (1.0 - alpha_static))
-    weights_dynamic, weights_static = through * alpha_dynamic, through * alpha_static
+    """Both fields together, with `union_weights`."""
+    weights_dynamic, weights_static = union_weights(static, dynamic, deltas, noise)
     rgb = (
         weights_dynamic[..., None] * dynamic.rgb_raw.sigmoid() + weights_static[..., None] * static.rgb_raw.sigmoid()
     ).sum(-2)

@@ -13,6 +13,12 @@ log = logging.getLogger("nsff")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VARIANTS = ("paper", "wild")
+FIELDS = ("mlp", "hash")
+SCHEDULES = ("published", "scaled")
+FIELD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mlp": {"schedule": "published"},
+    "hash": {"schedule": "scaled", "N_iters": 30_000},
+}
 # What the two published commits have as their defaults where they differ.
 VARIANT_DEFAULTS: dict[str, dict[str, Any]] = {
     "paper": {"N_iters": 500_000, "lrate_decay": 250, "w_sf_reg": 0.01, "end_frame": 30},
@@ -48,7 +54,7 @@ _fixed = functools.partial(_option, group="accepted, one value only", fixed=True
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The options of all scripts. `None` where the default follows from `variant`."""
+    """The options of all scripts. `None` where the default follows from `variant` or `field`."""
 
     config: str = _scene("", "file of `key = value` lines; looked up as typed, then under the repository root")
     expname: str = _scene("", "name of the experiment (folder name under basedir)")
@@ -60,13 +66,27 @@ class Config:
     target_idx: int = _scene(10, "frame, counted from start_frame, where novel views start")
 
     variant: str = _field("paper", "published variant of the method", choices=VARIANTS)
+    field: str = _field("mlp", "what the fields are made of: the published networks or hash grids", choices=FIELDS)
     netdepth: int = _field(8, "layers of the trunk (at least 6)")
     netwidth: int = _field(256, "channels of a layer (even)")
     multires: int = _field(10, "frequencies of the encoding of points")
     multires_views: int = _field(4, "frequencies of the encoding of view directions")
 
-    N_iters: int | None = _train(None, "steps in all (500000 in paper, 2000000 in wild)")
-    max_minutes: float = _train(0.0, "stop after so many minutes of training in this run; 0 = no limit")
+    hash_levels: int = _field(8, "hash: levels of a grid")
+    hash_log2_rows: int = _field(18, "hash: table rows of a level at most, as a power of 2")
+    hash_features: int = _field(2, "hash: features a row")
+    hash_finest: int = _field(1024, "hash: cells an axis of the finest level, static field")
+    hash_dynamic_finest: int = _field(512, "hash: cells an axis of the finest level, dynamic field")
+    hash_time: float = _field(1.0, "hash: time cells a frame of the finest level")
+    hash_width: int = _field(64, "hash: channels of the layers behind the grids")
+    hash_look: int = _field(32, "hash: depths a ray of a first look at both fields; 0 = N_samples uniform depths")
+    hash_samples: int = _field(24, "hash: depths a ray that then follow what the look found (instead of N_samples)")
+
+    N_iters: int | None = _train(None, "steps in all (500000 in paper, 2000000 in wild, 30000 with hash)")
+    max_minutes: float = _train(0.0, "stop after so many minutes of training in all; 0 = no limit")
+    schedule: str | None = _train(
+        None, "published: stages count steps; scaled: all follows the length of the run (hash)", choices=SCHEDULES
+    )
     N_rand: int = _train(4096, "uniform rays a step")
     num_extra_sample: int = _train(512, "rays a step drawn from the motion mask while step < D")
     use_motion_mask: bool = _train(False, "draw the extra rays")
@@ -112,6 +132,9 @@ class Config:
     save_renders: bool = _eval(False, "keep the rendered views as png files beside the metrics")
 
     bench_steps: int = _bench(3, "training steps to time, after one that is not timed")
+    compare: str | None = _bench(None, "fields to measure side by side, each in its own process: mlp,hash")
+    bench_minutes: float = _bench(0.0, "also train for so many minutes and score the protocol's views along the way")
+    bench_plot: str | None = _bench(None, "draw PSNR against time into this file")
     bench_json: str | None = _bench(None, "write the figures to this file")
 
     N_importance: int = _fixed(0, "hierarchical sampling is not part of the method")
@@ -143,7 +166,13 @@ class Config:
     @property
     def rays_at_once(self) -> int:
         """Rays of a render chunk: at most `chunk`, and `netchunk` points."""
-        return max(1, min(self.chunk, self.netchunk // self.N_samples))
+        points = max(self.hash_look, self.hash_samples) if self.importance else self.N_samples
+        return max(1, min(self.chunk, self.netchunk // points))
+
+    @property
+    def importance(self) -> bool:
+        """Whether the depths of a ray follow a first look, instead of being uniform as published."""
+        return self.field == "hash" and self.hash_look > 0
 
     @property
     def n_frames(self) -> int:
@@ -212,7 +241,7 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
     if unknown:
         raise UsageError(_describe_unknown(unknown[0], path))
     fields = vars(values) | {"config": str(path or "")}
-    for name, default in VARIANT_DEFAULTS[fields["variant"]].items():
+    for name, default in (VARIANT_DEFAULTS[fields["variant"]] | FIELD_DEFAULTS[fields["field"]]).items():
         if fields[name] is None:
             fields[name] = default
     config = Config(**fields)

@@ -12,7 +12,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from nsff.checkpoint import restore_fields
 from nsff.config import Config, InputError, UsageError
-from nsff.fields import build_fields
+from nsff.fields import Fields, build_fields
 from nsff.metrics import Image, Lpips, Mask, load_lpips, psnr, ssim
 from nsff.novel_views import write_image
 from nsff.renderer import render_frame
+from nsff.sampling import DepthSampling
 from nsff.scene import Cameras, list_images, load_cameras, read_pixels, to_float
 from nsff.timeline import Timeline
 
@@ -140,26 +141,13 @@ def evaluate(config: Config, device: torch.device) -> Path:
     """
     protocol = PROTOCOLS[config.protocol]
     cameras = load_cameras(config)
-    timeline = Timeline(len(cameras.c2w))
     views = protocol.views(config, cameras)
     fields = build_fields(config).to(device)
     checkpoint = restore_fields(fields, config)
     _make_folder(config.experiment_dir)
     perceptual = load_lpips(config.lpips_trunk, protocol.scaled_lpips, device)
-    rows = []
-    for view in tqdm(views, desc=f"protocol {config.protocol}", unit="view"):
-        begun = time.perf_counter()
-        pose = torch.from_numpy(cameras.c2w[view.camera]).to(device)
-        moment = timeline.time_of(view.frame)
-        frame = render_frame(fields, pose, cameras.intrinsics, moment, config.N_samples, config.rays_at_once)
-        render = frame.rgb.cpu().numpy()
-        seconds = time.perf_counter() - begun
-        if protocol.quantised:
-            render = np.round(render.clip(0.0, 1.0) * 255.0).astype(np.float32) / 255.0
-        if config.save_renders:
-            _save_render(config, view, render)
-        figures = compare(view.truth(), render, view.mask(), protocol, perceptual)
-        rows.append({"name": view.name, **figures, "seconds": seconds})
+    shown = tqdm(views, desc=f"protocol {config.protocol}", unit="view")
+    rows = score_views(fields, config, protocol, cameras, shown, perceptual)
     mean = mean_of(rows)
     report = {
         "protocol": config.protocol,
@@ -174,6 +162,32 @@ def evaluate(config: Config, device: torch.device) -> Path:
     log.info("%s", "  ".join(f"{name} {_shown(value)}" for name, value in mean.items()))
     log.info("wrote %s", path)
     return path
+
+
+def score_views(
+    fields: Fields,
+    config: Config,
+    protocol: Protocol,
+    cameras: Cameras,
+    views: Iterable[View],
+    perceptual: Lpips | None,
+) -> list[dict[str, Any]]:
+    """Render each view and compare it with the truth: a row of figures a view."""
+    timeline, device, rows = Timeline(len(cameras.c2w)), next(fields.parameters()).device, []
+    for view in views:
+        begun = time.perf_counter()
+        pose = torch.from_numpy(cameras.c2w[view.camera]).to(device)
+        moment, sampling = timeline.time_of(view.frame), DepthSampling.of(config)
+        frame = render_frame(fields, pose, cameras.intrinsics, moment, sampling, config.rays_at_once)
+        render = frame.rgb.cpu().numpy()
+        seconds = time.perf_counter() - begun
+        if protocol.quantised:
+            render = np.round(render.clip(0.0, 1.0) * 255.0).astype(np.float32) / 255.0
+        if config.save_renders:
+            _save_render(config, view, render)
+        figures = compare(view.truth(), render, view.mask(), protocol, perceptual)
+        rows.append({"name": view.name, **figures, "seconds": seconds})
+    return rows
 
 
 def compare(truth: Image, render: Image, mask: Mask, protocol: Protocol, perceptual: Lpips | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from nsff.checkpoint import restore_fields
 from nsff.config import Config, InputError, UsageError
 from nsff.fields import build_fields
 from nsff.renderer import render_frame
+from nsff.sampling import DepthSampling
 from nsff.scene import load_cameras
 from nsff.timeline import Timeline
 from nsff.trajectories import bullet_time
@@ -69,7 +70,7 @@ def render_bullet_time(config: Config, device: torch.device) -> Path:
                 torch.from_numpy(pose.astype(np.float32)).to(device),
                 intrinsics,
                 timeline.time_of(target),
-                config.N_samples,
+                DepthSampling.of(config),
                 config.rays_at_once,
             ).rgb
         )

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsff.compositing import Composite, Noise, UnionComposite, composite, composite_union, intervals
+from nsff.compositing import Composite, Noise, UnionComposite, composite, composite_union, intervals, union_weights
 from nsff.fields import DynamicSamples, Fields, StaticSamples
 from nsff.poses import Intrinsics
 from nsff.rays import RayBundle, make_rays, pixel_grid
-from nsff.sampling import sample_depths
+from nsff.sampling import DepthSampling, importance_depths, sample_depths, span_depths, widened
 from nsff.timeline import Timeline
 
 NoiseSource = Callable[[int], Noise]
@@ -64,6 +64,37 @@ class FrameRender:
     rgb: Float[Tensor, "h w 3"]
     depth: Float[Tensor, "h w"]
     dynamic_weight: Float[Tensor, "h w"]
+
+
+@torch.no_grad()
+def choose_depths(
+    fields: Fields, rays: RayBundle, time: float, sampling: DepthSampling, generator: torch.Generator | None = None
+) -> Float[Tensor, "n s"]:
+    """Depths of the samples of each ray.
+
+    After a first look, half of them follow the union of both fields and half the dynamic field alone: the losses look
+    at both.
+
+    Args:
+        fields: static and dynamic.
+        rays: n.
+        time: of the frame.
+        sampling: how many.
+        generator: source of the jitter, on the device of the rays.
+    """
+    n_rays, device = len(rays), rays.origins_ndc.device
+    if not sampling.n_look:
+        return sample_depths(n_rays, sampling.n_samples, sampling.perturb, generator, device)
+    depths = span_depths(n_rays, sampling.n_look, sampling.perturb, generator, device)
+    points_ndc = rays.points_ndc(depths)
+    deltas = (rays.directions_ndc.norm(dim=-1, keepdim=True) / sampling.n_look).expand_as(depths)
+    dynamic = fields.dynamic(points_ndc, points_ndc.new_full((n_rays,), time), rays.viewdirs)
+    static = fields.static(points_ndc, rays.viewdirs)
+    alone = composite(dynamic, depths, deltas).weights
+    of_dynamic, of_static = union_weights(static, dynamic, deltas)
+    return importance_depths(
+        widened(of_dynamic + of_static) + widened(alone), sampling.n_samples, sampling.perturb, generator
+    )
 
 
 def _warp(
@@ -140,7 +171,7 @@ def render_frame(
     c2w: Float[Tensor, "3 4"],
     intrinsics: Intrinsics,
     time: float,
-    n_samples: int,
+    sampling: DepthSampling,
     rays_at_once: int,
 ) -> FrameRender:
     """Render both fields together from a camera at a time; no jitter, no noise, nothing kept for a gradient.
@@ -150,14 +181,15 @@ def render_frame(
         c2w: camera.
         intrinsics: size of the frame.
         time: -1..1.
-        n_samples: depths a ray.
+        sampling: depths a ray; not jittered here.
         rays_at_once: most rays in memory.
     """
     all_rays = make_rays(pixel_grid(intrinsics, c2w.device), c2w, intrinsics)
     parts: list[UnionComposite] = []
+    even = dataclasses.replace(sampling, perturb=0.0)
     for start in range(0, len(all_rays), rays_at_once):
         rays = all_rays[start : start + rays_at_once]
-        depths = sample_depths(len(rays), n_samples, 0.0, None, c2w.device)
+        depths = choose_depths(fields, rays, time, even)
         points_ndc = rays.points_ndc(depths)
         static = fields.static(points_ndc, rays.viewdirs)
         dynamic = fields.dynamic(points_ndc, points_ndc.new_full((len(rays),), time), rays.viewdirs)

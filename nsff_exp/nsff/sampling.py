@@ -1,8 +1,34 @@
-"""Depths along a ray."""
+"""Depths along a ray: uniform, or where a first look found something."""
+
+import dataclasses
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from nsff.config import Config
+
+UNIFORM_SHARE = 0.2  # of the importance samples: nothing is ever out of sight
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthSampling:
+    """How many depths a ray gets.
+
+    With `n_look` > 0 the fields are first looked at, without gradient, at so many depths, and the `n_samples` are
+    drawn where that found weight; else they are uniform, as published.
+    """
+
+    n_samples: int
+    n_look: int
+    perturb: float
+
+    @staticmethod
+    def of(config: Config) -> "DepthSampling":
+        if config.importance:
+            return DepthSampling(config.hash_samples, config.hash_look, config.perturb)
+        return DepthSampling(config.N_samples, 0, config.perturb)
 
 
 def sample_depths(
@@ -24,6 +50,46 @@ def sample_depths(
     upper = torch.cat([middle, depths[:, -1:]], dim=-1)
     lower = torch.cat([depths[:, :1], middle], dim=-1)
     return lower + (upper - lower) * torch.rand(n_rays, n_samples, generator=generator, device=device)
+
+
+def span_depths(
+    n_rays: int, n_spans: int, perturb: float, generator: torch.Generator | None, device: torch.device
+) -> Float[Tensor, "n m"]:
+    """One depth in each of `n_spans` equal spans of [0, 1]: its middle, or anywhere if `perturb` > 0."""
+    within = torch.rand(n_rays, n_spans, generator=generator, device=device) if perturb else 0.5
+    return (torch.arange(n_spans, device=device, dtype=torch.float32) + within).expand(n_rays, n_spans) / n_spans
+
+
+def widened(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+    """Weights of spans, spread to the neighbours and summing to 1: a span was seen at one depth only.
+
+    Source: mip-NeRF, arXiv:2103.13415, section 3.1.
+    """
+    padded = F.pad(weights[:, None], (1, 1), mode="replicate")[:, 0]
+    larger = torch.maximum(padded[:, 1:], padded[:, :-1])
+    spread = 0.5 * (larger[:, 1:] + larger[:, :-1])
+    return spread / spread.sum(-1, keepdim=True).clamp(min=1e-6)
+
+
+def importance_depths(
+    density: Float[Tensor, "n m"], n_samples: int, perturb: float, generator: torch.Generator | None
+) -> Float[Tensor, "n s"]:
+    """Sorted depths distributed as `density` over m equal spans of [0, 1], by the inverse of its cumulative sum.
+
+    Args:
+        density: not negative; rows need not sum to 1.
+        n_samples: depths a ray.
+        perturb: 0 = at even steps of the cumulative sum; else jittered within the steps.
+        generator: source of the jitter.
+    """
+    n_rays, n_spans = density.shape
+    mixed = (1.0 - UNIFORM_SHARE) * density / density.sum(-1, keepdim=True).clamp(min=1e-6) + UNIFORM_SHARE / n_spans
+    below = F.pad(mixed.cumsum(-1), (1, 0))
+    below = below / below[:, -1:]
+    wanted = span_depths(n_rays, n_samples, perturb, generator, density.device).contiguous()
+    span = torch.searchsorted(below, wanted, right=True).clamp(1, n_spans) - 1
+    start, end = below.gather(1, span), below.gather(1, span + 1)
+    return (span + (wanted - start) / (end - start)) / n_spans
 
 
 def density_noise(

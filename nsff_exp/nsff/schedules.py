@@ -7,6 +7,10 @@ from nsff.losses import LossWeights
 
 PRIOR_DECAY = 10.0  # weights of depth and flow are divided by this at every multiple of D
 LONGEST_WILD_STAGE = 250  # thousand steps
+# The scaled schedule: however long the run is, this many stages of equal length, and this learning rate at its end.
+SCALED_STAGES = 3
+SCALED_LAST_RATE = 0.1
+HASH_RATE = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +31,22 @@ def stage_length(config: Config, n_frames: int) -> int:
     return 1000 * min(max(config.decay_iteration, n_frames), LONGEST_WILD_STAGE)
 
 
-def plan_step(config: Config, step: int, n_frames: int) -> StepPlan:
-    """What step number `step` (the first is 0) draws, renders and weighs."""
-    length = stage_length(config, n_frames)
-    stage, wild = step // length, config.variant == "wild"
+def share_done(config: Config, step: int, seconds: float) -> float:
+    """How much of the run is behind, 0..1: of its steps or of its time, whichever is more."""
+    assert config.N_iters is not None  # resolved by load_config
+    by_time = seconds / (60.0 * config.max_minutes) if config.max_minutes else 0.0
+    return min(1.0, max(step / config.N_iters, by_time))
+
+
+def _stage(config: Config, step: int, n_frames: int, share: float) -> int:
+    if config.schedule == "scaled":
+        return min(int(share * SCALED_STAGES), SCALED_STAGES - 1)
+    return step // stage_length(config, n_frames)
+
+
+def plan_step(config: Config, step: int, n_frames: int, share: float = 0.0) -> StepPlan:
+    """What step number `step` (the first is 0) draws, renders and weighs; `share` of the run is behind."""
+    stage, wild = _stage(config, step, n_frames, share), config.variant == "wild"
     decay = PRIOR_DECAY**stage
     assert config.w_sf_reg is not None  # resolved by load_config
     return StepPlan(
@@ -51,7 +67,14 @@ def plan_step(config: Config, step: int, n_frames: int) -> StepPlan:
     )
 
 
-def learning_rate(config: Config, step: int) -> float:
-    """lrate * 0.1^(step / (1000 lrate_decay))."""
+def learning_rate(config: Config, step: int, share: float = 0.0) -> float:
+    """lrate * 0.1^(step / (1000 lrate_decay)); in the scaled schedule down to a tenth over the run.
+
+    Note:
+        Hash grids get `HASH_RATE` times as much, so that one `lrate` serves both kinds of fields.
+    """
     assert config.lrate_decay is not None  # resolved by load_config
-    return config.lrate * 0.1 ** (step / (1000.0 * config.lrate_decay))
+    start = config.lrate * (HASH_RATE if config.field == "hash" else 1.0)
+    if config.schedule == "scaled":
+        return start * SCALED_LAST_RATE**share
+    return start * 0.1 ** (step / (1000.0 * config.lrate_decay))

@@ -25,13 +25,13 @@ from nsff.checkpoint import (
     save_checkpoint,
 )
 from nsff.config import Config, InputError, format_args
-from nsff.fields import Fields, build_fields
+from nsff.fields import Fields, build_fields, build_optimizer
 from nsff.losses import VARIANT_RULES, LossTerms, NeighbourCameras, compute_losses
 from nsff.rays import make_rays
-from nsff.renderer import TrainRender, render_frame, render_train
-from nsff.sampling import density_noise, sample_depths
+from nsff.renderer import TrainRender, choose_depths, render_frame, render_train
+from nsff.sampling import DepthSampling, density_noise
 from nsff.scene import Scene, TrainBatch, draw_batch
-from nsff.schedules import StepPlan, learning_rate, plan_step
+from nsff.schedules import StepPlan, learning_rate, plan_step, share_done
 
 log = logging.getLogger("nsff")
 
@@ -53,6 +53,7 @@ class StepReport:
     terms: LossTerms
     loss: torch.Tensor
     colour_error: torch.Tensor  # mean squared error of the union on the uniform rays
+    learning_rate: float
 
     @property
     def psnr(self) -> float:
@@ -60,18 +61,17 @@ class StepReport:
 
 
 class Trainer:
-    """The state of a training run: fields, optimiser, random generators, step number.
+    """The state of a training run: fields, optimiser, random generators, step number, seconds spent in all runs.
 
     Frames are drawn from a generator on the CPU, everything else from one on the device.
     """
 
     def __init__(self, config: Config, scene: Scene, device: torch.device):
-        self.config, self.scene, self.device, self.step = config, scene, device, 0
+        self.config, self.scene, self.device = config, scene, device
+        self.step, self.seconds = 0, 0.0
         torch.manual_seed(config.seed)
         self.fields: Fields = build_fields(config).to(device)
-        # The published order: the optimiser state of a checkpoint counts parameters.
-        parameters = [*self.fields.dynamic.parameters(), *self.fields.static.parameters()]
-        self.optimizer = torch.optim.Adam(parameters, lr=config.lrate, betas=(0.9, 0.999))
+        self.optimizer = build_optimizer(self.fields, config)
         self.frames = torch.Generator().manual_seed(config.seed)
         self.samples = torch.Generator(device).manual_seed(config.seed)
 
@@ -79,7 +79,8 @@ class Trainer:
         """Forward pass of one step on given pixels."""
         scene, frame, config = self.scene, batch.frame, self.config
         rays = make_rays(batch.uv, scene.c2w[frame], scene.intrinsics)
-        depths = sample_depths(len(rays), config.N_samples, config.perturb, self.samples, self.device)
+        sampling = DepthSampling.of(config)
+        depths = choose_depths(self.fields, rays, scene.timeline.time_of(frame), sampling, self.samples)
         render = render_train(
             self.fields,
             rays,
@@ -89,7 +90,7 @@ class Trainer:
             n_static=len(rays) if plan.union_everywhere else batch.n_uniform,
             chain=plan.chain,
             chain_backward=plan.chain_backward,
-            noise=lambda n: density_noise((n, config.N_samples), config.raw_noise_std, self.samples, self.device),
+            noise=lambda n: density_noise((n, sampling.n_samples), config.raw_noise_std, self.samples, self.device),
         )
         cameras = NeighbourCameras(
             scene.c2w[frame],
@@ -102,11 +103,13 @@ class Trainer:
     def train_step(self) -> StepReport:
         """Draw a frame and rays, render, score, and move the fields."""
         config, n_frames = self.config, self.scene.timeline.n_frames
-        plan = plan_step(config, self.step, n_frames)
+        share = share_done(config, self.step, self.seconds)
+        plan = plan_step(config, self.step, n_frames, share)
         frame = int(torch.randint(n_frames, (1,), generator=self.frames))
         batch = draw_batch(self.scene, frame, config.N_rand, plan.n_hard, self.samples)
+        rate = learning_rate(config, self.step, share)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
+            group["lr"] = rate
         render, terms = self.render_and_score(batch, plan)
         loss = terms.total()
         self.optimizer.zero_grad(set_to_none=True)
@@ -115,7 +118,7 @@ class Trainer:
         self.step += 1
         n = batch.n_uniform
         error = ((render.ref.union.rgb.detach()[:n] - batch.rgb[:n]) ** 2).mean()
-        return StepReport(frame, terms.detach(), loss.detach(), error)
+        return StepReport(frame, terms.detach(), loss.detach(), error, rate)
 
     def save(self) -> Path:
         """Write a checkpoint of this moment; returns its path.
@@ -133,7 +136,7 @@ class Trainer:
             "frames": self.frames.get_state(),
             "samples": self.samples.get_state(),
         }
-        save_checkpoint(path, self.step, self.fields, self.optimizer, rng, self.config)
+        save_checkpoint(path, self.step, self.seconds, self.fields, self.optimizer, rng, self.config)
         return path
 
     def resume(self) -> None:
@@ -154,7 +157,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         load_weights(self.fields, checkpoint, self.config)
-        self.step = checkpoint.step
+        self.step, self.seconds = checkpoint.step, checkpoint.seconds
         if checkpoint.optimizer and checkpoint.optimizer["state"]:
             self.optimizer.load_state_dict(checkpoint.optimizer)
         if checkpoint.rng and checkpoint.rng["device"] == self.device.type:
@@ -170,27 +173,38 @@ def train(trainer: Trainer) -> None:
     """Run to `N_iters` or `max_minutes`; Ctrl-C ends after the step at hand. Always ends with a checkpoint."""
     config = trainer.config
     trainer.resume()
-    assert config.N_iters is not None  # resolved by load_config
-    if trainer.step >= config.N_iters:
-        log.info("already at step %d of %d; raise --N_iters to go on", trainer.step, config.N_iters)
+    if (reason := _finished(trainer)) is not None:
+        log.info("%s", reason)
         return
     _write_settings(config)
-    deadline = time.monotonic() + 60.0 * config.max_minutes if config.max_minutes else math.inf
+    left = 60.0 * config.max_minutes - trainer.seconds if config.max_minutes else math.inf
+    begun, before = time.monotonic(), trainer.seconds
     with SummaryWriter(str(config.experiment_dir)) as board, _interruptible() as interrupted:
-        bar = _Bar(config, trainer.step, deadline)
-        while trainer.step < config.N_iters and time.monotonic() < deadline and not interrupted:
+        bar = _Bar(config, trainer.step, begun + left)
+        while not _finished(trainer) and not interrupted:
             report = trainer.train_step()
             bar.update(report)
             if trainer.step % config.i_print == 0:
-                _log_scalars(board, trainer.step, report, learning_rate(config, trainer.step))
+                _log_scalars(board, trainer.step, report)
             if config.i_img and trainer.step % config.i_img == 0:
                 _log_images(board, trainer, report.frame)
+            trainer.seconds = before + time.monotonic() - begun
             if trainer.step % config.i_weights == 0:
                 trainer.save()
         bar.close()
         path = trainer.save()
-    log.info("saved %s%s", path, f"; to go on, run the same command again ({config.N_iters - trainer.step} steps left)"
-             if trainer.step < config.N_iters else "")  # fmt: skip
+    log.info("saved %s; %s", path, _finished(trainer) or "to go on, run the same command again")
+
+
+def _finished(trainer: Trainer) -> str | None:
+    """Why there is nothing left to do, and what to do about it; None if there is."""
+    config = trainer.config
+    assert config.N_iters is not None  # resolved by load_config
+    if trainer.step >= config.N_iters:
+        return f"all {config.N_iters} steps are done; raise --N_iters to go on"
+    if config.max_minutes and trainer.seconds >= 60.0 * config.max_minutes:
+        return f"the {config.max_minutes:g} minutes are over at step {trainer.step}; raise --max_minutes to go on"
+    return None
 
 
 def check_finite(report: StepReport, step: int) -> None:
@@ -261,19 +275,19 @@ def _write_settings(config: Config) -> None:
         raise InputError(f"cannot write to {folder.absolute()} ({error.strerror}); set --basedir") from error
 
 
-def _log_scalars(board: SummaryWriter, step: int, report: StepReport, rate: float) -> None:
+def _log_scalars(board: SummaryWriter, step: int, report: StepReport) -> None:
     for name, value in vars(report.terms).items():
         board.add_scalar(f"loss/{name}", float(value), step)
     board.add_scalar("loss/total", float(report.loss), step)
     board.add_scalar("train/psnr", report.psnr, step)
-    board.add_scalar("train/learning_rate", rate, step)
+    board.add_scalar("train/learning_rate", report.learning_rate, step)
 
 
 def _log_images(board: SummaryWriter, trainer: Trainer, frame: int) -> None:
     scene, config = trainer.scene, trainer.config
     small = scene.intrinsics.divided_by(IMAGE_LOG_FACTOR)
     time_ = scene.timeline.time_of(frame)
-    image = render_frame(trainer.fields, scene.c2w[frame], small, time_, config.N_samples, config.rays_at_once)
+    image = render_frame(trainer.fields, scene.c2w[frame], small, time_, DepthSampling.of(config), config.rays_at_once)
     board.add_image("render/rgb", image.rgb.clamp(0, 1), trainer.step, dataformats="HWC")
     board.add_image("render/depth", image.depth.clamp(0, 1), trainer.step, dataformats="HW")
     board.add_image("render/dynamic_weight", image.dynamic_weight.clamp(0, 1), trainer.step, dataformats="HW")
