@@ -12,8 +12,9 @@ measured on a strip of it and scaled by its pixels.
 import json
 from pathlib import Path
 
-from nsff.config import FIELDS, Config, UsageError, load_config
+from nsff.config import Config, UsageError, load_config
 from nsff.measure import compare_fields, format_table, measure_cost, measure_curve, plot_curves
+from nsff.options import FIELDS
 from nsff.scene import load_scene
 from nsff.script import pick_device, run_script
 

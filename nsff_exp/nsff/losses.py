@@ -10,6 +10,7 @@
 | sf_reg | L_reg, small scene flow | `flow_magnitude_loss` |
 | smoothness | L_reg, scene flow smooth in space and in time (least kinetic) | `spatial_smoothness`, `least_kinetic` |
 | entropy | not in the paper (`wild`) | `blend_entropy` |
+| distortion | not in the paper; off unless `w_distortion` is set | `distortion_loss` |
 
 What differs between the variants is one row of `VARIANT_RULES`.
 """
@@ -59,6 +60,7 @@ class LossWeights:
     cycle: float
     prob: float
     entropy: float
+    distortion: float
     colour_where_dynamic: bool
 
 
@@ -74,6 +76,7 @@ class LossTerms:
     sf_reg: Tensor
     smoothness: Tensor
     entropy: Tensor
+    distortion: Tensor
 
     def total(self) -> Tensor:
         """What training minimises."""
@@ -125,6 +128,9 @@ def compute_losses(
         sf_reg=weights.sf_reg * sum((flow_magnitude_loss(flow) for flow in magnitudes), start=zero),
         smoothness=weights.smooth * _smoothness(render, intrinsics, rules),
         entropy=weights.entropy * blend_entropy(ref.static.blend_w) if rules.entropy else zero,
+        distortion=weights.distortion * distortion_loss(ref.dynamic_alone.weights, ref.points_ndc)
+        if weights.distortion
+        else zero,
     )
 
 
@@ -257,3 +263,18 @@ def _smoothness(render: TrainRender, intrinsics: Intrinsics, rules: VariantRules
 def blend_entropy(blend_w: Float[Tensor, "n s"]) -> Float[Tensor, ""]:
     """Mean of -b log b: pushes the blend weight to 0 or 1."""
     return -(blend_w * (blend_w + TINY).log()).mean()
+
+
+def distortion_loss(weights: Float[Tensor, "n s"], points_ndc: Float[Tensor, "n s 3"]) -> Float[Tensor, ""]:
+    """Spread of the weights along each ray: fog has much, a surface none.
+
+    sum_ij w_i w_j |z_i - z_j| + 1/3 sum_i w_i^2 (z_{i+1} - z_i), with z the depth in 0..1.
+
+    Source: mip-NeRF 360, arXiv:2111.12077, equation 15.
+    """
+    z = (points_ndc[..., 2] + 1.0) / 2.0  # NDC runs from -1 to 1
+    before = weights.cumsum(-1) - weights
+    z_before = (weights * z).cumsum(-1) - weights * z
+    between = 2.0 * (weights * (z * before - z_before)).sum(-1)
+    within = (weights[:, :-1] ** 2 * (z[:, 1:] - z[:, :-1])).sum(-1) / 3.0
+    return (between + within).mean()

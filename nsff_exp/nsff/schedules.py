@@ -62,6 +62,7 @@ def plan_step(config: Config, step: int, n_frames: int, share: float = 0.0) -> S
             cycle=config.w_cycle,
             prob=config.w_prob_reg,
             entropy=config.w_entropy,
+            distortion=config.w_distortion,
             colour_where_dynamic=wild and stage >= 1,
         ),
     )

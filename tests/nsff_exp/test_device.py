@@ -4,11 +4,12 @@ import pytest
 import torch
 from nsff.config import load_config
 from nsff.fields import build_fields
+from nsff.fields.grid import cuda
 from nsff.losses import VARIANT_RULES, NeighbourCameras, compute_losses
 from nsff.poses import Intrinsics
 from nsff.rays import make_rays
-from nsff.renderer import render_frame, render_train
-from nsff.sampling import density_noise, sample_depths
+from nsff.renderer import choose_depths, render_frame, render_train
+from nsff.sampling import DepthSampling, density_noise
 from nsff.scene import Scene, gather_batch
 from nsff.schedules import plan_step
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -23,9 +24,13 @@ def fake_scene(device: torch.device) -> Scene:
     return Scene(size, poses, torch.rand(n, 2, device=device), images, map_, mask, flow, mask, flow, mask)
 
 
-def test_training_step_stays_on_the_device(variant):
-    more = ["--netwidth", "16", "--N_samples", "8", "--chain_sf", "--use_motion_mask", "--amp"]
-    config = load_config(["--expname", "x", "--variant", variant, "--decay_iteration", "1", *more])
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+def test_training_step_stays_on_the_device(variant, field, monkeypatch):
+    monkeypatch.setattr(cuda, "available", lambda: False)  # kernels need real memory: the twin stands for them
+    more = ["--netwidth", "16", "--N_samples", "8", "--chain_sf", "--use_motion_mask", "--amp", "--field", field]
+    config = load_config(
+        ["--expname", "x", "--variant", variant, "--decay_iteration", "1", "--schedule", "published", *more]
+    )
     device = torch.device("cuda")
     with FakeTensorMode(allow_non_fake_inputs=True):
         with device:  # only what is made here is there: a tensor that the code makes elsewhere is found
@@ -34,7 +39,8 @@ def test_training_step_stays_on_the_device(variant):
         assert plan.chain
         batch = gather_batch(scene, 2, torch.arange(10, device=device), torch.arange(4, device=device))
         rays = make_rays(batch.uv, scene.c2w[2], scene.intrinsics)
-        depths = sample_depths(len(rays), 8, 1.0, None, device)
+        sampling = DepthSampling(8, 6 if field == "hash" else 0, 1.0)
+        depths = choose_depths(fields, rays, 0.0, sampling)
         render = render_train(
             fields, rays, depths, scene.timeline, 2, n_static=len(rays), chain=True, chain_backward=True,
             noise=lambda n: density_noise((n, 8), 1.0, None, device),
@@ -43,7 +49,7 @@ def test_training_step_stays_on_the_device(variant):
         terms = compute_losses(render, batch, cameras, scene.intrinsics, plan.weights, VARIANT_RULES[variant])
         assert terms.total().device.type == "cuda"
         assert terms.total().shape == ()
-        frame = render_frame(fields, scene.c2w[0], scene.intrinsics, 0.0, 8, 64)
+        frame = render_frame(fields, scene.c2w[0], scene.intrinsics, 0.0, sampling, 64)
         assert frame.rgb.device.type == "cuda"
         assert frame.rgb.shape == (12, 20, 3)
         assert frame.rgb.dtype == torch.float32

@@ -12,6 +12,7 @@ from nsff.losses import (
     cycle_loss,
     depth_loss,
     disocclusion_loss,
+    distortion_loss,
     flow_magnitude_loss,
     least_kinetic,
     spatial_smoothness,
@@ -46,6 +47,15 @@ def test_cycle_is_zero_when_flows_cancel_and_ignores_disoccluded_samples():
 def test_disocclusion_and_magnitude_are_means():
     assert float(disocclusion_loss(torch.tensor([[0.2, 0.6]]))) == pytest.approx(0.4)
     assert float(flow_magnitude_loss(torch.tensor([[[-3.0, 0.0, 0.0]]]))) == pytest.approx(1.0)
+
+
+def test_distortion_by_hand():
+    points = torch.zeros(1, 3, 3)
+    points[..., 2] = torch.tensor([-1.0, 0.0, 1.0])  # z = 0, 0.5, 1
+    between = 2 * (0.5 * 0.2 * 0.5 + 0.5 * 0.3 * 1.0 + 0.2 * 0.3 * 0.5)
+    within = (0.5**2 * 0.5 + 0.2**2 * 0.5) / 3
+    assert float(distortion_loss(torch.tensor([[0.5, 0.2, 0.3]]), points)) == pytest.approx(between + within)
+    assert float(distortion_loss(torch.tensor([[0.0, 0.0, 1.0]]), points)) == 0.0
 
 
 def test_depth_ignores_scale_and_shift_of_disparity():

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 from nsff.compositing import composite, composite_union, intervals, transmittance
-from nsff.fields import DynamicField, DynamicSamples, Fields, StaticField, StaticSamples
+from nsff.fields import DynamicSamples, StaticSamples
 from nsff.poses import Intrinsics, average, from_llff, interpolate, recentre
 from nsff.rays import camera_rays, make_rays, ndc_to_world, pixel_grid, project, world_to_camera
 from nsff.renderer import render_frame, render_train
-from nsff.sampling import density_noise, sample_depths
+from nsff.sampling import DepthSampling, density_noise, sample_depths
 from nsff.timeline import Timeline
 from nsff.trajectories import bullet_time, space_time_offsets
+from toy_fields import AHEAD, toy
 
 CPU = torch.device("cpu")
 SIZE = Intrinsics(12, 20, 15.0)
 POSE = torch.tensor([[0.8, 0.0, 0.6, 0.1], [0.0, 1.0, 0.0, -0.2], [-0.6, 0.0, 0.8, 0.3]])
-AHEAD = torch.eye(4)[:3]
 
 
 def test_centre_pixel_looks_along_minus_z():
@@ -115,35 +115,13 @@ def test_empty_space_and_closed_space_have_finite_gradients():
         assert bool(torch.isfinite(sigma.grad).all())
 
 
-class Wall(StaticField):
-    """Static field: opaque grey wall behind NDC depth z = 0; nothing dynamic."""
-
-    def forward(self, points_ndc, viewdirs):
-        behind = points_ndc[..., 2] > 0
-        return StaticSamples(torch.zeros_like(points_ndc), torch.where(behind, 1e6, -1.0), behind * 0.0)
-
-
-class Nothing(DynamicField):
-    """Dynamic field: empty, all points move by (0.01, 0, 0) NDC a frame, half disoccluded ahead."""
-
-    def forward(self, points_ndc, time, viewdirs):
-        flow = torch.zeros_like(points_ndc)
-        flow[..., 0] = 0.01
-        none = torch.zeros_like(points_ndc[..., 0])
-        return DynamicSamples(flow * 0, none - 1.0, -flow, flow, none, none + 0.5)
-
-
-def toy() -> Fields:
-    return Fields(Wall(), Nothing())
-
-
 def test_frame_of_a_wall():
-    whole = render_frame(toy(), AHEAD, SIZE, 0.0, 101, rays_at_once=1000)
+    whole = render_frame(toy(), AHEAD, SIZE, 0.0, DepthSampling(101, 0, 0.0), rays_at_once=1000)
     assert whole.rgb.shape == (12, 20, 3)
     torch.testing.assert_close(whole.rgb, torch.full((12, 20, 3), 0.5))
     assert float((whole.depth - 0.5).abs().max()) < 0.011
     assert float(whole.dynamic_weight.max()) == 0.0
-    in_parts = render_frame(toy(), AHEAD, SIZE, 0.0, 101, rays_at_once=7)
+    in_parts = render_frame(toy(), AHEAD, SIZE, 0.0, DepthSampling(101, 0, 0.0), rays_at_once=7)
     assert torch.equal(whole.rgb, in_parts.rgb)
     assert torch.equal(whole.depth, in_parts.depth)
 

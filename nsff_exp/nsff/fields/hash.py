@@ -27,7 +27,7 @@ class _Heads(nn.Module):
 
     def __init__(self, n_inputs: int, width: int, n_freqs_views: int, n_others: int):
         super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(n_inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.trunk = nn.Sequential(nn.Linear(n_inputs, width), nn.ReLU())
         self.others = nn.Linear(width, n_others)
         self.from_hidden = nn.Linear(width, width)
         self.from_view = nn.Linear(encoded_size(3, n_freqs_views), width, bias=False)

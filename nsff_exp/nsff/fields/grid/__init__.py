@@ -1,4 +1,4 @@
-"""A multi-resolution hash grid as a torch module; kernels for the CPU and CUDA, plain torch elsewhere."""
+"""A multi-resolution hash grid as a torch module: kernels for a CPU and for CUDA, plain torch elsewhere."""
 
 from typing import Any
 
@@ -7,8 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nsff.fields.grid import cpu
+from nsff.fields.grid import cuda, reference
 from nsff.fields.grid.layout import GridLayout, make_layout
+
+try:
+    from nsff.fields.grid import cpu
+except ImportError:  # numba is not there for every platform: the twin is
+    cpu = None  # type: ignore[assignment]
 
 __all__ = ["GridLayout", "HashGrid", "make_layout"]
 
@@ -16,27 +21,37 @@ INITIAL_RANGE = 1e-4  # features start in +- this (Mueller et al. 2022, section 
 
 
 class _Interpolate(torch.autograd.Function):
+    """`reference.interpolate` by kernels: features lie (e, n) in memory, so that a level writes one span."""
+
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
         ctx.layout = layout
         ctx.save_for_backward(points, table)
-        return torch.from_numpy(cpu.forward(points.numpy(), table.numpy(), layout)).T
+        kernels = cuda if points.is_cuda else cpu
+        return kernels.forward(points, table, layout).T
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> Any:
         points, table = ctx.saved_tensors
-        grad_rows, points_array = grad_out.T.contiguous().numpy(), points.numpy()
+        rows, kernels = grad_out.T.contiguous(), cuda if points.is_cuda else cpu
         grad_points = grad_table = None
         if ctx.needs_input_grad[0]:
-            grad_points = torch.from_numpy(cpu.backward_points(points_array, grad_rows, table.numpy(), ctx.layout))
+            grad_points = kernels.backward_points(points, rows, table, ctx.layout)
         if ctx.needs_input_grad[1]:
-            grad_table = torch.from_numpy(cpu.backward_table(points_array, grad_rows, table.shape[1], ctx.layout))
+            grad_table = kernels.backward_table(points, rows, table.shape[1], ctx.layout)
         return grad_points, grad_table, None
 
 
+def has_kernels(points: Tensor) -> bool:
+    """Whether there are kernels for the device and type of the points."""
+    if points.dtype != torch.float32:
+        return False
+    return cuda.available() if points.is_cuda else cpu is not None and points.device.type == "cpu"
+
+
 class HashGrid(nn.Module):
-    """Features of points in the unit box, trilinear (or more) within the cells of each level."""
+    """Features of points in the unit box, linear along each axis within the cells of each level."""
 
     def __init__(self, layout: GridLayout, n_features: int):
         super().__init__()
@@ -45,7 +60,10 @@ class HashGrid(nn.Module):
 
     @property
     def n_outputs(self) -> int:
+        """Features of all levels together."""
         return self.layout.n_levels * self.table.shape[1]
 
     def forward(self, points: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
-        return _Interpolate.apply(points.contiguous(), self.table, self.layout)
+        if has_kernels(points):
+            return _Interpolate.apply(points.contiguous(), self.table, self.layout)
+        return reference.interpolate(points, self.table, self.layout)

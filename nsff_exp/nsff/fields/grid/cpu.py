@@ -9,7 +9,10 @@ from typing import Any, no_type_check
 
 import numba
 import numpy as np
+import torch
+from jaxtyping import Float
 from numba import njit, prange
+from torch import Tensor
 
 from nsff.fields.grid.layout import GridLayout
 
@@ -148,27 +151,30 @@ def _arrays(layout: GridLayout) -> tuple[np.ndarray, ...]:
     return layout.cells, layout.strides, layout.hashed, layout.mask, layout.first_row
 
 
-def forward(points: np.ndarray, table: np.ndarray, layout: GridLayout) -> np.ndarray:
-    """Features (e, n), float32, of points (n, d); see `reference.interpolate`."""
-    out = np.empty((layout.n_levels * table.shape[1], len(points)), np.float32)
-    build_kernels(layout.n_dims, table.shape[1])[0](points, table, *_arrays(layout), out)
+def forward(points: Float[Tensor, "n d"], table: Float[Tensor, "rows f"], layout: GridLayout) -> Float[Tensor, "e n"]:
+    """Features of points; see `reference.interpolate`."""
+    out = points.new_empty(layout.n_levels * table.shape[1], len(points))
+    kernel = build_kernels(layout.n_dims, table.shape[1])[0]
+    kernel(points.numpy(), table.numpy(), *_arrays(layout), out.numpy())
     return out
 
 
-def backward_table(points: np.ndarray, grad_out: np.ndarray, n_features: int, layout: GridLayout) -> np.ndarray:
-    """Gradient to the table from that to the features (e, n)."""
-    grad = np.zeros((layout.n_rows, n_features), np.float32)
-    with _fine_tasks():
-        build_kernels(layout.n_dims, n_features)[1](points, grad_out, *_arrays(layout), grad)
+def backward_table(
+    points: Float[Tensor, "n d"], grad_out: Float[Tensor, "e n"], n_features: int, layout: GridLayout
+) -> Float[Tensor, "rows f"]:
+    """Gradient to the table from that to the features."""
+    grad = points.new_zeros(layout.n_rows, n_features)
+    kernel = build_kernels(layout.n_dims, n_features)[1]
+    with numba.parallel_chunksize(1):  # levels differ in cost: they are handed out one by one
+        kernel(points.numpy(), grad_out.numpy(), *_arrays(layout), grad.numpy())
     return grad
 
 
-def backward_points(points: np.ndarray, grad_out: np.ndarray, table: np.ndarray, layout: GridLayout) -> np.ndarray:
-    """Gradient to the points from that to the features (e, n)."""
-    grad = np.zeros_like(points)
-    build_kernels(layout.n_dims, table.shape[1])[2](points, grad_out, table, *_arrays(layout), grad)
+def backward_points(
+    points: Float[Tensor, "n d"], grad_out: Float[Tensor, "e n"], table: Float[Tensor, "rows f"], layout: GridLayout
+) -> Float[Tensor, "n d"]:
+    """Gradient to the points from that to the features; 0 along an axis where a point is outside."""
+    grad = torch.zeros_like(points)
+    kernel = build_kernels(layout.n_dims, table.shape[1])[2]
+    kernel(points.numpy(), grad_out.numpy(), table.numpy(), *_arrays(layout), grad.numpy())
     return grad
-
-
-def _fine_tasks() -> Any:
-    return numba.parallel_chunksize(1)  # levels differ in cost: hand them out one by one

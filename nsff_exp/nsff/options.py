@@ -1,0 +1,166 @@
+"""Every option of all scripts, declared once: names and defaults as published."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+VARIANTS = ("paper", "wild")
+FIELDS = ("mlp", "hash")
+SCHEDULES = ("published", "scaled")
+FIELD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mlp": {"schedule": "published"},
+    "hash": {"schedule": "scaled", "N_iters": 30_000},
+}
+# What the two published commits have as their defaults where they differ.
+VARIANT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "paper": {"N_iters": 500_000, "lrate_decay": 250, "w_sf_reg": 0.01, "end_frame": 30},
+    "wild": {"N_iters": 2_000_000, "lrate_decay": 300, "w_sf_reg": 0.1, "end_frame": 50},
+}
+
+
+def _option(default: Any, text: str, group: str, **extra: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, "group": group, **extra})
+
+
+_scene = functools.partial(_option, group="scene")
+_field = functools.partial(_option, group="fields")
+_train = functools.partial(_option, group="training")
+_loss = functools.partial(_option, group="losses")
+_log = functools.partial(_option, group="logging and saving")
+_render = functools.partial(_option, group="rendering")
+_eval = functools.partial(_option, group="evaluation")
+_bench = functools.partial(_option, group="benchmark")
+# Accepted so that published files and commands work; named once in the log when given.
+_unused = functools.partial(_option, group="accepted, without effect", unused=True)
+# Only the published value is possible: any other is an error, never ignored.
+_fixed = functools.partial(_option, group="accepted, one value only", fixed=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options of all scripts. `None` where the default follows from `variant` or `field`."""
+
+    config: str = _scene("", "file of `key = value` lines; looked up as typed, then under the repository root")
+    expname: str = _scene("", "name of the experiment (folder name under basedir)")
+    basedir: str = _scene("./logs/", "where experiments are kept")
+    datadir: str = _scene("./data/llff/fern", "the `dense` folder of the scene")
+    start_frame: int = _scene(0, "first frame used")
+    end_frame: int | None = _scene(None, "one past the last frame used (30 in paper, 50 in wild)")
+    final_height: int = _scene(288, "training height in pixels: frames are read from images_<W>x<final_height>")
+    target_idx: int = _scene(10, "frame, counted from start_frame, where novel views start")
+
+    variant: str = _field("paper", "published variant of the method", choices=VARIANTS)
+    field: str = _field("mlp", "what the fields are made of: the published networks or hash grids", choices=FIELDS)
+    netdepth: int = _field(8, "layers of the trunk (at least 6)")
+    netwidth: int = _field(256, "channels of a layer (even)")
+    multires: int = _field(10, "frequencies of the encoding of points")
+    multires_views: int = _field(4, "frequencies of the encoding of view directions")
+
+    hash_levels: int = _field(8, "hash: levels of a grid")
+    hash_log2_rows: int = _field(18, "hash: table rows of a level at most, as a power of 2")
+    hash_features: int = _field(2, "hash: features a row")
+    hash_finest: int = _field(1024, "hash: cells an axis of the finest level, static field")
+    hash_dynamic_finest: int = _field(512, "hash: cells an axis of the finest level, dynamic field")
+    hash_time: float = _field(1.0, "hash: time cells a frame of the finest level")
+    hash_width: int = _field(64, "hash: channels of the layers behind the grids")
+    hash_look: int = _field(32, "hash: depths a ray of a first look at both fields; 0 = N_samples uniform depths")
+    hash_samples: int = _field(24, "hash: depths a ray that then follow what the look found (instead of N_samples)")
+
+    N_iters: int | None = _train(None, "steps in all (500000 in paper, 2000000 in wild, 30000 with hash)")
+    max_minutes: float = _train(0.0, "stop after so many minutes of training in all; 0 = no limit")
+    schedule: str | None = _train(
+        None, "published: stages count steps; scaled: all follows the length of the run (hash)", choices=SCHEDULES
+    )
+    N_rand: int = _train(4096, "uniform rays a step")
+    num_extra_sample: int = _train(512, "rays a step drawn from the motion mask while step < D")
+    use_motion_mask: bool = _train(False, "draw the extra rays")
+    N_samples: int = _train(64, "depths a ray")
+    perturb: float = _train(1.0, "0 = no jitter of the depths")
+    raw_noise_std: float = _train(0.0, "standard deviation of the noise on raw density while training")
+    lrate: float = _train(5e-4, "learning rate")
+    lrate_decay: int | None = _train(None, "learning rate falls to a tenth in so many thousand steps (250 / 300)")
+    decay_iteration: int = _train(50, "stage length D in thousand steps")
+    chain_sf: bool = _train(False, "variant wild: render from two frames away from step 2D on")
+    seed: int = _train(0, "seed of all random draws")
+    device: str = _train("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    amp: bool = _train(False, "mixed precision on CUDA (bfloat16 products, float32 compositing)")
+    no_reload: bool = _train(False, "do not resume, start from step 0")
+    ft_path: str | None = _train(None, "start from this checkpoint when there is none in the experiment")
+
+    w_depth: float = _loss(0.04, "weight of the depth prior")
+    w_optical_flow: float = _loss(0.02, "weight of the optical flow prior")
+    w_sm: float = _loss(0.1, "weight of smoothness and of least kinetic motion")
+    w_sf_reg: float | None = _loss(None, "weight of the scene flow magnitude (0.01 in paper, 0.1 in wild)")
+    w_cycle: float = _loss(0.1, "weight of the scene flow cycle")
+    w_prob_reg: float = _loss(0.1, "weight of the disocclusion probability")
+    w_entropy: float = _loss(1e-3, "variant wild: weight of the entropy of the blend weight")
+    w_distortion: float = _loss(0.0, "weight of the spread of the dynamic field along a ray (not published)")
+    decay_depth_w: bool = _loss(False, "divide w_depth by 10 at every multiple of D")
+    decay_optical_flow_w: bool = _loss(False, "divide w_optical_flow by 10 at every multiple of D")
+
+    i_print: int = _log(1000, "steps between TensorBoard scalars")
+    i_img: int = _log(1000, "steps between TensorBoard images; 0 = none")
+    i_weights: int = _log(10000, "steps between checkpoints")
+
+    render_bt: bool = _render(False, "bullet time: the camera circles at the time of target_idx")
+    render_lockcam_slowmo: bool = _render(False, "slow motion seen from the camera of target_idx")
+    render_slowmo_bt: bool = _render(False, "slow motion and moving camera")
+    render_factor: int = _render(0, "divide the render size by this, for speed; 0 = full size")
+    image_ext: str = _render("jpg", "format of rendered frames (jpg: quality 95)", choices=("jpg", "png"))
+    fps: float = _render(30.0, "frames a second of the videos")
+    chunk: int = _render(1024 * 128, "most rays rendered at once")
+    netchunk: int = _render(1024 * 128, "most points given to a field at once when rendering")
+
+    protocol: str = _eval("nsff", "what is compared with what", choices=("nsff", "view0"))
+    heldout: str | None = _eval(None, "protocol view0: folder of frames seen from the camera of frame 0")
+    lpips_trunk: str | None = _eval(None, "file of AlexNet weights (torchvision's); default: torchvision's download")
+    save_renders: bool = _eval(False, "keep the rendered views as png files beside the metrics")
+
+    bench_steps: int = _bench(3, "training steps to time, after one that is not timed")
+    compare: str | None = _bench(None, "fields to measure side by side, each in its own process: mlp,hash")
+    bench_minutes: float = _bench(0.0, "also train for so many minutes and score the protocol's views along the way")
+    bench_plot: str | None = _bench(None, "draw PSNR against time into this file")
+    bench_json: str | None = _bench(None, "write the figures to this file")
+
+    N_importance: int = _fixed(0, "hierarchical sampling is not part of the method")
+    dataset_type: str = _fixed("llff", "the layout of the scene folder")
+    no_ndc: bool = _fixed(False, "the method lives in NDC")
+    lindisp: bool = _fixed(False, "NDC depth is already linear in disparity")
+    spherify: bool = _fixed(False, "scenes are forward-facing")
+    white_bkgd: bool = _fixed(False, "scenes have no white background")
+    i_embed: int = _fixed(0, "positional encoding is always on")
+
+    factor: int = _unused(8, "final_height decides the size")
+    use_viewdirs: bool = _unused(False, "colour always depends on the view direction")
+    no_batching: bool = _unused(False, "rays always come from one frame a step")
+    netdepth_fine: int = _unused(8, "there is no fine network")
+    netwidth_fine: int = _unused(256, "there is no fine network")
+    render_test: bool = _unused(False, "not part of the method")
+    testskip: int = _unused(8, "for other data sets")
+    shape: str = _unused("greek", "for other data sets")
+    half_res: bool = _unused(False, "for other data sets")
+    llffhold: int = _unused(8, "no frame of the video is held out")
+    i_testset: int = _unused(50000, "use evaluation.py")
+    i_video: int = _unused(50000, "use --render_bt")
+
+    @property
+    def experiment_dir(self) -> Path:
+        """`<basedir>/<expname>_F<start>-<end>`, the published folder name."""
+        return Path(self.basedir) / f"{self.expname}_F{self.start_frame:02d}-{self.end_frame:02d}"
+
+    @property
+    def rays_at_once(self) -> int:
+        """Rays of a render chunk: at most `chunk`, and `netchunk` points."""
+        points = max(self.hash_look, self.hash_samples) if self.importance else self.N_samples
+        return max(1, min(self.chunk, self.netchunk // points))
+
+    @property
+    def importance(self) -> bool:
+        """Whether the depths of a ray follow a first look, instead of being uniform as published."""
+        return self.field == "hash" and self.hash_look > 0
+
+    @property
+    def n_frames(self) -> int:
+        assert self.end_frame is not None  # resolved by load_config
+        return self.end_frame - self.start_frame

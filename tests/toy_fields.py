@@ -1,0 +1,28 @@
+"""Fields whose renders can be worked out by hand, and a camera that looks at them."""
+
+import torch
+from nsff.fields import DynamicField, DynamicSamples, Fields, StaticField, StaticSamples
+
+AHEAD = torch.eye(4)[:3]
+
+
+class Wall(StaticField):
+    """Static field: opaque grey wall behind NDC depth z = 0; nothing dynamic."""
+
+    def forward(self, points_ndc, viewdirs):
+        behind = points_ndc[..., 2] > 0
+        return StaticSamples(torch.zeros_like(points_ndc), torch.where(behind, 1e6, -1.0), behind * 0.0)
+
+
+class Nothing(DynamicField):
+    """Dynamic field: empty, all points move by (0.01, 0, 0) NDC a frame, half disoccluded ahead."""
+
+    def forward(self, points_ndc, time, viewdirs):
+        flow = torch.zeros_like(points_ndc)
+        flow[..., 0] = 0.01
+        none = torch.zeros_like(points_ndc[..., 0])
+        return DynamicSamples(flow * 0, none - 1.0, -flow, flow, none, none + 0.5)
+
+
+def toy() -> Fields:
+    return Fields(Wall(), Nothing())
