@@ -118,6 +118,7 @@ def _check(config: Config) -> None:
         raise UsageError("expname is missing: give --config FILE or --expname NAME")
     if config.N_samples < 4:
         raise UsageError("N_samples must be at least 4: the smoothness terms need neighbours along the ray")
+    _check_hash(config)
     if config.netdepth < 6:
         raise UsageError(
             f"netdepth = {config.netdepth} is not supported: layer 5 takes the encoded point again; use >= 6"
@@ -129,6 +130,16 @@ def _check(config: Config) -> None:
             f"start_frame {config.start_frame} and end_frame {config.end_frame} leave {config.n_frames} frames; "
             "at least 3 are needed"
         )
+
+
+def _check_hash(config: Config) -> None:
+    for name, least, most in (
+        ("hash_levels", 1, 32), ("hash_log2_rows", 4, 26), ("hash_features", 1, 8), ("hash_finest", 16, 1 << 16),
+        ("hash_dynamic_finest", 16, 1 << 16), ("hash_time", 0.01, 16), ("hash_width", 1, 1024),
+        ("hash_samples", 4, 4096),
+    ):  # fmt: skip
+        if not least <= getattr(config, name) <= most:
+            raise UsageError(f"{name} = {getattr(config, name)} is not supported: choose {least} to {most}")
 
 
 def unused_options(config: Config) -> list[str]:

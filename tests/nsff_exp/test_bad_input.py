@@ -178,7 +178,7 @@ def test_checkpoint_of_another_width_is_refused(run, tmp_path):
     assert run()[0] == 0
     status, errors = run("--netwidth", "32", "--N_iters", "3")
     assert status == 1
-    assert "000002.tar has netdepth 8, netwidth 16" in errors[0]
+    assert "000002.tar has field mlp, netdepth 8, netwidth 16" in errors[0]
     assert "netwidth 32" in errors[0]
     assert sorted(p.name for p in (tmp_path / "logs/golden_F00-24").glob("*.tar")) == ["000002.tar"]
 

@@ -259,15 +259,3 @@ def test_evaluation_as_typed(trained, golden, tmp_path):
     out = typed("evaluation", trained, golden, "--protocol", "view0", "--heldout", str(tmp_path), "--lpips_trunk", "x")
     assert out.returncode == 1
     assert "error: --lpips_trunk x holds no AlexNet weights" in out.stderr
-
-
-def test_benchmark_as_typed(trained, golden, tmp_path):
-    out = typed("benchmark", trained, golden, "--bench_steps", "1", "--bench_json", str(tmp_path / "figures.json"))
-    assert out.returncode == 0, out.stderr
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["rays_a_step"] == 64
-    assert figures["rays_per_s"] == pytest.approx(64 / figures["step_wall_s"])
-    assert figures["frame"] == "64x36"
-    assert 0.1 < figures["peak_memory_gb"] < 10
-    for name in figures:
-        assert name in out.stdout

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from nsff.checkpoint import list_checkpoints
-from nsff.config import InputError, load_config
+from nsff.config import InputError, UsageError, load_config
 from nsff.fields import build_fields, build_optimizer
 from nsff.poses import Intrinsics
 from nsff.rays import make_rays, pixel_grid
@@ -28,7 +28,7 @@ def variant() -> str:
 @pytest.fixture
 def config(golden_config, tmp_path):
     return dataclasses.replace(
-        golden_config, basedir=str(tmp_path), field="hash", schedule="scaled", lrate=5e-4, N_rand=64,
+        golden_config, basedir=str(tmp_path), variant="paper", field="hash", schedule="scaled", lrate=5e-4, N_rand=64,
         num_extra_sample=16, hash_look=8, hash_samples=8, N_iters=6, i_weights=3, i_print=2, i_img=0, **SMALL,
     )  # fmt: skip
 
@@ -177,3 +177,9 @@ def test_defaults_follow_the_field():
     assert (hash_.schedule, hash_.N_iters, hash_.importance) == ("scaled", 30_000, True)
     assert DepthSampling.of(mlp) == DepthSampling(64, 0, 1.0)
     assert learning_rate(hash_, 0) == pytest.approx(10 * learning_rate(mlp, 0))
+
+
+@pytest.mark.parametrize("wrong", ["--hash_levels=0", "--hash_finest=8", "--hash_log2_rows=40", "--hash_samples=2"])
+def test_impossible_grids_are_refused(wrong):
+    with pytest.raises(UsageError, match=f"{wrong[2:].split('=')[0]} = .* is not supported: choose"):
+        load_config(["--expname", "x", "--field", "hash", wrong])

@@ -82,7 +82,7 @@ def test_finished_run_is_left_alone(config, golden_scene, caplog):
     before = (config.experiment_dir / "000006.tar").read_bytes()
     with caplog.at_level("INFO", logger="nsff"):
         train(Trainer(config, golden_scene, CPU))
-    assert "already at step 6 of 6" in caplog.text
+    assert "all 6 steps are done; raise --N_iters" in caplog.text
     assert (config.experiment_dir / "000006.tar").read_bytes() == before
 
 
