@@ -64,20 +64,31 @@ def composite(
         deltas: from `intervals`.
         noise: on raw density.
     """
-    alpha = opacity(samples.sigma_raw, deltas, noise)
-    weights = alpha * transmittance(1.0 - alpha)
+    weights = weights_alone(samples.sigma_raw, deltas, noise)
     rgb = (weights[..., None] * samples.rgb_raw.sigmoid()).sum(-2)
     return Composite(rgb, (weights * depths).sum(-1), weights)
 
 
-def union_weights(
-    static: StaticSamples, dynamic: DynamicSamples, deltas: Float[Tensor, "n s"], noise: Noise = 0.0
+def weights_alone(
+    sigma_raw: Float[Tensor, "n s"], deltas: Float[Tensor, "n s"], noise: Noise = 0.0
+) -> Float[Tensor, "n s"]:
+    """w = T alpha of one field."""
+    alpha = opacity(sigma_raw, deltas, noise)
+    return alpha * transmittance(1.0 - alpha)
+
+
+def weights_union(
+    sigma_static: Float[Tensor, "n s"],
+    blend_w: Float[Tensor, "n s"],
+    sigma_dynamic: Float[Tensor, "n s"],
+    deltas: Float[Tensor, "n s"],
+    noise: Noise = 0.0,
 ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
-    """Weights of the dynamic and the static samples, each opacity scaled by its share of the blend weight."""
-    alpha_dynamic = opacity(dynamic.sigma_raw, deltas, noise) * static.blend_w
-    alpha_static = opacity(static.sigma_raw, deltas, noise) * (1.0 - static.blend_w)
+    """Weights of the static and of the dynamic samples, each opacity scaled by its share of the blend weight."""
+    alpha_dynamic = opacity(sigma_dynamic, deltas, noise) * blend_w
+    alpha_static = opacity(sigma_static, deltas, noise) * (1.0 - blend_w)
     through = transmittance((1.0 - alpha_dynamic) * (1.0 - alpha_static))
-    return through * alpha_dynamic, through * alpha_static
+    return through * alpha_static, through * alpha_dynamic
 
 
 def composite_union(
@@ -87,8 +98,8 @@ def composite_union(
     deltas: Float[Tensor, "n s"],
     noise: Noise = 0.0,
 ) -> UnionComposite:
-    """Both fields together, with `union_weights`."""
-    weights_dynamic, weights_static = union_weights(static, dynamic, deltas, noise)
+    """Both fields together."""
+    weights_static, weights_dynamic = weights_union(static.sigma_raw, static.blend_w, dynamic.sigma_raw, deltas, noise)
     rgb = (
         weights_dynamic[..., None] * dynamic.rgb_raw.sigmoid() + weights_static[..., None] * static.rgb_raw.sigmoid()
     ).sum(-2)

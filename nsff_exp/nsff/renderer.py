@@ -7,7 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsff.compositing import Composite, Noise, UnionComposite, composite, composite_union, intervals, union_weights
+from nsff.compositing import (
+    Composite,
+    Noise,
+    UnionComposite,
+    composite,
+    composite_union,
+    intervals,
+    weights_alone,
+    weights_union,
+)
 from nsff.fields import DynamicSamples, Fields, StaticSamples
 from nsff.poses import Intrinsics
 from nsff.rays import RayBundle, make_rays, pixel_grid
@@ -88,13 +97,11 @@ def choose_depths(
     depths = span_depths(n_rays, sampling.n_look, sampling.perturb, generator, device)
     points_ndc = rays.points_ndc(depths)
     deltas = (rays.directions_ndc.norm(dim=-1, keepdim=True) / sampling.n_look).expand_as(depths)
-    dynamic = fields.dynamic(points_ndc, points_ndc.new_full((n_rays,), time), rays.viewdirs)
-    static = fields.static(points_ndc, rays.viewdirs)
-    alone = composite(dynamic, depths, deltas).weights
-    of_dynamic, of_static = union_weights(static, dynamic, deltas)
-    return importance_depths(
-        widened(of_dynamic + of_static) + widened(alone), sampling.n_samples, sampling.perturb, generator
-    )
+    dynamic = fields.dynamic.geometry(points_ndc, points_ndc.new_full((n_rays,), time))
+    static, blend_w = fields.static.geometry(points_ndc)
+    of_static, of_dynamic = weights_union(static, blend_w, dynamic, deltas)
+    density = widened(of_static + of_dynamic) + widened(weights_alone(dynamic, deltas))
+    return importance_depths(density, sampling.n_samples, sampling.perturb, generator)
 
 
 def _warp(

@@ -1,19 +1,13 @@
 """Training: one step, and the loop around it that saves, resumes, reports and can be interrupted."""
 
-import contextlib
 import dataclasses
 import logging
 import math
-import signal
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from nsff.checkpoint import (
     Checkpoint,
@@ -27,6 +21,7 @@ from nsff.checkpoint import (
 from nsff.config import Config, InputError, format_args
 from nsff.fields import Fields, build_fields, build_optimizer
 from nsff.losses import VARIANT_RULES, LossTerms, NeighbourCameras, compute_losses
+from nsff.progress import ProgressBar, interruptible
 from nsff.rays import make_rays
 from nsff.renderer import TrainRender, choose_depths, render_frame, render_train
 from nsff.sampling import DepthSampling, density_noise
@@ -75,6 +70,11 @@ class Trainer:
         self.frames = torch.Generator().manual_seed(config.seed)
         self.samples = torch.Generator(device).manual_seed(config.seed)
 
+    @property
+    def share(self) -> float:
+        """How much of the run is behind, 0..1."""
+        return share_done(self.config, self.step, self.seconds)
+
     def render_and_score(self, batch: TrainBatch, plan: StepPlan) -> tuple[TrainRender, LossTerms]:
         """Forward pass of one step on given pixels."""
         scene, frame, config = self.scene, batch.frame, self.config
@@ -103,7 +103,7 @@ class Trainer:
     def train_step(self) -> StepReport:
         """Draw a frame and rays, render, score, and move the fields."""
         config, n_frames = self.config, self.scene.timeline.n_frames
-        share = share_done(config, self.step, self.seconds)
+        share = self.share
         plan = plan_step(config, self.step, n_frames, share)
         frame = int(torch.randint(n_frames, (1,), generator=self.frames))
         batch = draw_batch(self.scene, frame, config.N_rand, plan.n_hard, self.samples)
@@ -112,7 +112,7 @@ class Trainer:
             group["lr"] = rate
         render, terms = self.render_and_score(batch, plan)
         loss = terms.total()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=False)  # tables are large: their gradient keeps its memory
         loss.backward()
         self.optimizer.step()
         self.step += 1
@@ -177,13 +177,14 @@ def train(trainer: Trainer) -> None:
         log.info("%s", reason)
         return
     _write_settings(config)
-    left = 60.0 * config.max_minutes - trainer.seconds if config.max_minutes else math.inf
     begun, before = time.monotonic(), trainer.seconds
-    with SummaryWriter(str(config.experiment_dir)) as board, _interruptible() as interrupted:
-        bar = _Bar(config, trainer.step, begun + left)
+    with SummaryWriter(str(config.experiment_dir)) as board, interruptible() as interrupted:
+        bar = ProgressBar(trainer.step, trainer.share)
         while not _finished(trainer) and not interrupted:
             report = trainer.train_step()
-            bar.update(report)
+            if bar.due():
+                check_finite(report, trainer.step)
+                bar.show(trainer.step, trainer.share, float(report.loss), report.psnr)
             if trainer.step % config.i_print == 0:
                 _log_scalars(board, trainer.step, report)
             if config.i_img and trainer.step % config.i_img == 0:
@@ -191,7 +192,7 @@ def train(trainer: Trainer) -> None:
             trainer.seconds = before + time.monotonic() - begun
             if trainer.step % config.i_weights == 0:
                 trainer.save()
-        bar.close()
+        bar.close(trainer.share)
         path = trainer.save()
     log.info("saved %s; %s", path, _finished(trainer) or "to go on, run the same command again")
 
@@ -218,50 +219,6 @@ def check_finite(report: StepReport, step: int) -> None:
         raise Diverged(
             f"step {step}, frame {report.frame}: loss term {', '.join(bad)} is not finite; {AFTER_DIVERGING}"
         )
-
-
-class _Bar:
-    """Progress with loss, PSNR and time left; reads the device about once a second, not every step."""
-
-    def __init__(self, config: Config, step: int, deadline: float):
-        self.config, self.deadline, self.start, self.begun = config, deadline, step, time.monotonic()
-        layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
-        self.bar = tqdm(total=config.N_iters, initial=step, unit="step", bar_format=layout, mininterval=1.0)
-        self.next_reading = 0.0
-
-    def update(self, report: StepReport) -> None:
-        self.bar.update(1)
-        now = time.monotonic()
-        if now < self.next_reading:
-            return
-        self.next_reading = now + 1.0
-        check_finite(report, self.bar.n)
-        steps_left = self.config.N_iters - self.bar.n if self.config.N_iters else 0
-        seconds = (now - self.begun) / max(1, self.bar.n - self.start) * steps_left
-        left = tqdm.format_interval(int(max(0.0, min(seconds, self.deadline - now))))
-        self.bar.set_postfix_str(f"loss {float(report.loss):.4f}, psnr {report.psnr:.2f}, left {left}", refresh=False)
-
-    def close(self) -> None:
-        self.bar.refresh()
-        self.bar.close()
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """A list that fills on Ctrl-C or SIGTERM; the second Ctrl-C acts at once."""
-    seen: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        seen.append(number)
-        tqdm.write("stopping after this step; Ctrl-C again stops at once, without saving", file=sys.stderr)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _write_settings(config: Config) -> None:

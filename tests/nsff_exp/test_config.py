@@ -12,7 +12,7 @@ PUBLISHED = ["balloon1-2", "balloon2-2", "broom", "curls", "dynamicFace-2", "jum
 
 # Each imports only from those before it.
 MODULES = """options config script timeline poses trajectories scene rays sampling encoding fields compositing renderer
-losses schedules checkpoint splatting metrics trainer novel_views evaluator measure"""
+losses schedules checkpoint splatting metrics progress trainer novel_views evaluator measure"""
 
 
 @pytest.mark.parametrize("folder", ["configs", "configs/wild"])

@@ -45,6 +45,18 @@ def test_fields_start_still_and_stay_finite_outside_the_box(config):
         assert 0.0 < float(weight.min()) <= float(weight.max()) < 1.0
 
 
+@pytest.mark.parametrize("kind", ["hash", "mlp"])
+def test_geometry_is_what_the_field_says(config, kind):
+    fields = build_fields(dataclasses.replace(config, field=kind))
+    points, time = torch.rand(5, 7, 3), torch.linspace(-1.0, 1.0, 5)
+    viewdirs = torch.nn.functional.normalize(torch.rand(5, 3), dim=-1)
+    static, dynamic = fields.static(points, viewdirs), fields.dynamic(points, time, viewdirs)
+    sigma_raw, blend_w = fields.static.geometry(points)
+    torch.testing.assert_close(sigma_raw, static.sigma_raw)
+    torch.testing.assert_close(blend_w, static.blend_w)
+    torch.testing.assert_close(fields.dynamic.geometry(points, time), dynamic.sigma_raw)
+
+
 def test_every_parameter_learns_and_points_get_a_gradient(config):
     fields = build_fields(config)
     points = (torch.rand(40, 7, 3) * 2.0 - 1.0).requires_grad_()

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -36,6 +37,11 @@ class StaticField(nn.Module):
     def forward(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
         raise NotImplementedError
 
+    def geometry(self, points_ndc: Float[Tensor, "n s 3"]) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
+        """(raw density, blend weight), which no view direction changes; cheaper where the field can."""
+        samples = self(points_ndc, torch.zeros_like(points_ndc[:, 0]))
+        return samples.sigma_raw, samples.blend_w
+
 
 class DynamicField(nn.Module):
     """Maps NDC points, the time of each ray and unit view directions to `DynamicSamples`."""
@@ -44,3 +50,7 @@ class DynamicField(nn.Module):
         self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> DynamicSamples:
         raise NotImplementedError
+
+    def geometry(self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
+        """Raw density alone; cheaper where the field can."""
+        return self(points_ndc, time, torch.zeros_like(points_ndc[:, 0])).sigma_raw

@@ -21,26 +21,33 @@ INITIAL_RANGE = 1e-4  # features start in +- this (Mueller et al. 2022, section 
 
 
 class _Interpolate(torch.autograd.Function):
-    """`reference.interpolate` by kernels: features lie (e, n) in memory, so that a level writes one span."""
+    """`reference.interpolate` by kernels: features lie (e, n) in memory, so that a level writes one span.
+
+    Note:
+        The gradient of the table is added to `table.grad` in place: a training step asks for it several times, and
+        each sum of whole tables would cost as much as the kernel. `backward` works as ever, `autograd.grad` does not.
+    """
 
     @staticmethod
-    def forward(ctx: Any, points: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
-        ctx.layout = layout
-        ctx.save_for_backward(points, table)
+    def forward(ctx: Any, points: Tensor, table: nn.Parameter, layout: GridLayout) -> Tensor:
+        ctx.layout, ctx.table = layout, table
+        ctx.save_for_backward(points)
         kernels = cuda if points.is_cuda else cpu
-        return kernels.forward(points, table, layout).T
+        return kernels.forward(points, table.detach(), layout).T
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> Any:
-        points, table = ctx.saved_tensors
+        (points,), table = ctx.saved_tensors, ctx.table
         rows, kernels = grad_out.T.contiguous(), cuda if points.is_cuda else cpu
-        grad_points = grad_table = None
+        grad_points = None
         if ctx.needs_input_grad[0]:
-            grad_points = kernels.backward_points(points, rows, table, ctx.layout)
+            grad_points = kernels.backward_points(points, rows, table.detach(), ctx.layout)
         if ctx.needs_input_grad[1]:
-            grad_table = kernels.backward_table(points, rows, table.shape[1], ctx.layout)
-        return grad_points, grad_table, None
+            if table.grad is None:
+                table.grad = torch.zeros_like(table)
+            kernels.backward_table(points, rows, table.grad, ctx.layout)
+        return grad_points, None, None
 
 
 def has_kernels(points: Tensor) -> bool:

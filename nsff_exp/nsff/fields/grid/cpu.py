@@ -160,14 +160,15 @@ def forward(points: Float[Tensor, "n d"], table: Float[Tensor, "rows f"], layout
 
 
 def backward_table(
-    points: Float[Tensor, "n d"], grad_out: Float[Tensor, "e n"], n_features: int, layout: GridLayout
-) -> Float[Tensor, "rows f"]:
-    """Gradient to the table from that to the features."""
-    grad = points.new_zeros(layout.n_rows, n_features)
-    kernel = build_kernels(layout.n_dims, n_features)[1]
+    points: Float[Tensor, "n d"],
+    grad_out: Float[Tensor, "e n"],
+    grad_table: Float[Tensor, "rows f"],
+    layout: GridLayout,
+) -> None:
+    """Add the gradient to the table, from that to the features, to `grad_table`."""
+    kernel = build_kernels(layout.n_dims, grad_table.shape[1])[1]
     with numba.parallel_chunksize(1):  # levels differ in cost: they are handed out one by one
-        kernel(points.numpy(), grad_out.numpy(), *_arrays(layout), grad.numpy())
-    return grad
+        kernel(points.numpy(), grad_out.numpy(), *_arrays(layout), grad_table.numpy())
 
 
 def backward_points(

@@ -71,13 +71,10 @@ def forward(points: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
     return out
 
 
-def backward_table(points: Tensor, grad_out: Tensor, n_features: int, layout: GridLayout) -> Tensor:
+def backward_table(points: Tensor, grad_out: Tensor, grad_table: Tensor, layout: GridLayout) -> None:
     """As `cpu.backward_table`; sums are in no fixed order."""
-    grad = points.new_zeros(layout.n_rows, n_features)
-    grid = (_blocks(points), layout.n_levels)
-    arrays = _arrays(layout, points.device)
-    _launch("backward_table", n_features, layout, grid, points, grad_out, *arrays, len(points), grad)
-    return grad
+    grid, arrays = (_blocks(points), layout.n_levels), _arrays(layout, points.device)
+    _launch("backward_table", grad_table.shape[1], layout, grid, points, grad_out, *arrays, len(points), grad_table)
 
 
 def backward_points(points: Tensor, grad_out: Tensor, table: Tensor, layout: GridLayout) -> Tensor:

@@ -1,0 +1,55 @@
+"""What a person at the terminal sees of a long run, and how they stop it."""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+
+class ProgressBar:
+    """Share of the run with step, loss, PSNR and time left."""
+
+    def __init__(self, step: int, share: float):
+        self.first_step, self.first_share, self.begun, self.next_reading = step, share, time.monotonic(), 0.0
+        self.bar = tqdm(total=1.0, initial=share, bar_format="{percentage:3.0f}% |{bar}| [{elapsed}{postfix}]")
+
+    def due(self) -> bool:
+        """Once a second: reading figures waits for the device, so it is not done every step."""
+        return time.monotonic() >= self.next_reading
+
+    def show(self, step: int, share: float, loss: float, psnr: float) -> None:
+        """Bring the line up to date; `share` of the run (0..1) is behind."""
+        elapsed = time.monotonic() - self.begun
+        self.next_reading = self.begun + elapsed + 1.0
+        seconds_left = elapsed * (1.0 - share) / max(share - self.first_share, 1e-6)
+        speed, left = (step - self.first_step) / elapsed, tqdm.format_interval(int(seconds_left))
+        self.bar.n = share
+        self.bar.set_postfix_str(f"step {step}, {speed:.2f}/s, loss {loss:.4f}, psnr {psnr:.2f}, left {left}")
+
+    def close(self, share: float) -> None:
+        """Leave the last state on the screen."""
+        self.bar.n = share
+        self.bar.refresh()
+        self.bar.close()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """A list that fills on Ctrl-C or SIGTERM; the second Ctrl-C acts at once."""
+    seen: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        seen.append(number)
+        tqdm.write("stopping after this step; Ctrl-C again stops at once, without saving", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
