@@ -40,6 +40,7 @@ def _integer_in(allowed: range) -> Callable[[str], int]:
 
 
 def main(argv: list[str]) -> None:
+    """Write the scene that the options describe."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--data_path", type=Path, required=True, help="the `dense` folder to write")
     parser.add_argument("--size", type=_size, default=(128, 72), help="training size WIDTHxHEIGHT (default: 128x72)")

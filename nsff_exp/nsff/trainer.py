@@ -154,6 +154,8 @@ class Trainer:
             log.info("ft_path is not read: the experiment has checkpoints of its own")
         if checkpoint is not None:
             self._restore(checkpoint)
+            if checkpoint.path.parent != folder:
+                self.seconds = 0.0  # the minutes of another experiment do not count here
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         load_weights(self.fields, checkpoint, self.config)
