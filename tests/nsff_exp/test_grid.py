@@ -1,7 +1,9 @@
 """The hash grid: hand values of the plain twin, then every kernel against the twin, forward and backward."""
 
 import ctypes
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ LAYOUTS = {
     3: make_layout((4, 4, 4), (64, 50, 70), 5, 9),
     4: make_layout((3, 3, 3, 2), (33, 40, 20, 12), 4, 10),
 }
+PACKAGES = Path(__file__).resolve().parents[2] / "nsff_exp"
 CUDA_ON_CPU = Path(__file__).with_name("cuda_on_cpu.h")
 
 
@@ -114,6 +117,30 @@ def cuda_library(tmp_path_factory):
     command = ["g++", "-O1", "-shared", "-fPIC", "-std=c++17", "-DN_AXES=3", "-DN_FEATURES=2", "-o"]
     subprocess.run([*command, str(folder / "grid.so"), str(folder / "grid.cpp")], check=True)
     return ctypes.CDLL(str(folder / "grid.so"))
+
+
+FIRST_USE = """
+import sys, torch
+from nsff.fields.grid import HashGrid, make_layout
+from nsff.fields.grid.reference import interpolate
+for n_axes in map(int, sys.argv[1:]):
+    grid = HashGrid(make_layout((4,) * n_axes, (40,) * n_axes, 3, 8), 1)
+    points = torch.rand(99, n_axes)
+    assert torch.allclose(grid(points), interpolate(points, grid.table, grid.layout))
+"""
+
+
+def test_processes_that_fill_the_kernel_cache_together(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(PACKAGES)}
+
+    def start(*order):
+        return subprocess.Popen([sys.executable, "-c", FIRST_USE, *order], env=environment)
+
+    assert [process.wait() for process in (start("2", "3"), start("3", "2"))] == [0, 0]
+    cached = sorted(tmp_path.rglob("*.nbc"))
+    assert cached
+    assert start("3", "2").wait() == 0
+    assert sorted(tmp_path.rglob("*.nbc")) == cached  # nothing is compiled again
 
 
 LAYOUT_PARAMS = "void *a, void *b, void *cells, void *strides, void *hashed, void *mask, void *first"
