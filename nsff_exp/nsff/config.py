@@ -116,6 +116,8 @@ def _check(config: Config) -> None:
             raise UsageError(f"{name} must be at least 1")
     if not config.expname:
         raise UsageError("expname is missing: give --config FILE or --expname NAME")
+    if config.bd_factor < 0.05:
+        raise UsageError(f"bd_factor = {config.bd_factor} is not supported: the near plane needs 0.05 or more")
     if config.N_samples < 4:
         raise UsageError("N_samples must be at least 4: the smoothness terms need neighbours along the ray")
     _check_hash(config)

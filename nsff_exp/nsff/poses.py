@@ -41,9 +41,14 @@ def from_llff(
     return np.stack([right, -down, back, centre], axis=-1), matrix[:, :, 4], poses_bounds[:, 15:17]
 
 
-def scene_scale(bounds: Float[np.ndarray, "n 2"]) -> float:
-    """Factor that brings the near planes (their 5th percentile) to 1 / 0.9, as published."""
-    return float(1.0 / (np.percentile(bounds[:, 0], 5) * 0.9))
+def scene_scale(bounds: Float[np.ndarray, "n 2"], bd_factor: float = 0.9) -> float:
+    """Factor that brings the near plane of NDC to `bd_factor` of the near bounds (their 5th percentile).
+
+    Note:
+        Bounds come from static points, and nothing in front of the near plane can be rendered. The published 0.9
+        cuts off what moves closer to the camera than anything static.
+    """
+    return float(1.0 / (np.percentile(bounds[:, 0], 5) * bd_factor))
 
 
 def average(poses: Poses) -> Pose:

@@ -131,7 +131,7 @@ def load_cameras(config: Config) -> Cameras:
         )
     used = slice(config.start_frame, config.end_frame)
     c2w, bounds = c2w[used].astype(np.float32), bounds[used].astype(np.float32)
-    scale = scene_scale(bounds)
+    scale = scene_scale(bounds, config.bd_factor)
     c2w[:, :, 3] *= scale
     height, width = read_pixels(_frame_path(frames_folder, config.start_frame, "run_midas.py", folder)).shape[:2]
     intrinsics = Intrinsics(height, width, float(hwf[0, 2] * height / hwf[0, 0]))

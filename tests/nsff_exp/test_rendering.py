@@ -7,7 +7,7 @@ import pytest
 import torch
 from nsff.compositing import composite, composite_union, intervals, transmittance
 from nsff.fields import DynamicSamples, StaticSamples
-from nsff.poses import Intrinsics, average, from_llff, interpolate, recentre
+from nsff.poses import Intrinsics, average, from_llff, interpolate, recentre, scene_scale
 from nsff.rays import camera_rays, make_rays, ndc_to_world, pixel_grid, project, world_to_camera
 from nsff.renderer import render_frame, render_train
 from nsff.sampling import DepthSampling, density_noise, sample_depths
@@ -169,6 +169,14 @@ def test_llff_axes():
     np.testing.assert_array_equal(c2w[0], np.array([[1, 0, 0, 5], [0, 1, 0, 6], [0, 0, 1, 7]]))
     assert hwf[0].tolist() == [72, 128, 110]
     assert bounds[0].tolist() == [1, 9]
+
+
+@pytest.mark.parametrize(("bd_factor", "inside"), [(0.9, False), (0.6, True)])
+def test_near_plane_is_a_share_of_the_nearest_static_depth(bd_factor, inside):
+    bounds = np.array([[4.0, 90.0]] * 10)
+    closer = 0.75 * 4.0 * scene_scale(bounds, bd_factor)  # something that moves in front of all static points
+    assert closer == pytest.approx(0.75 / bd_factor)
+    assert (closer > 1.0) is inside  # NDC begins at depth 1
 
 
 def test_interpolation_is_halfway():

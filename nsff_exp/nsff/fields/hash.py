@@ -18,8 +18,10 @@ from nsff.fields.interface import DynamicField, DynamicSamples, StaticField, Sta
 REACH = (1.5, 1.5, 1.05, 1.5)  # x, y, z, t
 COARSEST = 16  # cells an axis of the coarsest level, over the whole box
 N_FREQS = 4  # of the encoding that goes beside the features
-FLOW_LEVELS = 4  # scene flow is smooth: it sees the coarse levels only
-INITIAL_FLOW_SCALE = 1e-2
+# Scene flow is smooth in space but not in time. It has a grid of its own: in a shared one, the gradients of colour and
+# density are so much larger that Adam hardly moves the features for it.
+MOTION_LEVELS, MOTION_CELLS = 4, (8, 64)
+FLOW_SCALE = 0.1  # scene flow is small in NDC (a pixel of 480 is 0.004): raw values are of order 1
 
 
 class _Heads(nn.Module):
@@ -83,6 +85,23 @@ class StaticHash(StaticField):
         return torch.cat([self.grid(points / self.box + 0.5), encode(points, N_FREQS)], dim=-1)
 
 
+class _Motion(nn.Module):
+    """Scene flow and disocclusion, backward and forward, from unit points and their encoding."""
+
+    def __init__(self, n_times: int, n_encoded: int, config: Config):
+        super().__init__()
+        coarsest, finest = ((cells,) * 3 + (n_times,) for cells in MOTION_CELLS)
+        self.grid = HashGrid(make_layout(coarsest, finest, MOTION_LEVELS, config.hash_log2_rows), config.hash_features)
+        last = nn.Linear(config.hash_width, 8)
+        self.layers = nn.Sequential(nn.Linear(self.grid.n_outputs + n_encoded, config.hash_width), nn.ReLU(), last)
+        with torch.no_grad():
+            last.bias[:6] = 0.0
+
+    def forward(self, unit: Float[Tensor, "m 4"], encoded: Float[Tensor, "m e"]) -> Float[Tensor, "m 8"]:
+        raw = self.layers(torch.cat([self.grid(unit), encoded], dim=-1))
+        return torch.cat([(FLOW_SCALE * raw[:, :6]).tanh(), raw[:, 6:].sigmoid()], dim=-1)
+
+
 class DynamicHash(DynamicField):
     """(x, y, z, t) in NDC and time and view direction -> colour, density, scene flow, disocclusion."""
 
@@ -91,40 +110,35 @@ class DynamicHash(DynamicField):
     def __init__(self, config: Config):
         super().__init__()
         self.amp = config.amp
-        finest, times = config.hash_dynamic_finest, max(2, round(config.n_frames * REACH[3] * config.hash_time))
+        finest, n_times = config.hash_dynamic_finest, max(2, round(config.n_frames * REACH[3] * config.hash_time))
         layout = make_layout(
-            (COARSEST,) * 3 + (min(4, times),), (finest,) * 3 + (times,), config.hash_levels, config.hash_log2_rows
+            (COARSEST,) * 3 + (min(4, n_times),), (finest,) * 3 + (n_times,), config.hash_levels, config.hash_log2_rows
         )
         self.grid = HashGrid(layout, config.hash_features)
         self.register_buffer("box", 2.0 * torch.tensor(REACH), persistent=False)
         encoded = encoded_size(4, N_FREQS)
         self.heads = _Heads(self.grid.n_outputs + encoded, 1, config)
-        n_flow_features = min(FLOW_LEVELS, config.hash_levels) * config.hash_features
-        self.finest_features = self.grid.n_outputs - n_flow_features  # which scene flow does not see
-        last = nn.Linear(config.hash_width, 8)
-        self.motion = nn.Sequential(nn.Linear(n_flow_features + encoded, config.hash_width), nn.ReLU(), last)
-        with torch.no_grad():
-            last.weight[:6] *= INITIAL_FLOW_SCALE
-            last.bias[:6] *= INITIAL_FLOW_SCALE
+        self.motion = _Motion(n_times, encoded, config)
 
     def forward(
         self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> DynamicSamples:
-        n_rays, n_samples, _ = points_ndc.shape
-        features = self._features(points_ndc, time)
+        unit, encoded = self._unit_and_encoded(points_ndc, time)
         with mixed_precision(points_ndc, self.amp):
-            rgb_raw, sigma_raw = self.heads(features, viewdirs)
-        # Scene flow stays in full precision: it is small against the 8 bits of bfloat16.
-        motion = self.motion(features[:, self.finest_features :])
-        sf_bwd, sf_fwd, prob = motion.view(n_rays, n_samples, 8).split([3, 3, 2], dim=-1)
-        prob_bwd, prob_fwd = prob.sigmoid().unbind(-1)
-        sigma_raw = sigma_raw.float().squeeze(-1)
-        return DynamicSamples(rgb_raw.float(), sigma_raw, sf_bwd.tanh(), sf_fwd.tanh(), prob_bwd, prob_fwd)
+            rgb_raw, sigma_raw = self.heads(torch.cat([self.grid(unit), encoded], dim=-1), viewdirs)
+        # Motion stays in full precision: scene flow is small against the 8 bits of bfloat16.
+        motion = self.motion(unit, encoded).view(*points_ndc.shape[:2], 8)
+        sf_bwd, sf_fwd, prob = motion.split([3, 3, 2], dim=-1)
+        prob_bwd, prob_fwd = prob.unbind(-1)
+        return DynamicSamples(rgb_raw.float(), sigma_raw.float().squeeze(-1), sf_bwd, sf_fwd, prob_bwd, prob_fwd)
 
     def geometry(self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
-        return self.heads.without_colour(self._features(points_ndc, time)).view(points_ndc.shape[:2])
+        unit, encoded = self._unit_and_encoded(points_ndc, time)
+        return self.heads.without_colour(torch.cat([self.grid(unit), encoded], dim=-1)).view(points_ndc.shape[:2])
 
-    def _features(self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "m e"]:
-        """Of the levels, finest first, then the encoding: what scene flow sees lies together."""
+    def _unit_and_encoded(
+        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "m 4"], Float[Tensor, "m e"]]:
+        """Points in the unit box of the grids, and their encoding."""
         xyzt = torch.cat([points_ndc, time[:, None, None].expand_as(points_ndc[..., :1])], dim=-1).view(-1, 4)
-        return torch.cat([self.grid(xyzt / self.box + 0.5).flip(-1), encode(xyzt, N_FREQS)], dim=-1)
+        return xyzt / self.box + 0.5, encode(xyzt, N_FREQS)
