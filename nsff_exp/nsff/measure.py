@@ -15,7 +15,6 @@ import torch
 from tqdm import tqdm
 
 from nsff.config import Config, InputError
-from nsff.evaluator import PROTOCOLS, mean_of, score_views
 from nsff.poses import Intrinsics
 from nsff.renderer import render_frame
 from nsff.sampling import DepthSampling
@@ -85,6 +84,8 @@ def measure_cost(config: Config, scene: Scene, device: torch.device) -> Figures:
 
 def measure_curve(config: Config, scene: Scene, device: torch.device) -> list[Figures]:
     """Train for `bench_minutes` and score the protocol's views along the way; scoring does not count as time."""
+    from nsff.evaluator import PROTOCOLS, mean_of, score_views  # here: its libraries would count as memory of a step
+
     config = dataclasses.replace(config, max_minutes=config.bench_minutes)
     protocol, cameras = PROTOCOLS[config.protocol], load_cameras(config)
     views = protocol.views(config, cameras)
