@@ -22,6 +22,7 @@ N_FREQS = 4  # of the encoding that goes beside the features
 # density are so much larger that Adam hardly moves the features for it.
 MOTION_LEVELS, MOTION_CELLS = 4, (8, 64)
 FLOW_SCALE = 0.1  # scene flow is small in NDC (a pixel of 480 is 0.004): raw values are of order 1
+INITIAL_FLOW = 0.1  # of its last layer
 
 
 class _Heads(nn.Module):
@@ -95,6 +96,7 @@ class _Motion(nn.Module):
         last = nn.Linear(config.hash_width, 8)
         self.layers = nn.Sequential(nn.Linear(self.grid.n_outputs + n_encoded, config.hash_width), nn.ReLU(), last)
         with torch.no_grad():
+            last.weight[:6] *= INITIAL_FLOW
             last.bias[:6] = 0.0
 
     def forward(self, unit: Float[Tensor, "m 4"], encoded: Float[Tensor, "m e"]) -> Float[Tensor, "m 8"]:
