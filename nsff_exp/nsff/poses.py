@@ -41,7 +41,7 @@ def from_llff(
     return np.stack([right, -down, back, centre], axis=-1), matrix[:, :, 4], poses_bounds[:, 15:17]
 
 
-def scene_scale(bounds: Float[np.ndarray, "n 2"], bd_factor: float = 0.9) -> float:
+def scene_scale(bounds: Float[np.ndarray, "n 2"], bd_factor: float) -> float:
     """Factor that brings the near plane of NDC to `bd_factor` of the near bounds (their 5th percentile).
 
     Note:

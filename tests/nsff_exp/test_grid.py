@@ -130,7 +130,37 @@ for n_axes in map(int, sys.argv[1:]):
 """
 
 
-def test_processes_that_fill_the_kernel_cache_together(tmp_path):
+def test_kernels_are_compiled_once_and_under_the_lock(monkeypatch):
+    held, compiled = [], []
+
+    class Lock:
+        def __init__(self, path):
+            assert Path(path).parent.is_dir()
+
+        def __enter__(self):
+            held.append(self)
+
+        def __exit__(self, *_):
+            held.clear()
+
+    class Kernel:
+        signatures = []  # noqa: RUF012
+
+        def compile(self, types):
+            compiled.append((types, bool(held)))
+            self.signatures.append(types)
+
+        def __call__(self, value):
+            assert not held  # only the first use waits for other processes
+
+    monkeypatch.setattr(cpu, "FileLock", Lock)
+    kernel = Kernel()
+    for value in (1, 2, 1.0):
+        cpu._run(kernel, value)
+    assert [locked for _, locked in compiled] == [True, True]  # int, then float
+
+
+def test_what_processes_compiled_together_is_not_compiled_again(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(PACKAGES)}
 
     def start(*order):

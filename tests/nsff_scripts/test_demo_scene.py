@@ -11,7 +11,7 @@ import make_demo_scene
 import numpy as np
 import pytest
 import torch
-from nsff.config import load_config
+from nsff.config import Config, load_config
 from nsff.poses import scene_scale
 from nsff.rays import camera_rays, pixel_grid, project, world_to_camera
 from nsff.scene import Scene, load_scene
@@ -58,7 +58,7 @@ def targets(flow: np.ndarray) -> np.ndarray:
 
 def reprojected(scene: Scene, folder: Path, frame: int, neighbour: int) -> tuple[np.ndarray, np.ndarray]:
     """Flow that the true depth and the read poses give if nothing moves, and the depth seen by the neighbour."""
-    scale = scene_scale(np.load(folder / "poses_bounds.npy")[:, 15:17])
+    scale = scene_scale(np.load(folder / "poses_bounds.npy")[:, 15:17], Config.bd_factor)
     pixels = pixel_grid(scene.intrinsics, torch.device("cpu"))
     origins, directions = camera_rays(pixels, scene.c2w[frame], scene.intrinsics)
     points = origins + directions * (scale / scene.disparity[frame].reshape(-1, 1))

@@ -73,6 +73,7 @@ class _Block:
 class _BlockedMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, n_freqs: int, keep: bool, x: Tensor, view_term: Tensor, *flat: Tensor) -> Tensor:
+        """Raw outputs (n, s, o), ray block by ray block; keeps the layers that are not computed again."""
         weights, (n_rays, n_samples, n_channels) = MlpWeights.unflatten(flat), x.shape
         width, size = weights.trunk[0][0].shape
         n_view, points = view_term.shape[1], x.reshape(-1, n_channels)
@@ -98,6 +99,7 @@ class _BlockedMlp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> Any:
+        """Gradients in the order of the inputs of `forward`."""
         x, view_term, *saved = ctx.saved_tensors
         n_flat = len(saved) - len(ctx.layers)
         weights, kept = MlpWeights.unflatten(saved[:n_flat]), dict(zip(ctx.layers, saved[n_flat:], strict=True))

@@ -38,6 +38,7 @@ class _Interpolate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> Any:
+        """Gradient to the points; that to the table goes into `table.grad`."""
         (points,), table = ctx.saved_tensors, ctx.table
         rows, kernels = grad_out.T.contiguous(), cuda if points.is_cuda else cpu
         grad_points = None
