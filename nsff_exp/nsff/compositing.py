@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsff.fields import DynamicSamples, StaticSamples
+from nsff.fields import Radiance, StaticSamples
 
 LAST_INTERVAL = 1e10  # the last sample absorbs whatever light is left
 TRANSPARENT = 1e-10  # keeps the transmittance off 0, so that its gradient is finite
@@ -51,7 +51,7 @@ def transmittance(clear: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
 
 
 def composite(
-    samples: DynamicSamples | StaticSamples,
+    samples: Radiance,
     depths: Float[Tensor, "n s"],
     deltas: Float[Tensor, "n s"],
     noise: Noise = 0.0,
@@ -93,7 +93,7 @@ def weights_union(
 
 def composite_union(
     static: StaticSamples,
-    dynamic: DynamicSamples,
+    dynamic: Radiance,
     depths: Float[Tensor, "n s"],
     deltas: Float[Tensor, "n s"],
     noise: Noise = 0.0,

@@ -11,6 +11,8 @@
 | smoothness | L_reg, scene flow smooth in space and in time (least kinetic) | `spatial_smoothness`, `least_kinetic` |
 | entropy | not in the paper (`wild`) | `blend_entropy` |
 | distortion | not in the paper; off unless `w_distortion` is set | `distortion_loss` |
+| background | not in the paper; off unless `background_rays` is set | `background_loss` |
+| split | not in the paper; off unless `w_split` is set | `split_loss` |
 
 What differs between the variants is one row of `VARIANT_RULES`.
 """
@@ -61,6 +63,7 @@ class LossWeights:
     prob: float
     entropy: float
     distortion: float
+    split: float
     colour_where_dynamic: bool
 
 
@@ -77,6 +80,8 @@ class LossTerms:
     smoothness: Tensor
     entropy: Tensor
     distortion: Tensor
+    background: Tensor
+    split: Tensor
 
     def total(self) -> Tensor:
         """What training minimises."""
@@ -103,8 +108,9 @@ def compute_losses(
     intrinsics: Intrinsics,
     weights: LossWeights,
     rules: VariantRules,
+    background: tuple[Tensor, Tensor] | None = None,
 ) -> LossTerms:
-    """All terms of one step, with their weights."""
+    """All terms of one step, with their weights; `background`: colours of the static field alone, and the true ones."""
     ref, dynamic = render.ref, render.ref.dynamic
     steps = [(dynamic.sf_bwd, dynamic.prob_bwd, render.prev), (dynamic.sf_fwd, dynamic.prob_fwd, render.next)]
     chained = _chained_step(render) if rules.chain_regularised and render.chain else None
@@ -131,6 +137,8 @@ def compute_losses(
         distortion=weights.distortion * distortion_loss(ref.dynamic_alone.weights, ref.points_ndc)
         if weights.distortion
         else zero,
+        background=zero if background is None else background_loss(*background),
+        split=weights.split * split_loss(render, batch) if weights.split else zero,
     )
 
 
@@ -278,3 +286,18 @@ def distortion_loss(weights: Float[Tensor, "n s"], points_ndc: Float[Tensor, "n 
     between = 2.0 * (weights * (z * before - z_before)).sum(-1)
     within = (weights[:, :-1] ** 2 * (z[:, 1:] - z[:, :-1])).sum(-1) / 3.0
     return (between + within).mean()
+
+
+def background_loss(rgb: Float[Tensor, "n 3"], truth: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
+    """Squared error of the static field alone; 0 if everything moves."""
+    return ((rgb - truth) ** 2).sum() / max(1, rgb.numel())
+
+
+def split_loss(render: TrainRender, batch: TrainBatch) -> Float[Tensor, ""]:
+    """Mean share of the dynamic field on uniform rays of the background, where nothing moves.
+
+    Without it both fields learn the background, and the dynamic one, which sees a place at one time only, hangs there
+    as haze in views of other cameras.
+    """
+    n = batch.n_uniform
+    return weighted_mean(render.ref.union.dynamic_weight[:n, None], batch.background[:n].to(batch.rgb.dtype))

@@ -76,6 +76,9 @@ class Config:
     N_rand: int = _train(4096, "uniform rays a step")
     num_extra_sample: int = _train(512, "rays a step drawn from the motion mask while step < D")
     use_motion_mask: bool = _train(False, "draw the extra rays")
+    background_rays: int = _train(
+        0, "rays a step from outside the motion masks of all frames, for the static field alone (not published)"
+    )
     N_samples: int = _train(64, "depths a ray")
     perturb: float = _train(1.0, "0 = no jitter of the depths")
     raw_noise_std: float = _train(0.0, "standard deviation of the noise on raw density while training")
@@ -97,6 +100,7 @@ class Config:
     w_prob_reg: float = _loss(0.1, "weight of the disocclusion probability")
     w_entropy: float = _loss(1e-3, "variant wild: weight of the entropy of the blend weight")
     w_distortion: float = _loss(0.0, "weight of the spread of the dynamic field along a ray (not published)")
+    w_split: float = _loss(0.0, "weight of the dynamic field's share outside the motion masks (not published)")
     decay_depth_w: bool = _loss(False, "divide w_depth by 10 at every multiple of D")
     decay_optical_flow_w: bool = _loss(False, "divide w_optical_flow by 10 at every multiple of D")
 

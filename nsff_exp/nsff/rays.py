@@ -42,14 +42,17 @@ def pixel_grid(intrinsics: Intrinsics, device: torch.device) -> Float[Tensor, "n
 
 
 def camera_rays(
-    uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "3 4"], intrinsics: Intrinsics
+    uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "*n 3 4"], intrinsics: Intrinsics
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
-    """Origins and directions in the world; directions have length 1 along the viewing axis, not unit length."""
+    """Origins and directions in the world; directions have length 1 along the viewing axis, not unit length.
+
+    `c2w` is one camera, or one for each ray.
+    """
     right = (uv[:, 0] - intrinsics.width * 0.5) / intrinsics.focal
     up = -(uv[:, 1] - intrinsics.height * 0.5) / intrinsics.focal
     directions_cam = torch.stack([right, up, -torch.ones_like(right)], dim=-1)
-    directions = (directions_cam[:, None, :] * c2w[:, :3]).sum(-1)
-    return c2w[:, 3].expand_as(directions), directions
+    directions = (directions_cam[:, None, :] * c2w[..., :3]).sum(-1)
+    return c2w[..., 3].expand_as(directions), directions
 
 
 def to_ndc(
@@ -69,8 +72,8 @@ def to_ndc(
     return origins_ndc, directions_ndc
 
 
-def make_rays(uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "3 4"], intrinsics: Intrinsics) -> RayBundle:
-    """The rays through pixels `uv` of the camera `c2w`."""
+def make_rays(uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "*n 3 4"], intrinsics: Intrinsics) -> RayBundle:
+    """The rays through pixels `uv` of the camera `c2w`, or each of a camera of its own."""
     origins, directions = camera_rays(uv, c2w, intrinsics)
     viewdirs = directions / directions.norm(dim=-1, keepdim=True)
     return RayBundle(*to_ndc(origins, directions, intrinsics), viewdirs)

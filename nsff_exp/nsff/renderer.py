@@ -17,7 +17,7 @@ from nsff.compositing import (
     weights_alone,
     weights_union,
 )
-from nsff.fields import DynamicSamples, Fields, StaticSamples
+from nsff.fields import DynamicSamples, Fields, StaticField, StaticSamples
 from nsff.poses import Intrinsics
 from nsff.rays import RayBundle, make_rays, pixel_grid
 from nsff.sampling import DepthSampling, importance_depths, sample_depths, span_depths, widened
@@ -75,7 +75,23 @@ class FrameRender:
     dynamic_weight: Float[Tensor, "h w"]
 
 
+Look = Callable[[Float[Tensor, "n m 3"], Float[Tensor, "n m"]], Float[Tensor, "n m"]]
+
+
 @torch.no_grad()
+def _depths_after_look(
+    look: Look, rays: RayBundle, sampling: DepthSampling, generator: torch.Generator | None
+) -> Float[Tensor, "n s"]:
+    """Depths that follow the density which `look` finds at (points, intervals); uniform ones without a look."""
+    n_rays, device = len(rays), rays.origins_ndc.device
+    if not sampling.n_look:
+        return sample_depths(n_rays, sampling.n_samples, sampling.perturb, generator, device)
+    depths = span_depths(n_rays, sampling.n_look, sampling.perturb, generator, device)
+    deltas = (rays.directions_ndc.norm(dim=-1, keepdim=True) / sampling.n_look).expand_as(depths)
+    density = look(rays.points_ndc(depths), deltas)
+    return importance_depths(density, sampling.n_samples, sampling.perturb, generator)
+
+
 def choose_depths(
     fields: Fields, rays: RayBundle, time: float, sampling: DepthSampling, generator: torch.Generator | None = None
 ) -> Float[Tensor, "n s"]:
@@ -91,17 +107,27 @@ def choose_depths(
         sampling: how many.
         generator: source of the jitter, on the device of the rays.
     """
-    n_rays, device = len(rays), rays.origins_ndc.device
-    if not sampling.n_look:
-        return sample_depths(n_rays, sampling.n_samples, sampling.perturb, generator, device)
-    depths = span_depths(n_rays, sampling.n_look, sampling.perturb, generator, device)
-    points_ndc = rays.points_ndc(depths)
-    deltas = (rays.directions_ndc.norm(dim=-1, keepdim=True) / sampling.n_look).expand_as(depths)
-    dynamic = fields.dynamic.geometry(points_ndc, points_ndc.new_full((n_rays,), time))
-    static, blend_w = fields.static.geometry(points_ndc)
-    of_static, of_dynamic = weights_union(static, blend_w, dynamic, deltas)
-    density = widened(of_static + of_dynamic) + widened(weights_alone(dynamic, deltas))
-    return importance_depths(density, sampling.n_samples, sampling.perturb, generator)
+
+    def look(points_ndc: Tensor, deltas: Tensor) -> Tensor:
+        dynamic = fields.dynamic.geometry(points_ndc, points_ndc.new_full((len(rays),), time))
+        static, blend_w = fields.static.geometry(points_ndc)
+        of_static, of_dynamic = weights_union(static, blend_w, dynamic, deltas)
+        return widened(of_static + of_dynamic) + widened(weights_alone(dynamic, deltas))
+
+    return _depths_after_look(look, rays, sampling, generator)
+
+
+def render_background(
+    static: StaticField, rays: RayBundle, sampling: DepthSampling, generator: torch.Generator | None, noise: NoiseSource
+) -> Float[Tensor, "n 3"]:
+    """Colours of the static field alone, at depths that follow a first look at it."""
+
+    def look(points_ndc: Tensor, deltas: Tensor) -> Tensor:
+        return widened(weights_alone(static.geometry(points_ndc)[0], deltas))
+
+    depths = _depths_after_look(look, rays, sampling, generator)
+    samples = static(rays.points_ndc(depths), rays.viewdirs)
+    return composite(samples, depths, intervals(depths, rays.directions_ndc), noise(len(rays))).rgb
 
 
 def _warp(
@@ -199,7 +225,7 @@ def render_frame(
         depths = choose_depths(fields, rays, time, even)
         points_ndc = rays.points_ndc(depths)
         static = fields.static(points_ndc, rays.viewdirs)
-        dynamic = fields.dynamic(points_ndc, points_ndc.new_full((len(rays),), time), rays.viewdirs)
+        dynamic = fields.dynamic.radiance(points_ndc, points_ndc.new_full((len(rays),), time), rays.viewdirs)
         parts.append(composite_union(static, dynamic, depths, intervals(depths, rays.directions_ndc)))
     size = (intrinsics.height, intrinsics.width)
     return FrameRender(

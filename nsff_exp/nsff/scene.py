@@ -20,6 +20,7 @@ from nsff.poses import Intrinsics, from_llff, recentre, scene_scale
 from nsff.timeline import Timeline
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+MASK_MARGIN = 0.01  # of the width: so near to a motion mask, a pixel is not taken for background either
 MOVING_ABOVE = 0.1  # share of white in a motion mask from which a pixel counts as moving, as published
 READ_ERRORS = (
     OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error,
@@ -40,6 +41,7 @@ class Scene:
     images: Float[Tensor, "N H W 3"]
     disparity: Float[Tensor, "N H W"]
     motion_masks: Bool[Tensor, "N H W"]
+    background: Bool[Tensor, "N H W"]  # well outside the motion masks
     flow_fwd: Float[Tensor, "N H W 2"]
     flow_fwd_mask: Bool[Tensor, "N H W"]
     flow_bwd: Float[Tensor, "N H W 2"]
@@ -63,6 +65,16 @@ class TrainBatch:
     flow_fwd_mask: Bool[Tensor, " n"]
     flow_bwd: Float[Tensor, "n 2"]
     flow_bwd_mask: Bool[Tensor, " n"]
+    background: Bool[Tensor, " n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BackgroundBatch:
+    """n pixels of any frames, well outside their motion masks."""
+
+    frames: Int[Tensor, " n"]
+    uv: Float[Tensor, "n 2"]
+    rgb: Float[Tensor, "n 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +113,7 @@ def load_scene(config: Config, device: torch.device) -> Scene:
         images=put(images),
         disparity=put(disparity),
         motion_masks=put(masks),
+        background=put(background_of(masks)),
         flow_fwd=put(np.stack([flow for flow, _ in fwd])),
         flow_fwd_mask=put(np.stack([mask for _, mask in fwd])),
         flow_bwd=put(np.stack([flow for flow, _ in bwd])),
@@ -154,6 +167,7 @@ def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, " a"], hard: Int
         flow_fwd_mask=pick(scene.flow_fwd_mask),
         flow_bwd=pick(scene.flow_bwd),
         flow_bwd_mask=pick(scene.flow_bwd_mask),
+        background=pick(scene.background),
     )
 
 
@@ -170,6 +184,22 @@ def draw_batch(scene: Scene, frame: int, n_uniform: int, n_hard: int, generator:
     hard = moving[torch.randperm(len(moving), generator=generator, device=device)[:n_hard]]
     uniform = torch.randperm(n_pixels, generator=generator, device=device)[:n_uniform]
     return gather_batch(scene, frame, uniform, hard)
+
+
+def background_of(motion_masks: Bool[np.ndarray, "N H W"]) -> Bool[np.ndarray, "N H W"]:
+    """What is farther than `MASK_MARGIN` from everything that moves: masks are coarse, and shadows lie around them."""
+    size = 2 * round(MASK_MARGIN * motion_masks.shape[2]) + 1
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    return np.stack([cv2.dilate(mask.astype(np.uint8), disk) == 0 for mask in motion_masks])
+
+
+def draw_background(scene: Scene, n: int, generator: torch.Generator) -> BackgroundBatch:
+    """Draw n pixels over all frames, with replacement, and keep those of the background."""
+    height, width = scene.intrinsics.height, scene.intrinsics.width
+    index = torch.randint(scene.background.numel(), (n,), generator=generator, device=scene.images.device)
+    index = index[scene.background.flatten()[index]]
+    uv = torch.stack([index % width, index // width % height], dim=-1).to(scene.images.dtype)
+    return BackgroundBatch(index // (height * width), uv, scene.images.flatten(0, 2)[index])
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -63,6 +63,7 @@ def plan_step(config: Config, step: int, n_frames: int, share: float = 0.0) -> S
             prob=config.w_prob_reg,
             entropy=config.w_entropy,
             distortion=config.w_distortion,
+            split=config.w_split,
             colour_where_dynamic=wild and stage >= 1,
         ),
     )

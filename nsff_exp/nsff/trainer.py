@@ -18,14 +18,15 @@ from nsff.checkpoint import (
     read_newest,
     save_checkpoint,
 )
+from nsff.compositing import Noise
 from nsff.config import Config, InputError, format_args
 from nsff.fields import Fields, build_fields, build_optimizer
 from nsff.losses import VARIANT_RULES, LossTerms, NeighbourCameras, compute_losses
 from nsff.progress import ProgressBar, interruptible
 from nsff.rays import make_rays
-from nsff.renderer import TrainRender, choose_depths, render_frame, render_train
+from nsff.renderer import TrainRender, choose_depths, render_background, render_frame, render_train
 from nsff.sampling import DepthSampling, density_noise
-from nsff.scene import Scene, TrainBatch, draw_batch
+from nsff.scene import Scene, TrainBatch, draw_background, draw_batch
 from nsff.schedules import StepPlan, learning_rate, plan_step, share_done
 
 log = logging.getLogger("nsff")
@@ -80,6 +81,11 @@ class Trainer:
         scene, frame, config = self.scene, batch.frame, self.config
         rays = make_rays(batch.uv, scene.c2w[frame], scene.intrinsics)
         sampling = DepthSampling.of(config)
+
+        def noise(n_rays: int) -> Noise:
+            shape = (n_rays, sampling.n_samples)
+            return density_noise(shape, config.raw_noise_std, self.samples, self.device)
+
         depths = choose_depths(self.fields, rays, scene.timeline.time_of(frame), sampling, self.samples)
         render = render_train(
             self.fields,
@@ -90,7 +96,7 @@ class Trainer:
             n_static=len(rays) if plan.union_everywhere else batch.n_uniform,
             chain=plan.chain,
             chain_backward=plan.chain_backward,
-            noise=lambda n: density_noise((n, sampling.n_samples), config.raw_noise_std, self.samples, self.device),
+            noise=noise,
         )
         cameras = NeighbourCameras(
             scene.c2w[frame],
@@ -98,7 +104,12 @@ class Trainer:
             None if scene.timeline.is_last(frame) else scene.c2w[frame + 1],
         )
         rules = VARIANT_RULES[config.variant]
-        return render, compute_losses(render, batch, cameras, scene.intrinsics, plan.weights, rules)
+        background = None
+        if config.background_rays:
+            still = draw_background(scene, config.background_rays, self.samples)
+            rays = make_rays(still.uv, scene.c2w[still.frames], scene.intrinsics)
+            background = render_background(self.fields.static, rays, sampling, self.samples, noise), still.rgb
+        return render, compute_losses(render, batch, cameras, scene.intrinsics, plan.weights, rules, background)
 
     def train_step(self) -> StepReport:
         """Draw a frame and rays, render, score, and move the fields."""

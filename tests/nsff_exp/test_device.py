@@ -8,7 +8,7 @@ from nsff.fields.grid import cuda
 from nsff.losses import VARIANT_RULES, NeighbourCameras, compute_losses
 from nsff.poses import Intrinsics
 from nsff.rays import make_rays
-from nsff.renderer import choose_depths, render_frame, render_train
+from nsff.renderer import choose_depths, render_background, render_frame, render_train
 from nsff.sampling import DepthSampling, density_noise
 from nsff.scene import Scene, gather_batch
 from nsff.schedules import plan_step
@@ -21,13 +21,14 @@ def fake_scene(device: torch.device) -> Scene:
     flow, mask = torch.rand(n, height, width, 2, device=device), map_ > 0.5
     poses = torch.rand(n, 3, 4, device=device)
     size = Intrinsics(height, width, 15.0)
-    return Scene(size, poses, torch.rand(n, 2, device=device), images, map_, mask, flow, mask, flow, mask)
+    return Scene(size, poses, torch.rand(n, 2, device=device), images, map_, mask, ~mask, flow, mask, flow, mask)
 
 
 @pytest.mark.parametrize("field", ["mlp", "hash"])
 def test_training_step_stays_on_the_device(variant, field, monkeypatch):
     monkeypatch.setattr(cuda, "available", lambda: False)  # kernels need real memory: the twin stands for them
     more = ["--netwidth", "16", "--N_samples", "8", "--chain_sf", "--use_motion_mask", "--amp", "--field", field]
+    more += ["--w_split", "0.1"]
     config = load_config(
         ["--expname", "x", "--variant", variant, "--decay_iteration", "1", "--schedule", "published", *more]
     )
@@ -46,7 +47,11 @@ def test_training_step_stays_on_the_device(variant, field, monkeypatch):
             noise=lambda n: density_noise((n, 8), 1.0, None, device),
         )  # fmt: skip
         cameras = NeighbourCameras(scene.c2w[2], scene.c2w[1], scene.c2w[3])
-        terms = compute_losses(render, batch, cameras, scene.intrinsics, plan.weights, VARIANT_RULES[variant])
+        still_rays = make_rays(batch.uv, scene.c2w[batch.uv[:, 0].long() % 5], scene.intrinsics)
+        background = render_background(fields.static, still_rays, sampling, None, lambda n: 0.0), batch.rgb
+        terms = compute_losses(
+            render, batch, cameras, scene.intrinsics, plan.weights, VARIANT_RULES[variant], background
+        )
         assert terms.total().device.type == "cuda"
         assert terms.total().shape == ()
         frame = render_frame(fields, scene.c2w[0], scene.intrinsics, 0.0, sampling, 64)

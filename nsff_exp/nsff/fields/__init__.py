@@ -5,13 +5,14 @@ from torch import nn
 
 from nsff.config import Config
 from nsff.fields.hash import DynamicHash, StaticHash
-from nsff.fields.interface import DynamicField, DynamicSamples, StaticField, StaticSamples
+from nsff.fields.interface import DynamicField, DynamicSamples, Radiance, StaticField, StaticSamples
 from nsff.fields.mlp import DynamicMlp, StaticMlp
 
 __all__ = [
     "DynamicField",
     "DynamicSamples",
     "Fields",
+    "Radiance",
     "StaticField",
     "StaticSamples",
     "build_fields",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nsff.config import Config
 from nsff.encoding import encode, encoded_size
 from nsff.fields.grid import HashGrid, make_layout
-from nsff.fields.interface import DynamicField, DynamicSamples, StaticField, StaticSamples
+from nsff.fields.interface import DynamicField, DynamicSamples, Radiance, StaticField, StaticSamples
 
 # The grids cover +- these in NDC and time: rays of other cameras and warped points leave +-1, times of neighbours too
 # (two frames beyond the ends are inside for 8 frames or more). Further out, the border goes on.
@@ -128,13 +128,24 @@ class DynamicHash(DynamicField):
     ) -> DynamicSamples:
         """All outputs at points; scene flow in NDC units a frame, -1..1."""
         unit, encoded = self._unit_and_encoded(points_ndc, time)
-        with mixed_precision(points_ndc, self.amp):
-            rgb_raw, sigma_raw = self.heads(torch.cat([self.grid(unit), encoded], dim=-1), viewdirs)
+        seen = self._radiance(unit, encoded, viewdirs)
         # Motion stays in full precision: scene flow is small against the 8 bits of bfloat16.
         motion = self.motion(unit, encoded).view(*points_ndc.shape[:2], 8)
         sf_bwd, sf_fwd, prob = motion.split([3, 3, 2], dim=-1)
         prob_bwd, prob_fwd = prob.unbind(-1)
-        return DynamicSamples(rgb_raw.float(), sigma_raw.float().squeeze(-1), sf_bwd, sf_fwd, prob_bwd, prob_fwd)
+        return DynamicSamples(seen.rgb_raw, seen.sigma_raw, sf_bwd, sf_fwd, prob_bwd, prob_fwd)
+
+    def radiance(
+        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
+    ) -> Radiance:
+        return self._radiance(*self._unit_and_encoded(points_ndc, time), viewdirs)
+
+    def _radiance(
+        self, unit: Float[Tensor, "m 4"], encoded: Float[Tensor, "m e"], viewdirs: Float[Tensor, "n 3"]
+    ) -> Radiance:
+        with mixed_precision(unit, self.amp):
+            rgb_raw, sigma_raw = self.heads(torch.cat([self.grid(unit), encoded], dim=-1), viewdirs)
+        return Radiance(rgb_raw.float(), sigma_raw.float().squeeze(-1))
 
     def geometry(self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
         unit, encoded = self._unit_and_encoded(points_ndc, time)

@@ -8,20 +8,24 @@ from torch import Tensor, nn
 
 
 @dataclasses.dataclass(frozen=True)
-class StaticSamples:
-    """The time-independent field at n rays x s samples."""
+class Radiance:
+    """What can be composited: a field at n rays x s samples."""
 
     rgb_raw: Float[Tensor, "n s 3"]  # colour before the sigmoid
     sigma_raw: Float[Tensor, "n s"]  # density before the ReLU
+
+
+@dataclasses.dataclass(frozen=True)
+class StaticSamples(Radiance):
+    """The time-independent field."""
+
     blend_w: Float[Tensor, "n s"]  # 0..1, 1 = dynamic (the paper's v is the opposite)
 
 
 @dataclasses.dataclass(frozen=True)
-class DynamicSamples:
-    """The time-dependent field at n rays x s samples."""
+class DynamicSamples(Radiance):
+    """The time-dependent field."""
 
-    rgb_raw: Float[Tensor, "n s 3"]
-    sigma_raw: Float[Tensor, "n s"]
     sf_bwd: Float[Tensor, "n s 3"]  # scene flow to the frame before, NDC units a frame
     sf_fwd: Float[Tensor, "n s 3"]  # scene flow to the frame after
     prob_bwd: Float[Tensor, "n s"]  # probability (0..1) that the point is disoccluded in the frame before
@@ -50,6 +54,12 @@ class DynamicField(nn.Module):
         self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> DynamicSamples:
         raise NotImplementedError
+
+    def radiance(
+        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
+    ) -> Radiance:
+        """Colour and density alone; cheaper where the field can."""
+        return self(points_ndc, time, viewdirs)
 
     def geometry(self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
         """Raw density alone; cheaper where the field can."""
