@@ -5,20 +5,14 @@ Example: python make_demo_scene.py --data_path SCENE/dense
 
 import argparse
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from nsff_prep.demo_scene import N_CAMERAS, PATHS, Settings, write_demo_scene
+from nsff_prep.script import Parser, run_script
 
 SIDES = range(16, 1025)  # a frame of 1024x1024 takes over 1 GB of memory to make
 FRAMES = range(3, 1000)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see --help\n")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -41,7 +35,7 @@ def _integer_in(allowed: range) -> Callable[[str], int]:
 
 def main(argv: list[str]) -> None:
     """Write the scene that the options describe."""
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("--data_path", type=Path, required=True, help="the `dense` folder to write")
     parser.add_argument("--size", type=_size, default=(128, 72), help="training size WIDTHxHEIGHT (default: 128x72)")
     parser.add_argument("--frames", type=_integer_in(FRAMES), default=24, help="frames of the video (default: 24)")
@@ -50,16 +44,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there and not empty")
     args = parser.parse_args(argv)
     settings = Settings(*args.size, n_frames=args.frames, seed=args.seed, path=args.path)
-    try:
-        write_demo_scene(args.data_path, settings, args.overwrite)
-    except OSError as error:
-        reason = f"cannot write {args.data_path} ({error.strerror})" if error.strerror else error
-        parser.exit(1, f"error: {reason}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted\n")
+    write_demo_scene(args.data_path, settings, args.overwrite)
     others = f" and {N_CAMERAS} held-out cameras" if args.path == "cameras" else "; no held-out cameras (path smooth)"
     print(f"wrote {args.data_path}: {args.frames} frames {args.size[0]}x{args.size[1]}{others}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nsff_prep.raycast import Camera, Layer, Pose, Solid, exact_flow, look_at, render, rotation
+from nsff_prep.script import PrepError
 
 N_CAMERAS = 12
 PATHS = ("cameras", "smooth")
@@ -143,16 +144,16 @@ def write_demo_scene(data_path: Path, settings: Settings, overwrite: bool = Fals
     """Write the scene as the folder `data_path`; it appears under that name only when it is complete.
 
     Raises:
-        OSError: something is there already and `overwrite` is not set, or the folder cannot be written.
+        PrepError: something is there already and `overwrite` is not set, or the folder cannot be written.
     """
     target = data_path.resolve()
     if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"{data_path} is a file; give the folder to write")
+        raise PrepError(f"{data_path} is a file; give the folder to write")
     occupied = target.is_dir() and any(target.iterdir())
     if occupied and not overwrite:
-        raise FileExistsError(f"{data_path} is there and not empty; add --overwrite to replace it")
+        raise PrepError(f"{data_path} is there and not empty; add --overwrite to replace it")
     if occupied and target in (Path.cwd(), *Path.cwd().parents):
-        raise FileExistsError(f"{data_path} holds the current folder; it is not replaced")
+        raise PrepError(f"{data_path} holds the current folder; it is not replaced")
     partial, old = (target.with_name(f"{target.name}.{word}-{os.getpid()}") for word in ("partial", "old"))
     try:
         partial.mkdir(parents=True)
@@ -160,6 +161,8 @@ def write_demo_scene(data_path: Path, settings: Settings, overwrite: bool = Fals
         if target.exists():
             target.rename(old)
         partial.rename(target)
+    except OSError as error:
+        raise PrepError(f"cannot write {data_path} ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,128 @@
+"""The stage that makes undistorted frames and cameras of a video or a folder of images."""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from nsff_prep.folder import write_text
+from nsff_prep.script import PrepError, log
+from nsff_prep.sfm import (
+    LEAST_ANGLE,
+    MORE_FEATURES,
+    MORE_OVERLAP,
+    SfmResult,
+    SfmSettings,
+    check_registered,
+    longest_run,
+    ray_angle,
+    reconstruct,
+    undistort,
+)
+from nsff_prep.sfm_masks import find_moving, read_masks, write_masks
+from nsff_prep.video import Source, extract_frames
+
+REPORT = "sfm.json"
+MASKS_WORTH = 0.002  # share of the pixels: if less moves, a second try with masks changes nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptureSettings:
+    """Which frames of what, and how SfM sees them; `masks` is a folder, white = moving."""
+
+    source: Source
+    masks: Path | None = None
+    camera_model: str = "SIMPLE_RADIAL"
+
+
+def make_cameras(scene: Path, settings: CaptureSettings) -> str:
+    """Write `frames/` and `dense/{images,sparse,sfm.json}` of a scene; returns a line about what was made.
+
+    Raises:
+        PrepError: no usable frames, or no cameras; what to try is said.
+    """
+    _spare_images_of_others(scene / "dense")
+    frames = extract_frames(scene / "frames", settings.source)
+    names = [path.name for path in frames]
+    with tempfile.TemporaryDirectory() as aside:
+        result = _register(frames, settings, Path(aside))
+    kept = longest_run(names, result.registered)
+    check_registered(names, kept)
+    if (angle := ray_angle(result.model)) < LEAST_ANGLE:
+        raise PrepError(
+            f"the camera only turns: rays to a point differ by {angle:.2f} degrees (median), {LEAST_ANGLE:.0f} is "
+            "needed; depth cannot be seen without moving sideways"
+        )
+    _drop_others(result.model, kept)
+    undistort(dataclasses.replace(result, registered=kept), scene / "frames", scene / "dense")
+    camera = next(iter(result.model.cameras.values()))
+    report = {
+        "frames": len(names), "registered": len(kept), "error_px": result.error, "focal_px": camera.mean_focal_length(),
+        "left_out": sorted(set(names) - set(kept)), "ray_angle_deg": angle,
+    }  # fmt: skip
+    write_text(scene / "dense" / REPORT, json.dumps(report, indent=1) + "\n")
+    summary = (
+        f"cameras: {len(kept)} of {len(names)} frames, error {result.error:.2f} px, focal length "
+        f"{camera.mean_focal_length():.1f} px"
+    )
+    log.info("%s", summary)
+    return summary
+
+
+def _spare_images_of_others(dense: Path) -> None:
+    """Only frames that an earlier run made are replaced."""
+    if (dense / "images").exists() and not (dense / REPORT).is_file():
+        raise PrepError(
+            f"{dense / 'images'} was not made by run_colmap.py and would be replaced; keep your frames elsewhere, and "
+            "give them with --images"
+        )
+
+
+def _register(frames: list[Path], settings: CaptureSettings, aside: Path) -> SfmResult:
+    """SfM, in up to three tries: plain (or with given masks), with masks of what moves, with more features.
+
+    Raises:
+        PrepError: no try gives cameras.
+    """
+    images, sfm = frames[0].parent, SfmSettings(settings.camera_model)
+    masks = None
+    if settings.masks is not None:
+        masks = write_masks(aside / "given", frames, read_masks(settings.masks, len(frames)))
+    best = _try(images, masks, sfm, None)
+    if masks is None:
+        moving = find_moving(frames, best)
+        share = float(np.mean([mask.mean() for mask in moving]))
+        if share > MASKS_WORTH:
+            log.info("%.1f %% of the pixels move: trying again without them", 100 * share)
+            masks = write_masks(aside / "moving", frames, moving)
+            best = _try(images, masks, sfm, best)
+    if best is None or len(best.registered) < len(frames):
+        log.info("not all frames registered: trying again with more features and wider overlap")
+        more = dataclasses.replace(sfm, features=MORE_FEATURES, overlap=MORE_OVERLAP)
+        best = _try(images, masks, more, best)
+    if best is None:
+        raise PrepError(
+            "no cameras could be found: frames must share things that stand still and have texture, seen by a camera "
+            "that moves sideways; try --masks DIR, another stretch (--start, --end), more frames (--fps)"
+        )
+    return best
+
+
+def _try(images: Path, masks: Path | None, sfm: SfmSettings, best: SfmResult | None) -> SfmResult | None:
+    """The new result if it registers more, or as many with a smaller error; else the best so far."""
+    result = reconstruct(images, masks, sfm)
+    if result is None:
+        return best
+    log.info("SfM: %d frames registered, error %.2f px", len(result.registered), result.error)
+    if best is None or (len(result.registered), -result.error) > (len(best.registered), -best.error):
+        return result
+    return best
+
+
+def _drop_others(model: pycolmap.Reconstruction, kept: list[str]) -> None:
+    for image in list(model.images.values()):
+        if image.has_pose and image.name not in set(kept):
+            model.deregister_frame(image.frame_id)

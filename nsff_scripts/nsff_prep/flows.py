@@ -1,0 +1,138 @@
+"""The stage that makes optical flow, its consistency and the motion masks."""
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nsff_prep.cameras import load_cameras
+from nsff_prep.flow import DisFlow, FlowMethod, consistent, resize_flow
+from nsff_prep.folder import Image, Mask, SceneFolder, read_array, read_frames, read_image, write_arrays, write_image
+from nsff_prep.motion import (
+    LEAST_SHARE,
+    MOST_SHARE,
+    epipolar_distance,
+    epipolar_mask,
+    fundamental,
+    motion_mask,
+    parse_threshold,
+)
+from nsff_prep.raft import RaftFlow
+from nsff_prep.script import PrepError, log
+from nsff_prep.semantic import WEIGHTS, MaskRcnn, OwnMasks
+from nsff_prep.sheets import chosen, flow_picture, mask_picture, write_sheet
+from nsff_prep.weights import MODELS, find_weights
+
+METHODS = ("raft", "dis")
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowSettings:
+    """`threshold`: pixels at training size, or `0.002w`. `semantic`: auto, none, or a folder of masks."""
+
+    method: str = "raft"
+    model: str = "models/raft-things.pth"
+    threshold: str = "1.0"
+    flow_width: int = 768
+    semantic: str = "auto"
+    semantic_size: tuple[int, int] = (1024, 576)
+    height: int | None = None
+
+
+def make_flows(folder: SceneFolder, settings: FlowSettings, device: torch.device) -> str:
+    """Write `flow_i1/`, `motion_masks/` and picture sheets; returns a line about what was made.
+
+    Raises:
+        PrepError: frames, poses or weights are missing.
+    """
+    sources, paths = folder.list_images(), folder.list_frames(settings.height)
+    if len(sources) != len(paths):
+        raise PrepError(
+            f"{paths[0].parent} has {len(paths)} frames, {folder.images} has {len(sources)}; "
+            f"run run_midas.py --data_path {folder.root}"
+        )
+    cameras = load_cameras(folder)
+    method = DisFlow() if settings.method == "dis" else RaftFlow(find_weights(settings.model), device)
+    _write_flows(folder, sources, read_image(paths[0]).shape[1::-1], method, settings.flow_width)
+    masks = _write_masks(folder, paths, cameras, settings, device)
+    _write_sheets(folder, paths)
+    return _summary(masks, settings.method)
+
+
+def _write_flows(
+    folder: SceneFolder, sources: list[Path], size: tuple[int, int], method: FlowMethod, flow_width: int
+) -> None:
+    """Flow between neighbours, computed at `flow_width`, written at `size`; one pair in memory at a time."""
+    before: Image | None = None
+    for index, image in enumerate(tqdm(read_frames(sources), total=len(sources), desc="flow", unit="frame")):
+        height = round(image.shape[0] * flow_width / image.shape[1])
+        frame = cv2.resize(image, (flow_width, height), interpolation=cv2.INTER_AREA)
+        if before is not None:
+            fwd, bwd = (resize_flow(method(*pair), size) for pair in ((before, frame), (frame, before)))
+            write_arrays(folder.flow(index - 1, 1), flow=fwd, mask=consistent(fwd, bwd))
+            write_arrays(folder.flow(index, -1), flow=bwd, mask=consistent(bwd, fwd))
+        before = frame
+
+
+def _write_masks(folder, paths, cameras, settings, device) -> list[Mask]:
+    n_frames, (height, width) = len(paths), read_image(paths[0]).shape[:2]
+    intrinsics, threshold = cameras.intrinsics(width, height), parse_threshold(settings.threshold, width)
+    movable = _semantic(settings, n_frames, device)
+    masks = []
+    for index, image in enumerate(tqdm(read_frames(paths), total=n_frames, desc="masks", unit="frame")):
+        distances, agree = [], []
+        for step in (1, -1):
+            if 0 <= index + step < n_frames:
+                content = read_array(folder.flow(index, step), f"run run_flows_video.py --data_path {folder.root}")
+                matrix = fundamental(cameras.w2c[index], cameras.w2c[index + step], intrinsics)
+                distances.append(epipolar_distance(content["flow"], matrix))
+                agree.append(content["mask"])
+        semantic = None
+        if isinstance(movable, OwnMasks):
+            semantic = movable.of(index, (width, height))
+        elif movable is not None:
+            semantic = movable(image)
+        masks.append(motion_mask(epipolar_mask(distances, agree, threshold), semantic))
+        write_image(folder.motion_mask(index), masks[-1].astype(np.uint8) * 255)
+    return masks
+
+
+def _semantic(settings: FlowSettings, n_frames: int, device: torch.device) -> MaskRcnn | OwnMasks | None:
+    if settings.semantic == "none":
+        return None
+    if settings.semantic != "auto":
+        return OwnMasks(Path(settings.semantic), n_frames)
+    if (MODELS / WEIGHTS).is_file():
+        return MaskRcnn(MODELS / WEIGHTS, device, settings.semantic_size)
+    log.info("note: no Mask R-CNN weights (download_models.py gets them); motion masks from epipolar geometry alone")
+    return None
+
+
+def _write_sheets(folder: SceneFolder, paths: list[Path]) -> None:
+    rows = []
+    for index in chosen(len(paths)):
+        image, step = read_image(paths[index]), 1 if index + 1 < len(paths) else -1
+        content = read_array(folder.flow(index, step), "run run_flows_video.py again")
+        moving = read_image(folder.motion_mask(index))[..., 0] > 0
+        doubtful = mask_picture(image, ~content["mask"])
+        rows.append([image, flow_picture(content["flow"]), doubtful, mask_picture(image, moving)])
+    write_sheet(folder.root / "sheets" / "flow_and_masks.jpg", rows)
+
+
+def _summary(masks: list[Mask], method: str) -> str:
+    shares = np.array([mask.mean() for mask in masks])
+    less = "a lower --epi_threshold, or masks of your own (--semantic DIR)"
+    more = "a higher --epi_threshold; if it stays, the poses are wrong: run run_colmap.py with --masks"
+    for odd, what, remedy in (
+        (shares < LEAST_SHARE, f"cover under {LEAST_SHARE:.1%}", less),
+        (shares > MOST_SHARE, f"cover over {MOST_SHARE:.0%}", more),
+    ):
+        if odd.any():
+            names = ", ".join(f"{index:05d}" for index in np.flatnonzero(odd)[:8]) + (", ..." if odd.sum() > 8 else "")
+            log.warning("warning: the motion masks of %d frames %s of it (%s); try %s", odd.sum(), what, names, remedy)
+    summary = f"flow: {method} on {len(masks)} frames; {shares.mean():.1%} of the pixels move"
+    log.info("%s", summary)
+    return summary

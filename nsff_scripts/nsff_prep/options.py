@@ -1,0 +1,121 @@
+"""The options that several scripts share, and the settings that they make."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from nsff_prep import depth, flows
+from nsff_prep.capture import CaptureSettings
+from nsff_prep.depth import DepthSettings
+from nsff_prep.flows import FlowSettings
+from nsff_prep.script import Parser, PrepError, UsageError
+from nsff_prep.video import Source
+
+CAMERA_MODELS = ("SIMPLE_RADIAL", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
+
+
+def number(least: float, most: float, kind: type = float):
+    """A converter for argparse that keeps to a range."""
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"'{text}' is not {least:g} to {most:g}")
+        return value
+
+    return convert
+
+
+def add_capture(parser: Parser) -> None:
+    """Options of frames and cameras."""
+    group = parser.add_argument_group("frames and cameras")
+    group.add_argument("--video", type=Path, help="a video file")
+    group.add_argument("--images", type=Path, help="or a folder of frames, in the order of their names")
+    group.add_argument("--fps", type=number(0.01, 1000), help="frames to take a second (default: all)")
+    group.add_argument("--max_frames", type=number(3, 100_000, int), help="take at most so many, evenly spaced")
+    group.add_argument("--start", type=number(0, 1e6), default=0.0, help="seconds from the beginning (default: 0)")
+    group.add_argument("--end", type=number(0, 1e6), help="seconds from the beginning (default: the end)")
+    group.add_argument("--masks", type=Path, help="masks of what moves, one a frame, white = moving")
+    group.add_argument(
+        "--camera_model", choices=CAMERA_MODELS, default="SIMPLE_RADIAL", help="lens (default: SIMPLE_RADIAL)"
+    )
+    group.add_argument(
+        "--max_size", type=number(64, 8192, int), default=1024, help="most pixels of a frame's longer side (1024)"
+    )
+
+
+def capture_settings(args: argparse.Namespace) -> CaptureSettings:
+    """Of parsed options.
+
+    Raises:
+        UsageError: no source, or two.
+    """
+    if (args.video is None) == (args.images is None):
+        raise UsageError("give either --video FILE or --images DIR")
+    source = Source(args.video, args.images, args.fps, args.max_frames, args.start, args.end, args.max_size)
+    return CaptureSettings(source, args.masks, args.camera_model)
+
+
+def add_depth(parser: Parser) -> None:
+    """Options of disparity."""
+    group = parser.add_argument_group("disparity")
+    group.add_argument("--depth", choices=depth.METHODS, default="midas", help="method (default: midas)")
+    group.add_argument(
+        "--depth_model" if any(a.dest == "video" for a in parser._actions) else "--model",
+        dest="depth_model", help="weights of midas, or folder or name for transformers",
+    )  # fmt: skip
+    group.add_argument("--input_w", type=number(32, 4096, int), default=640, help="most pixels into MiDaS (640)")
+    group.add_argument("--input_h", type=number(32, 4096, int), default=360, help="most pixels into MiDaS (360)")
+    group.add_argument("--resize_height", type=number(16, 4096, int), default=288, help="training height (288)")
+    _add_device(parser)
+
+
+def depth_settings(args: argparse.Namespace) -> DepthSettings:
+    """Of parsed options."""
+    return DepthSettings(args.depth, args.depth_model, (args.input_w, args.input_h), args.resize_height)
+
+
+def add_flow(parser: Parser, device: bool = True) -> None:
+    """Options of flow and motion masks."""
+    group = parser.add_argument_group("flow and motion masks")
+    group.add_argument("--flow", choices=flows.METHODS, default="raft", help="method (default: raft)")
+    group.add_argument("--model", default="models/raft-things.pth", help="weights of RAFT (models/raft-things.pth)")
+    group.add_argument(
+        "--epi_threshold", "--epi_threhold", default="1.0",
+        help="flow that misses the epipolar line by more moves: pixels, or 0.002w, a share of the width (1.0)",
+    )  # fmt: skip
+    group.add_argument("--input_flow_w", type=number(64, 4096, int), default=768, help="width for the flow (768)")
+    group.add_argument("--semantic", default="auto", help="auto (Mask R-CNN if there), none, or a folder")
+    group.add_argument(
+        "--input_semantic_w", type=number(64, 4096, int), default=1024, help="width for Mask R-CNN (1024)"
+    )
+    group.add_argument(
+        "--input_semantic_h", type=number(64, 4096, int), default=576, help="height for Mask R-CNN (576)"
+    )
+    if device:
+        _add_device(parser)
+
+
+def flow_settings(args: argparse.Namespace, height: int | None) -> FlowSettings:
+    """Of parsed options; `height` says which frames where there are several."""
+    size = (args.input_semantic_w, args.input_semantic_h)
+    return FlowSettings(args.flow, args.model, args.epi_threshold, args.input_flow_w, args.semantic, size, height)
+
+
+def _add_device(parser: Parser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="for networks (auto)")
+
+
+def pick_device(wanted: str) -> torch.device:
+    """CUDA where there is one, unless told otherwise.
+
+    Raises:
+        PrepError: cuda was asked for and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise PrepError("--device cuda: no CUDA device is available to this torch; use --device cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,132 @@
+"""All stages in order; each is skipped when what it made is there, whole, and newer than what it was made from."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nsff_prep import capture, depth, flows
+from nsff_prep.cameras import load_cameras, save_poses
+from nsff_prep.folder import SceneFolder, read_image, write_text
+from nsff_prep.page import write_page
+from nsff_prep.script import PrepError, log
+from nsff_prep.weights import MODELS
+
+STAGES = ("cameras", "poses", "depth", "flow")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step. `makes` must be there; `settings` must be those of the run that made it."""
+
+    name: str
+    settings: dict[str, Any]
+    run: Callable[[], str]
+    makes: Callable[[], list[Path]]
+
+
+def prepare(
+    scene: Path,
+    captured: capture.CaptureSettings,
+    depths: depth.DepthSettings,
+    flow: flows.FlowSettings,
+    force: str | None,
+    device: torch.device,
+) -> Path:
+    """Run what is missing; returns the page with pictures and figures.
+
+    Args:
+        scene: its folder; all is written below.
+        captured: frames and cameras.
+        depths: disparity.
+        flow: flow and motion masks.
+        force: run from this stage on, whatever is there.
+        device: for networks.
+    """
+    folder = SceneFolder(scene / "dense")
+    source = captured.source.path
+    if not source.exists():
+        raise PrepError(f"{source} is missing; give --video FILE or --images DIR")
+    newest = max(path.stat().st_mtime for path in [source, *(source.iterdir() if source.is_dir() else [])])
+    forced, lines = False, {}
+    for stage in _stages(scene, folder, captured, depths, flow, device):
+        forced = forced or stage.name == force
+        stamp = folder.root / ".prepared" / f"{stage.name}.json"
+        line = None if forced else _done(stage, stamp, newest)
+        if line is None:
+            log.info("== %s", stage.name)
+            stamp.unlink(missing_ok=True)
+            line = stage.run()
+            write_text(stamp, json.dumps({"settings": stage.settings, "line": line}, default=str) + "\n")
+        else:
+            log.info("== %s is done", stage.name)
+        newest = stamp.stat().st_mtime
+        lines[stage.name] = line
+    return write_page(folder, list(lines.values()) + _ranges(folder))
+
+
+def _stages(scene, folder, captured, depths, flow, device) -> list[Stage]:
+    def frames() -> list[Path]:
+        return [*folder.list_images(), folder.root / "sfm.json"]
+
+    def per_frame(name: Callable[[int], Path]) -> list[Path]:
+        return [name(index) for index in range(len(folder.list_images()))]
+
+    def flow_files() -> list[Path]:
+        last = len(folder.list_images()) - 1
+        return [folder.flow(k, 1) for k in range(last)] + [folder.flow(k + 1, -1) for k in range(last)]
+
+    def poses() -> str:
+        model = save_poses(folder)
+        return f"poses: {len(model.names)} frames, {len(model.points)} points"
+
+    def settings(value: Any) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(value), default=str))
+
+    return [
+        Stage("cameras", settings(captured), lambda: capture.make_cameras(scene, captured), frames),
+        Stage("poses", {}, poses, lambda: [folder.poses_bounds, folder.root / "scene.json"]),
+        Stage(
+            "depth", settings(depths), lambda: depth.make_disparity(folder, depths, device),
+            lambda: folder.list_frames(depths.height) + per_frame(folder.disparity),
+        ),
+        Stage(
+            "flow", settings(flow), lambda: flows.make_flows(folder, flow, device),
+            lambda: flow_files() + per_frame(folder.motion_mask),
+        ),
+    ]  # fmt: skip
+
+
+def _done(stage: Stage, stamp: Path, newest: float) -> str | None:
+    """The line of an earlier run whose work stands; None if the stage must run."""
+    try:
+        content = json.loads(stamp.read_text())
+        current = stamp.stat().st_mtime >= newest and content["settings"] == stage.settings
+        return content["line"] if current and all(path.is_file() for path in stage.makes()) else None
+    except Exception:  # no stamp, a broken one, or files that are not there
+        return None
+
+
+def sensible(depths: depth.DepthSettings, flow: flows.FlowSettings) -> tuple[depth.DepthSettings, flows.FlowSettings]:
+    """The methods that need no weights where weights are not there; said loudly."""
+    if depths.method == "midas" and not (depths.model or (MODELS / "model.pt").is_file()):
+        log.warning("note: no MiDaS weights: depth from neighbouring frames; download_models.py gets the weights")
+        depths = dataclasses.replace(depths, method="multiview")
+    if flow.method == "raft" and not (MODELS / Path(flow.model).name).is_file() and not Path(flow.model).is_file():
+        log.warning("note: no RAFT weights: flow from OpenCV's DIS; download_models.py gets the weights")
+        flow = dataclasses.replace(flow, method="dis")
+    return depths, flow
+
+
+def _ranges(folder: SceneFolder) -> list[str]:
+    cameras = load_cameras(folder)
+    moving = [(read_image(folder.motion_mask(k))[..., 0] > 0).mean() for k in range(len(cameras.w2c))]
+    return [
+        f"{len(cameras.w2c)} frames of {cameras.size[0]}x{cameras.size[1]}, focal length {cameras.focal:.1f} px",
+        f"depth {np.min(cameras.bounds[:, 0]):.2f} to {np.max(cameras.bounds[:, 1]):.2f} (units of the cameras)",
+        f"moving: {np.mean(moving):.1%} of the pixels, {np.min(moving):.1%} to {np.max(moving):.1%} a frame",
+    ]

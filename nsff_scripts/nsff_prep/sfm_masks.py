@@ -1,0 +1,86 @@
+"""Masks that keep what moves out of structure from motion: the user's own, or found from optical flow."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from nsff_prep.flow import DisFlow, consistent
+from nsff_prep.folder import Mask, list_images, read_frames, read_image, write_image
+from nsff_prep.motion import epipolar_distance, epipolar_mask, fundamental, motion_mask
+from nsff_prep.script import PrepError
+from nsff_prep.sfm import SfmResult
+
+WIDTH = 480  # pixels: moving things are looked for at this width
+MOVING_ABOVE = 1.5  # pixels there; cameras of the first try are not exact
+RANSAC_PIXELS, RANSAC_STEP = 1.0, 8  # pairs that the first try did not register: F from every 8th pixel
+
+
+def write_masks(folder: Path, frames: list[Path], moving: list[Mask]) -> Path:
+    """Masks as COLMAP wants them: `<image name>.png` at the size of the frame, black = no features."""
+    for path, mask in zip(frames, moving, strict=True):
+        size = read_image(path).shape[1::-1]
+        still = cv2.resize((~mask).astype(np.uint8) * 255, size, interpolation=cv2.INTER_NEAREST)
+        write_image(folder / f"{path.name}.png", still)
+    return folder
+
+
+def read_masks(folder: Path, n_frames: int) -> list[Mask]:
+    """The user's own masks, white = moving, in the order of the frames.
+
+    Raises:
+        PrepError: not one for each frame.
+    """
+    given = list_images(folder, "give --masks DIR with a mask for each frame")
+    if len(given) != n_frames:
+        raise PrepError(f"{folder} has {len(given)} masks for {n_frames} frames; give one for each")
+    return [read_image(path)[..., 0] > 127 for path in given]
+
+
+def find_moving(frames: list[Path], result: SfmResult | None) -> list[Mask]:
+    """What moves, at a small size, from flow and the cameras of the first try (or, without, RANSAC)."""
+    first = read_image(frames[0])
+    size = (WIDTH, round(first.shape[0] * WIDTH / first.shape[1]))
+    small = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in read_frames(frames)]
+    poses, intrinsics = _poses(result, size, first.shape[1])
+    method = DisFlow()
+    found: list[tuple[list, list]] = [([], []) for _ in frames]
+    for index in tqdm(range(len(frames) - 1), desc="what moves", unit="pair"):
+        fwd, bwd = method(small[index], small[index + 1]), method(small[index + 1], small[index])
+        for here, there, flow, back in ((index, index + 1, fwd, bwd), (index + 1, index, bwd, fwd)):
+            agree, names = consistent(flow, back), (frames[here].name, frames[there].name)
+            if all(name in poses for name in names):
+                matrix = fundamental(poses[names[0]], poses[names[1]], intrinsics)
+            else:
+                matrix = _fundamental_from_flow(flow, agree)
+            if matrix is not None:
+                found[here][0].append(epipolar_distance(flow, matrix))
+                found[here][1].append(agree)
+    nothing = np.zeros(size[::-1], bool)
+    return [motion_mask(epipolar_mask(*each, MOVING_ABOVE)) if each[0] else nothing for each in found]
+
+
+def _poses(
+    result: SfmResult | None, size: tuple[int, int], width: int
+) -> tuple[dict[str, Float[np.ndarray, "3 4"]], Float[np.ndarray, "3 3"]]:
+    """w2c of each registered frame, and intrinsics at the small size (the little lens distortion is left out)."""
+    if result is None:
+        return {}, np.eye(3)
+    camera = next(iter(result.model.cameras.values()))
+    focal = camera.mean_focal_length() * size[0] / width
+    intrinsics = np.array([[focal, 0.0, size[0] / 2], [0.0, focal, size[1] / 2], [0.0, 0.0, 1.0]])
+    images = [image for image in result.model.images.values() if image.has_pose]
+    return {image.name: image.cam_from_world().matrix() for image in images}, intrinsics
+
+
+def _fundamental_from_flow(flow: Float[np.ndarray, "H W 2"], agree: Mask) -> Float[np.ndarray, "3 3"] | None:
+    """The epipolar geometry that most pixels follow; None if there is none."""
+    rows, columns = np.nonzero(agree[::RANSAC_STEP, ::RANSAC_STEP])
+    start = np.stack([columns, rows], axis=1) * RANSAC_STEP
+    if len(start) < 50:
+        return None
+    arrival = start + flow[start[:, 1], start[:, 0]]
+    matrix, _ = cv2.findFundamentalMat(start.astype(np.float64), arrival, cv2.USAC_MAGSAC, RANSAC_PIXELS, 0.999, 2000)
+    return matrix if matrix is not None and matrix.shape == (3, 3) else None

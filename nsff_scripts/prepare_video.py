@@ -1,0 +1,38 @@
+"""From a video file to all files of a scene, stage by stage; run it again and it goes on where it stopped.
+
+    python prepare_video.py --video clip.mp4 --data_path SCENE
+
+Networks are used where their weights are there (download_models.py), else methods that need none.
+"""
+
+from pathlib import Path
+
+from nsff_prep.options import (
+    add_capture,
+    add_depth,
+    add_flow,
+    capture_settings,
+    depth_settings,
+    flow_settings,
+    pick_device,
+)
+from nsff_prep.pipeline import STAGES, prepare, sensible
+from nsff_prep.script import Parser, run_script
+
+
+def main(argv: list[str]) -> None:
+    """Run all stages and say where the page is."""
+    parser = Parser(__doc__)
+    parser.add_argument("--data_path", type=Path, required=True, help="folder of the scene; all is written below")
+    parser.add_argument("--force", choices=STAGES, help="run this stage and those after it again")
+    add_capture(parser)
+    add_depth(parser)
+    add_flow(parser, device=False)
+    args = parser.parse_args(argv)
+    depths, flow = sensible(depth_settings(args), flow_settings(args, args.resize_height))
+    page = prepare(args.data_path, capture_settings(args), depths, flow, args.force, pick_device(args.device))
+    print(f"prepared: {args.data_path / 'dense'}; look at {page}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,26 @@
+"""Frames and cameras of a video, or of a folder of images: SCENE/dense/{images,sparse}.
+
+    python run_colmap.py --video clip.mp4 --data_path SCENE
+    python run_colmap.py --images DIR --data_path SCENE
+
+The camera must move sideways. What moves in the scene is found and kept out of the reconstruction.
+"""
+
+from pathlib import Path
+
+from nsff_prep.capture import make_cameras
+from nsff_prep.options import add_capture, capture_settings
+from nsff_prep.script import Parser, run_script
+
+
+def main(argv: list[str]) -> None:
+    """Make frames and cameras."""
+    parser = Parser(__doc__)
+    parser.add_argument("--data_path", type=Path, required=True, help="folder of the scene; SCENE/dense is written")
+    add_capture(parser)
+    args = parser.parse_args(argv)
+    make_cameras(args.data_path, capture_settings(args))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,27 @@
+"""Optical flow, where it is consistent, and motion masks: flow_i1/, motion_masks/, sheets/flow_and_masks.jpg.
+
+    python run_flows_video.py --model models/raft-things.pth --data_path SCENE/dense/ --epi_threhold 1.0 \\
+        --input_flow_w 768 --input_semantic_w 1024 --input_semantic_h 576
+    python run_flows_video.py --data_path SCENE/dense/ --flow dis           # no weights
+"""
+
+from pathlib import Path
+
+from nsff_prep.flows import make_flows
+from nsff_prep.folder import SceneFolder
+from nsff_prep.options import add_flow, flow_settings, pick_device
+from nsff_prep.script import Parser, run_script
+
+
+def main(argv: list[str]) -> None:
+    """Make flow and masks."""
+    parser = Parser(__doc__)
+    parser.add_argument("--data_path", type=Path, required=True, help="the `dense` folder")
+    add_flow(parser)
+    parser.add_argument("--resize_height", type=int, help="which images_<W>x<H>, where there are several")
+    args = parser.parse_args(argv)
+    make_flows(SceneFolder(args.data_path), flow_settings(args, args.resize_height), pick_device(args.device))
+
+
+if __name__ == "__main__":
+    run_script(main)

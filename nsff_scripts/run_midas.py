@@ -1,0 +1,25 @@
+"""Frames at training size and a disparity for each: images_<W>x<H>/, disp/, sheets/disparity.jpg.
+
+python run_midas.py --data_path SCENE/dense/ --input_w 640 --input_h 360 --resize_height 288
+python run_midas.py --data_path SCENE/dense/ --depth multiview          # no weights: from flow and poses
+"""
+
+from pathlib import Path
+
+from nsff_prep.depth import make_disparity
+from nsff_prep.folder import SceneFolder
+from nsff_prep.options import add_depth, depth_settings, pick_device
+from nsff_prep.script import Parser, run_script
+
+
+def main(argv: list[str]) -> None:
+    """Make frames and disparities."""
+    parser = Parser(__doc__)
+    parser.add_argument("--data_path", type=Path, required=True, help="the `dense` folder")
+    add_depth(parser)
+    args = parser.parse_args(argv)
+    make_disparity(SceneFolder(args.data_path), depth_settings(args), pick_device(args.device))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,23 @@
+"""Cameras of a COLMAP model as poses_bounds.npy and scene.json.
+
+python save_poses_nerf.py --data_path SCENE/dense/
+"""
+
+from pathlib import Path
+
+from nsff_prep.cameras import save_poses
+from nsff_prep.folder import SceneFolder
+from nsff_prep.script import Parser, log, run_script
+
+
+def main(argv: list[str]) -> None:
+    """Write both files."""
+    parser = Parser(__doc__)
+    parser.add_argument("--data_path", type=Path, required=True, help="the `dense` folder: images/ and sparse/")
+    folder = SceneFolder(parser.parse_args(argv).data_path)
+    model = save_poses(folder)
+    log.info("wrote %s: %d frames, %d points", folder.poses_bounds, len(model.names), len(model.points))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,361 @@
+"""The parts of the preparation: hand values, invariants, what is said about bad input."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from nsff_prep import downloads, pipeline
+from nsff_prep.cameras import Model, load_cameras, oddities, poses_bounds
+from nsff_prep.depth import DepthSettings
+from nsff_prep.flow import DisFlow, consistent
+from nsff_prep.flows import FlowSettings
+from nsff_prep.folder import SceneFolder, read_image, write_array, write_image, written_whole
+from nsff_prep.motion import disk, epipolar_distance, epipolar_mask, fundamental, motion_mask, parse_threshold
+from nsff_prep.multiview import fill, triangulate
+from nsff_prep.script import PrepError, UsageError
+from nsff_prep.semantic import MOVABLE, union
+from nsff_prep.sfm import longest_run
+from nsff_prep.video import Source, choose_frames, extract_frames, measure_video, shrink
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "nsff_scripts"
+K = np.array([[80.0, 0.0, 32.0], [0.0, 80.0, 18.0], [0.0, 0.0, 1.0]])
+SIZE = (36, 64)
+
+
+def look_from(x: float) -> np.ndarray:
+    """w2c of a camera at (x, 0, 0) that looks along +z."""
+    return np.concatenate([np.eye(3), [[-x], [0.0], [0.0]]], axis=1)
+
+
+def run(script: str, *arguments: str, **more) -> subprocess.CompletedProcess:
+    command = [sys.executable, script, *arguments]
+    return subprocess.run(command, cwd=SCRIPTS, capture_output=True, text=True, timeout=300, check=False, **more)
+
+
+def textured(seed: int, height: int = 120, width: int = 200) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+# frames
+
+
+def test_frames_are_chosen_evenly():
+    assert choose_frames(10, 30.0) == list(range(10))
+    assert choose_frames(10, 30.0, fps=10.0) == [0, 3, 6, 9]
+    assert choose_frames(100, 25.0, max_frames=4) == [0, 25, 50, 75]
+    assert choose_frames(100, 25.0, start=1.0, end=1.2) == [25, 26, 27, 28, 29]
+    assert choose_frames(10, 30.0, fps=60.0) == list(range(10))  # there are no more than there are
+    assert choose_frames(10, 30.0, start=9.0) == []
+
+
+def test_frames_shrink_to_even_sides():
+    assert shrink(np.zeros((481, 855, 3), np.uint8), 1024).shape == (480, 856, 3)
+    assert shrink(np.zeros((1080, 1920, 3), np.uint8), 960).shape == (540, 960, 3)
+
+
+def test_a_video_becomes_frames(tmp_path):
+    clip = [textured(k) for k in range(12)]
+    iio.imwrite(tmp_path / "my clip.mp4", np.stack(clip), plugin="FFMPEG", fps=12, macro_block_size=2, quality=9)
+    assert measure_video(tmp_path / "my clip.mp4") == (12, 12.0)
+    paths = extract_frames(tmp_path / "frames", Source(video=tmp_path / "my clip.mp4"))
+    assert [path.name for path in paths] == [f"{k:05d}.png" for k in range(12)]
+    for path, frame in zip(paths, clip, strict=True):
+        assert np.abs(read_image(path).astype(int) - frame).mean() < 12  # h264 keeps half of the colour resolution
+
+
+# cameras
+
+
+def ideal_model(**changes) -> Model:
+    points = np.array([[0.0, 0.0, z] for z in range(1, 22)])
+    values = {
+        "names": ["a.png"], "size": (64, 36), "focal": (80.0, 80.0), "centre": (32.0, 18.0),
+        "w2c": look_from(2.0)[None], "points": points, "seen": [np.arange(21)],
+    }  # fmt: skip
+    return Model(**(values | changes))
+
+
+def test_poses_bounds_by_hand():
+    row = poses_bounds(ideal_model())[0]
+    matrix = row[:15].reshape(3, 5)
+    # down = +y, right = +x, back = -z, centre = (2, 0, 0), then height, width, focal length
+    np.testing.assert_allclose(matrix, [[0, 1, 0, 2, 36], [1, 0, 0, 0, 64], [0, 0, -1, 0, 80]])
+    assert row[15:].tolist() == [2.0, 20.0]  # 5 and 95 of 100 of 1..21
+
+
+def test_odd_cameras_are_named():
+    assert oddities(ideal_model()) == []
+    assert "differ by 2.5%" in oddities(ideal_model(focal=(80.0, 82.0)))[0]
+    assert "principal point (35.0, 18.0)" in oddities(ideal_model(centre=(35.0, 18.0)))[0]
+
+
+def test_cameras_come_back_from_the_file(tmp_path):
+    folder = SceneFolder(tmp_path)
+    write_image(folder.images / "a.png", textured(0))
+    write_array(folder.poses_bounds, poses_bounds(ideal_model()))
+    cameras = load_cameras(folder)
+    np.testing.assert_allclose(cameras.w2c[0], look_from(2.0), atol=1e-12)
+    np.testing.assert_allclose(cameras.intrinsics(32, 18), [[40, 0, 16], [0, 40, 9], [0, 0, 1]])
+
+
+def test_longest_run():
+    names = [f"{k}" for k in range(9)]
+    assert longest_run(names, ["0", "1", "3", "4", "5", "8"]) == ["3", "4", "5"]
+    assert longest_run(names, []) == []
+
+
+# flow and motion
+
+
+def test_flow_of_a_shifted_picture():
+    picture = textured(3, 144, 256)
+    moved = np.roll(picture, (2, 5), axis=(0, 1))
+    flow = DisFlow()(picture, moved)[20:-20, 20:-20]
+    assert np.abs(flow - [5.0, 2.0]).mean() < 0.1
+
+
+def test_still_points_lie_on_their_epipolar_lines():
+    depth = np.random.default_rng(0).uniform(2.0, 9.0, SIZE)
+    flow = np.stack([-80.0 * 0.5 / depth, 0.0 * depth], axis=-1).astype(np.float32)  # camera half a unit to the right
+    matrix = fundamental(look_from(0.0), look_from(0.5), K)
+    assert epipolar_distance(flow, matrix).max() < 1e-4
+    flow[10:20, 10:20, 1] += 3.0
+    distance = epipolar_distance(flow, matrix)
+    mask = epipolar_mask([distance], [np.ones(SIZE, bool)], 1.0)
+    expected = np.zeros(SIZE, bool)
+    expected[10:20, 10:20] = True
+    expected[[10, 10, 19, 19], [10, 19, 10, 19]] = False  # opening by a small disk rounds corners
+    np.testing.assert_array_equal(mask, expected)
+    assert motion_mask(mask).sum() > mask.sum()
+    assert not epipolar_mask([distance], [np.zeros(SIZE, bool)], 1.0).any()  # inconsistent flow says nothing
+
+
+def test_disk_is_round():
+    assert disk(1).tolist() == [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
+    assert disk(2).sum() == 13
+
+
+def test_things_join_the_mask():
+    semantic = np.zeros(SIZE, bool)
+    semantic[5:15, 5:15] = True
+    joined = motion_mask(np.zeros(SIZE, bool), semantic)
+    assert joined[10, 10]
+    assert joined.sum() > semantic.sum()
+
+
+def test_movable_things_only():
+    import torch
+
+    masks = torch.zeros(3, 1, 4, 4)
+    for k in range(3):
+        masks[k, 0, k] = 1.0
+    found = {"labels": torch.tensor([1, 3, 18]), "scores": torch.tensor([0.9, 0.9, 0.4]), "masks": masks}
+    assert union(found)[0].all()  # a person
+    assert not union(found)[1:].any()  # a car, and a doubtful dog
+    assert len(MOVABLE) == 9
+
+
+@pytest.mark.parametrize(("text", "pixels"), [("1.0", 1.0), ("2", 2.0), ("0.002w", 1.0), (".5", 0.5)])
+def test_thresholds(text, pixels):
+    assert parse_threshold(text, 500) == pytest.approx(pixels)
+
+
+@pytest.mark.parametrize("text", ["", "w", "-1", "0", "1px", "nan"])
+def test_impossible_thresholds(text):
+    with pytest.raises(UsageError, match="--epi_threshold"):
+        parse_threshold(text, 500)
+
+
+# depth without weights
+
+
+def test_triangulation_of_a_known_depth():
+    depth = np.random.default_rng(0).uniform(2.0, 9.0, SIZE)
+    positions = [-0.5, -0.2, 0.3, 0.6]
+    flows = [np.stack([-80.0 * x / depth, 0.0 * depth], axis=-1).astype(np.float32) for x in positions]
+    flows[2][5:15, 5:15] += 4.0  # one flow is wrong: three others outvote it
+    for flow in flows:
+        flow[20:30, 40:50, 1] += np.float32(6.0)  # moves
+    masks, cameras = [np.ones(SIZE, bool)] * 4, np.stack([look_from(x) for x in positions])
+    measured = triangulate(flows, masks, cameras, look_from(0.0), K)
+    still = np.ones(SIZE, bool)
+    still[20:30, 40:50] = False
+    np.testing.assert_allclose(measured.inverse_depth[still], 1.0 / depth[still], rtol=0.03)
+    assert measured.moves[22:28, 42:48].all()
+    assert not measured.fits[22:28, 42:48].any()
+    assert measured.fits[16:, :38].all()
+
+
+def test_what_moves_is_as_near_as_what_it_hides():
+    near = np.full(SIZE, 0.2)
+    near[18:] = 0.5  # a floor, nearer than the wall behind
+    moving = np.zeros(SIZE, bool)
+    moving[8:20, 20:30] = True
+    measured = triangulate(
+        [np.stack([-40.0 * near, 0.0 * near], axis=-1).astype(np.float32)] * 2, [np.ones(SIZE, bool)] * 2,
+        np.stack([look_from(0.5)] * 2), look_from(0.0), K,
+    )  # fmt: skip
+    filled = fill(measured, moving, np.full((*SIZE, 3), 90, np.uint8))
+    np.testing.assert_allclose(filled[moving], 0.5, atol=0.02)
+    np.testing.assert_allclose(filled[~moving], near[~moving], atol=1e-4)
+
+
+def test_consistency_at_the_border():
+    there = np.full((*SIZE, 2), [10.0, 0.0], np.float32)
+    agree = consistent(there, -there)
+    assert agree[:, :50].all()
+    assert not agree[:, 56:].any()  # arrives outside
+
+
+# files
+
+
+def test_nothing_half_written(tmp_path):
+    path = tmp_path / "a.npy"
+    write_array(path, np.arange(3))
+
+    def write_half() -> None:
+        with written_whole(path) as file:
+            file.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert np.load(path).tolist() == [0, 1, 2]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
+
+
+def test_methods_without_weights(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(pipeline, "MODELS", tmp_path)
+    depths, flow = pipeline.sensible(DepthSettings(), FlowSettings())
+    assert (depths.method, flow.method) == ("multiview", "dis")
+    assert "no MiDaS weights" in caplog.text
+    (tmp_path / "model.pt").write_bytes(b"x")
+    (tmp_path / "raft-things.pth").write_bytes(b"x")
+    assert pipeline.sensible(DepthSettings(), FlowSettings()) == (DepthSettings(), FlowSettings())
+
+
+# downloads
+
+
+def test_a_download_is_checked_and_resumed(tmp_path, monkeypatch):
+    content = os.urandom(3 * downloads.CHUNK + 17)
+    source = tmp_path / "source.bin"
+    source.write_bytes(content)
+    import hashlib
+
+    good = downloads.Download("x", "x.bin", source.as_uri(), hashlib.sha256(content).hexdigest()[:8], 3.0, "test")
+    downloads.download(good, tmp_path / "models")
+    assert (tmp_path / "models" / "x.bin").read_bytes() == content
+    wrong = downloads.Download("y", "y.bin", source.as_uri(), "00000000", 3.0, "test")
+    with pytest.raises(PrepError, match=r"SHA-256 differs.*deleted"):
+        downloads.download(wrong, tmp_path / "models")
+    assert [p.name for p in (tmp_path / "models").iterdir()] == ["x.bin"]
+
+
+def test_without_network_one_line(tmp_path):
+    folder = tmp_path / "models"
+    nowhere = downloads.Download("x", "x.bin", "http://127.0.0.1:9/x.bin", "00", 1.0, "test")
+    with pytest.raises(PrepError, match="cannot be fetched"):
+        downloads.download(nowhere, folder)
+    assert not any(folder.iterdir())
+
+
+def test_the_list_names_all(tmp_path):
+    out = run("download_models.py", "--list")
+    assert out.returncode == 0
+    assert [line.split()[0] for line in out.stdout.splitlines()] == ["raft", "midas", "midas21", "maskrcnn", "lpips"]
+    assert run("download_models.py", "--only", "nothing").returncode == 2
+
+
+# bad input: one line, a status, nothing half-written
+
+
+def blank_frames(folder: Path) -> None:
+    for k in range(12):
+        write_image(folder / f"{k}.png", np.zeros((60, 80, 3), np.uint8))
+
+
+def two_sizes(folder: Path) -> None:
+    for k in range(12):
+        write_image(folder / f"{k:02d}.png", textured(k, 60, 80 if k < 7 else 84))
+
+
+def three_frames(folder: Path) -> None:
+    for k in range(3):
+        write_image(folder / f"{k}.png", textured(k))
+
+
+def not_an_image(folder: Path) -> None:
+    three_frames(folder)
+    (folder / "9.png").write_bytes(b"text")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (blank_frames, "12 of 12 frames are black or blank"),
+        (two_sizes, "07.png is 84x60, 00.png is 80x60"),
+        (three_frames, "gives 3 frames, at least 10"),
+        (lambda folder: folder.mkdir(), "holds no png or jpg image"),
+        (lambda folder: None, "is missing"),
+    ],
+)
+def test_bad_folders(make, words, tmp_path):
+    make(tmp_path / "in")
+    out = run("run_colmap.py", "--images", str(tmp_path / "in"), "--data_path", str(tmp_path / "scene"))
+    assert out.returncode == 1
+    errors = [line for line in out.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert "Traceback" not in out.stderr
+    assert not any((tmp_path / "scene").rglob("*.png"))
+
+
+def test_a_text_is_no_video(tmp_path):
+    (tmp_path / "clip.mp4").write_text("not a video")
+    out = run("prepare_video.py", "--video", str(tmp_path / "clip.mp4"), "--data_path", str(tmp_path / "scene"))
+    assert out.returncode == 1
+    assert "cannot be read as a video" in out.stderr
+    assert "Traceback" not in out.stderr
+
+
+def test_frames_of_others_are_spared(tmp_path):
+    three_frames(tmp_path / "scene" / "dense" / "images")
+    two_sizes(tmp_path / "in")
+    out = run("run_colmap.py", "--images", str(tmp_path / "in"), "--data_path", str(tmp_path / "scene"))
+    assert out.returncode == 1
+    assert "was not made by run_colmap.py" in out.stderr
+    assert len(list((tmp_path / "scene" / "dense" / "images").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("save_poses_nerf.py", "holds no COLMAP model"),
+        ("run_flows_video.py", "must have one folder images_<W>x<H>"),
+        ("run_midas.py", "no weights at"),
+    ],
+)
+def test_stages_out_of_order(script, words, tmp_path):
+    three_frames(tmp_path / "images")
+    out = run(script, "--data_path", str(tmp_path))
+    assert (out.returncode, "Traceback" in out.stderr) == (1, False)
+    assert words in out.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--video", "a.mp4"], ["--data_path", "x"], ["--data_path", "x", "--video", "a", "--images", "b"],
+     ["--data_path", "x", "--video", "a", "--fps", "many"]],
+)  # fmt: skip
+def test_wrong_command_lines(arguments):
+    out = run("run_colmap.py", *arguments)
+    assert out.returncode == 2
+    assert out.stderr.count("\n") == 1
