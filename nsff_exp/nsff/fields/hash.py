@@ -32,7 +32,7 @@ class _Heads(nn.Module):
     def __init__(self, n_inputs: int, n_others: int, config: Config):
         super().__init__()
         width, n_freqs_views = config.hash_width, config.multires_views
-        self.trunk = nn.Sequential(nn.Linear(n_inputs, width), nn.ReLU())
+        self.trunk = nn.Sequential(nn.Linear(n_inputs, width), nn.ReLU(inplace=True))
         self.others = nn.Linear(width, n_others)
         self.from_hidden = nn.Linear(width, width)
         self.from_view = nn.Linear(encoded_size(3, n_freqs_views), width, bias=False)
@@ -44,7 +44,7 @@ class _Heads(nn.Module):
     ) -> tuple[Float[Tensor, "n s 3"], Float[Tensor, "n s o"]]:
         n_rays, hidden = len(viewdirs), self.trunk(features)
         view_term = self.from_view(encode(viewdirs, self.n_freqs_views))
-        colour = F.relu(self.from_hidden(hidden).view(n_rays, -1, view_term.shape[1]) + view_term[:, None])
+        colour = F.relu_(self.from_hidden(hidden).view(n_rays, -1, view_term.shape[1]) + view_term[:, None])
         return self.rgb(colour), self.others(hidden).view(n_rays, colour.shape[1], -1)
 
     def without_colour(self, features: Float[Tensor, "m e"]) -> Float[Tensor, "m o"]:
@@ -95,7 +95,9 @@ class _Motion(nn.Module):
         coarsest, finest = ((cells,) * 3 + (n_times,) for cells in MOTION_CELLS)
         self.grid = HashGrid(make_layout(coarsest, finest, MOTION_LEVELS, config.hash_log2_rows), config.hash_features)
         last = nn.Linear(config.hash_width, 8)
-        self.layers = nn.Sequential(nn.Linear(self.grid.n_outputs + n_encoded, config.hash_width), nn.ReLU(), last)
+        self.layers = nn.Sequential(
+            nn.Linear(self.grid.n_outputs + n_encoded, config.hash_width), nn.ReLU(inplace=True), last
+        )
         with torch.no_grad():
             last.weight[:6] *= INITIAL_FLOW
             last.bias[:6] = 0.0
