@@ -62,7 +62,7 @@ def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.d
     else:
         estimate = _estimator(settings, device)
         for index, image in enumerate(tqdm(read_frames(folder.list_images()), total=len(paths), desc=settings.method)):
-            size = cv2.imread(str(paths[index])).shape[1::-1]
+            size = read_image(paths[index]).shape[1::-1]
             disparity = cv2.resize(estimate(image), size, interpolation=cv2.INTER_AREA)
             write_array(folder.disparity(index), disparity.astype(np.float32))
         summary = f"depth: {settings.method} on {len(paths)} frames"

@@ -1,6 +1,6 @@
 """Optical flow between neighbouring frames, and where forward and backward flow agree."""
 
-from typing import Protocol
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -13,10 +13,8 @@ AGREE_SHARE, AGREE_PIXELS = 0.5, 0.5
 DIS_STRIDE, DIS_ITERATIONS = 3, 10  # finer than OpenCV's presets: 0.21 px instead of 0.30 px mean error
 
 
-class FlowMethod(Protocol):
-    """Where each pixel of `first` is in `second`: (right, down) in pixels."""
-
-    def __call__(self, first: Image, second: Image) -> Flow: ...
+# Where each pixel of the first image is in the second: (right, down) in pixels.
+FlowMethod = Callable[[Image, Image], Flow]
 
 
 class DisFlow:
@@ -29,8 +27,8 @@ class DisFlow:
         self.dis.setVariationalRefinementIterations(DIS_ITERATIONS)
 
     def __call__(self, first: Image, second: Image) -> Flow:
-        grey = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second))
-        return self.dis.calc(*grey, None)
+        before, after = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second))
+        return np.asarray(self.dis.calc(before, after, np.zeros((*before.shape, 2), np.float32)))
 
 
 def resize_flow(flow: Flow, size: tuple[int, int]) -> Float[np.ndarray, "h w 2"]:
@@ -47,8 +45,8 @@ def flow_back(there: Flow, back: Flow) -> Flow:
         Cubic resampling, as published.
     """
     height, width = there.shape[:2]
-    arrival = there + np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
-    return cv2.remap(back, arrival, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return cv2.remap(back, there[..., 0] + x, there[..., 1] + y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
 
 
 def consistent(there: Flow, back: Flow) -> Mask:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nsff_prep.cameras import load_cameras
+from nsff_prep.cameras import Cameras, load_cameras
 from nsff_prep.flow import DisFlow, FlowMethod, consistent, resize_flow
 from nsff_prep.folder import Image, Mask, SceneFolder, read_array, read_frames, read_image, write_arrays, write_image
 from nsff_prep.motion import (
@@ -77,7 +77,10 @@ def _write_flows(
         before = frame
 
 
-def _write_masks(folder, paths, cameras, settings, device) -> list[Mask]:
+def _write_masks(
+    folder: SceneFolder, paths: list[Path], cameras: Cameras, settings: FlowSettings, device: torch.device
+) -> list[Mask]:
+    """Motion masks of all frames, from the flow on the disk."""
     n_frames, (height, width) = len(paths), read_image(paths[0]).shape[:2]
     intrinsics, threshold = cameras.intrinsics(width, height), parse_threshold(settings.threshold, width)
     movable = _semantic(settings, n_frames, device)

@@ -155,7 +155,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """A .npz file."""
     with written_whole(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def write_text(path: Path, text: str) -> None:

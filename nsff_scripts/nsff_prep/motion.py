@@ -53,10 +53,10 @@ def epipolar_mask(distances: list[Float[np.ndarray, "H W"]], consistency: list[M
 
 def motion_mask(epipolar: Mask, semantic: Mask | None = None) -> Mask:
     """The union of both, a little widened. `semantic`: things that are able to move, of the same size."""
-    moving = epipolar.astype(np.uint8)
+    moving = epipolar
     if semantic is not None:
-        moving |= cv2.erode(semantic.astype(np.uint8), disk(SEMANTIC_ERODE_RADIUS))
-    return cv2.dilate(moving, disk(GROW_RADIUS)) > 0
+        moving = moving | (cv2.erode(semantic.astype(np.uint8), disk(SEMANTIC_ERODE_RADIUS)) > 0)
+    return cv2.dilate(moving.astype(np.uint8), disk(GROW_RADIUS)) > 0
 
 
 def parse_threshold(text: str, width: int) -> float:

@@ -19,12 +19,13 @@ from nsff_prep.motion import disk
 
 OFFSETS = (-4, -2, -1, 1, 2, 4)  # frames: far ones for parallax, near ones for what is seen there only
 ROBUST_ROUNDS, ROBUST_PIXELS = 5, 0.5  # reweighted least squares, near an absolute error beyond so many pixels
-FITS_BELOW = 1.0  # pixels: larger residuals mean that something moves
+# Larger residuals mean that something moves: pixels, and a share of how far a point shifts (flow errs with its length).
+FITS_BELOW, FITS_SHARE = 1.0, 0.02
 LEAST_PARALLAX = 1.0  # pixels between the direction to infinity and where a point was seen, over all neighbours
 LEAST_VIEWS = 2
 SPECK_RADIUS = 2  # pixels: smaller moving specks are dropped
 BAND_RADIUS = 6  # pixels around something that moves, in which its depth is looked for
-NEAREST_SHARE = 0.9  # of the inverse depths there
+NEAREST_SHARE = 0.75  # of the inverse depths there: not the nearest of all, which may hide the moving thing itself
 PULL = 0.05  # of that depth against smoothness, a pixel
 COLOUR_SCALE = 0.05  # difference of colour (0..1) at which neighbours hardly pull each other
 
@@ -81,8 +82,9 @@ def triangulate(
     residual = (trust * error).sum((0, -1)) / np.maximum(views, 1.0)
     parallax = np.sqrt((trust * (a * rho[..., None]) ** 2).sum((0, -1)))
     often = views >= LEAST_VIEWS
-    fits = often & (residual < FITS_BELOW) & (parallax > LEAST_PARALLAX) & (rho > 0.0)
-    return Measured(rho, residual, fits, _without_specks(often & (residual >= FITS_BELOW)))
+    limit = FITS_BELOW + FITS_SHARE * parallax / np.sqrt(np.maximum(views, 1.0))
+    fits = often & (residual < limit) & (parallax > LEAST_PARALLAX) & (rho > 0.0)
+    return Measured(rho, residual, fits, _without_specks(often & (residual >= limit)))
 
 
 def _without_specks(mask: Mask) -> Mask:

@@ -1,7 +1,9 @@
 """The options that several scripts share, and the settings that they make."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,10 +17,10 @@ from nsff_prep.video import Source
 CAMERA_MODELS = ("SIMPLE_RADIAL", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 
 
-def number(least: float, most: float, kind: type = float):
+def number(least: float, most: float, kind: Callable[[str], Any] = float) -> Callable[[str], Any]:
     """A converter for argparse that keeps to a range."""
 
-    def convert(text: str):
+    def convert(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:

@@ -69,7 +69,14 @@ def prepare(
     return write_page(folder, list(lines.values()) + _ranges(folder))
 
 
-def _stages(scene, folder, captured, depths, flow, device) -> list[Stage]:
+def _stages(
+    scene: Path,
+    folder: SceneFolder,
+    captured: capture.CaptureSettings,
+    depths: depth.DepthSettings,
+    flow: flows.FlowSettings,
+    device: torch.device,
+) -> list[Stage]:
     def frames() -> list[Path]:
         return [*folder.list_images(), folder.root / "sfm.json"]
 

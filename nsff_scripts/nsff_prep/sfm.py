@@ -97,7 +97,9 @@ def undistort(result: SfmResult, images: Path, dense: Path) -> None:
 
 def longest_run(names: list[str], registered: list[str]) -> list[str]:
     """The longest stretch of frames, in order, that are all registered."""
-    there, best, run = set(registered), [], []
+    there = set(registered)
+    best: list[str] = []
+    run: list[str] = []
     for name in names:
         run = [*run, name] if name in there else []
         if len(run) > len(best):

@@ -51,6 +51,7 @@ def find_moving(frames: list[Path], result: SfmResult | None) -> list[Mask]:
         fwd, bwd = method(small[index], small[index + 1]), method(small[index + 1], small[index])
         for here, there, flow, back in ((index, index + 1, fwd, bwd), (index + 1, index, bwd, fwd)):
             agree, names = consistent(flow, back), (frames[here].name, frames[there].name)
+            matrix: Float[np.ndarray, "3 3"] | None
             if all(name in poses for name in names):
                 matrix = fundamental(poses[names[0]], poses[names[1]], intrinsics)
             else:

@@ -10,6 +10,7 @@ import cv2
 import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from nsff_prep.folder import Image, list_images, read_frames, write_image
@@ -97,7 +98,7 @@ def read_video(path: Path, wanted: list[int], longest: int) -> Iterator[Image]:
                 return
 
 
-def shrink(image: Image, longest: int) -> Image:
+def shrink(image: Image, longest: int) -> UInt8[np.ndarray, "h w 3"]:
     """The image with its longer side at most `longest`, both even."""
     height, width = image.shape[:2]
     scale = min(1.0, longest / max(height, width))
@@ -143,8 +144,9 @@ def _frames_of(source: Source) -> tuple[Iterator[Image], int]:
     """The wanted frames one by one, and how many."""
     if source.video is not None:
         count, rate = measure_video(source.video)
-        limits = {"fps": source.fps, "max_frames": source.max_frames, "start": source.start, "end": source.end}
-        wanted = choose_frames(count, rate, **limits)
+        wanted = choose_frames(
+            count, rate, fps=source.fps, max_frames=source.max_frames, start=source.start, end=source.end
+        )
         return read_video(source.video, wanted, source.longest), len(wanted)
     paths = list_images(source.path, "give --images DIR")
     paths = [paths[k] for k in choose_frames(len(paths), 1.0, max_frames=source.max_frames)]

@@ -55,7 +55,7 @@ def test_frames_are_chosen_evenly():
 
 
 def test_frames_shrink_to_even_sides():
-    assert shrink(np.zeros((481, 855, 3), np.uint8), 1024).shape == (480, 856, 3)
+    assert shrink(np.zeros((481, 855, 3), np.uint8), 1024).shape == (480, 854, 3)
     assert shrink(np.zeros((1080, 1920, 3), np.uint8), 960).shape == (540, 960, 3)
 
 
@@ -65,8 +65,10 @@ def test_a_video_becomes_frames(tmp_path):
     assert measure_video(tmp_path / "my clip.mp4") == (12, 12.0)
     paths = extract_frames(tmp_path / "frames", Source(video=tmp_path / "my clip.mp4"))
     assert [path.name for path in paths] == [f"{k:05d}.png" for k in range(12)]
-    for path, frame in zip(paths, clip, strict=True):
-        assert np.abs(read_image(path).astype(int) - frame).mean() < 12  # h264 keeps half of the colour resolution
+    for k, path in enumerate(paths):
+        errors = [np.abs(read_image(path).astype(int) - frame).mean() for frame in clip]
+        assert np.argmin(errors) == k
+        assert errors[k] < 0.3 * np.median(errors)
 
 
 # cameras
