@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data_path", type=Path, required=True, help="folder of the scene; all is written below")
     parser.add_argument("--force", choices=STAGES, help="run this stage and those after it again")
     add_capture(parser)
-    add_depth(parser)
+    add_depth(parser, alone=False)
     add_flow(parser, device=False)
     args = parser.parse_args(argv)
     depths, flow = sensible(depth_settings(args), flow_settings(args, args.resize_height))

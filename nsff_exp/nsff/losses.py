@@ -289,8 +289,8 @@ def distortion_loss(weights: Float[Tensor, "n s"], points_ndc: Float[Tensor, "n 
 
 
 def background_loss(rgb: Float[Tensor, "n 3"], truth: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
-    """Squared error of the static field alone; 0 if everything moves."""
-    return ((rgb - truth) ** 2).sum() / max(1, rgb.numel())
+    """Squared error of the static field alone."""
+    return ((rgb - truth) ** 2).mean()
 
 
 def split_loss(render: TrainRender, batch: TrainBatch) -> Float[Tensor, ""]:

@@ -24,7 +24,7 @@ from nsff.fields import Fields, build_fields, build_optimizer
 from nsff.losses import VARIANT_RULES, LossTerms, NeighbourCameras, compute_losses
 from nsff.progress import ProgressBar, interruptible
 from nsff.rays import make_rays
-from nsff.renderer import TrainRender, choose_depths, render_background, render_frame, render_train
+from nsff.renderer import NoiseSource, TrainRender, choose_depths, render_background, render_frame, render_train
 from nsff.sampling import DepthSampling, density_noise
 from nsff.scene import Scene, TrainBatch, draw_background, draw_batch
 from nsff.schedules import StepPlan, learning_rate, plan_step, share_done
@@ -104,12 +104,18 @@ class Trainer:
             None if scene.timeline.is_last(frame) else scene.c2w[frame + 1],
         )
         rules = VARIANT_RULES[config.variant]
-        background = None
-        if config.background_rays:
-            still = draw_background(scene, config.background_rays, self.samples)
-            rays = make_rays(still.uv, scene.c2w[still.frames], scene.intrinsics)
-            background = render_background(self.fields.static, rays, sampling, self.samples, noise), still.rgb
+        background = self._render_background(sampling, noise) if config.background_rays else None
         return render, compute_losses(render, batch, cameras, scene.intrinsics, plan.weights, rules, background)
+
+    def _render_background(
+        self, sampling: DepthSampling, noise: NoiseSource
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Colours of the static field alone on pixels of the background, and the true ones; None if all moves."""
+        still = draw_background(self.scene, self.config.background_rays, self.samples)
+        if not len(still.rgb):
+            return None
+        rays = make_rays(still.uv, self.scene.c2w[still.frames], self.scene.intrinsics)
+        return render_background(self.fields.static, rays, sampling, self.samples, noise), still.rgb
 
     def train_step(self) -> StepReport:
         """Draw a frame and rays, render, score, and move the fields."""

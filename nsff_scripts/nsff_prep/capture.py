@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from nsff_prep.folder import write_text
+from nsff_prep.folder import read_own_masks, write_text
 from nsff_prep.script import PrepError, log
 from nsff_prep.sfm import (
     LEAST_ANGLE,
@@ -22,7 +22,7 @@ from nsff_prep.sfm import (
     reconstruct,
     undistort,
 )
-from nsff_prep.sfm_masks import find_moving, read_masks, write_masks
+from nsff_prep.sfm_masks import find_moving, write_masks
 from nsff_prep.video import Source, extract_frames
 
 REPORT = "sfm.json"
@@ -57,13 +57,13 @@ def make_cameras(scene: Path, settings: CaptureSettings) -> str:
             "needed; depth cannot be seen without moving sideways"
         )
     _drop_others(result.model, kept)
-    undistort(dataclasses.replace(result, registered=kept), scene / "frames", scene / "dense")
     camera = next(iter(result.model.cameras.values()))
     report = {
         "frames": len(names), "registered": len(kept), "error_px": result.error, "focal_px": camera.mean_focal_length(),
         "left_out": sorted(set(names) - set(kept)), "ray_angle_deg": angle,
     }  # fmt: skip
-    write_text(scene / "dense" / REPORT, json.dumps(report, indent=1) + "\n")
+    write_text(scene / "dense" / REPORT, json.dumps(report, indent=1) + "\n")  # first: it says that images/ are ours
+    undistort(dataclasses.replace(result, registered=kept), scene / "frames", scene / "dense")
     summary = (
         f"cameras: {len(kept)} of {len(names)} frames, error {result.error:.2f} px, focal length "
         f"{camera.mean_focal_length():.1f} px"
@@ -90,7 +90,7 @@ def _register(frames: list[Path], settings: CaptureSettings, aside: Path) -> Sfm
     images, sfm = frames[0].parent, SfmSettings(settings.camera_model)
     masks = None
     if settings.masks is not None:
-        masks = write_masks(aside / "given", frames, read_masks(settings.masks, len(frames)))
+        masks = write_masks(aside / "given", frames, read_own_masks(settings.masks, len(frames)))
     best = _try(images, masks, sfm, None)
     if masks is None:
         moving = find_moving(frames, best)

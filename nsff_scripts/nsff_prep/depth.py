@@ -1,6 +1,8 @@
 """The stage that makes frames at training size and a disparity for each."""
 
 import dataclasses
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from nsff_prep.script import PrepError, log
 from nsff_prep.sheets import chosen, disparity_picture, mask_picture, write_sheet
 from nsff_prep.weights import find_weights
 
+MIDAS = "models/model.pt"
 METHODS = ("midas", "dpt", "depth_anything", "multiview")
 MODELS = {"dpt": "Intel/dpt-large", "depth_anything": "depth-anything/Depth-Anything-V2-Small-hf"}
 
@@ -36,7 +39,7 @@ class DepthSettings:
 
 
 def make_frames(folder: SceneFolder, height: int) -> list[Path]:
-    """Write `images_<W>x<height>`, area average; frames that are there and right stay."""
+    """Write `images_<W>x<height>`, area average."""
     paths = folder.list_images()
     made = []
     for index, frame in enumerate(tqdm(read_frames(paths), total=len(paths), desc="frames", unit="frame")):
@@ -47,6 +50,9 @@ def make_frames(folder: SceneFolder, height: int) -> list[Path]:
     for path in made[0].parent.glob("*.png"):
         if path not in made:
             path.unlink()  # of an earlier, longer video
+    for other in folder.root.glob(f"images_*x{height}"):
+        if other != made[0].parent and re.fullmatch(r"images_\d+x\d+", other.name):
+            shutil.rmtree(other)  # of frames of another shape: training wants one folder of a height
     return made
 
 
@@ -65,6 +71,7 @@ def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.d
             size = read_image(paths[index]).shape[1::-1]
             disparity = cv2.resize(estimate(image), size, interpolation=cv2.INTER_AREA)
             write_array(folder.disparity(index), disparity.astype(np.float32))
+        (folder.root / "sheets" / "multiview.jpg").unlink(missing_ok=True)
         summary = f"depth: {settings.method} on {len(paths)} frames"
     rows = [[read_image(paths[k]), disparity_picture(np.load(folder.disparity(k)))] for k in chosen(len(paths))]
     write_sheet(folder.root / "sheets" / "disparity.jpg", rows)
@@ -93,7 +100,7 @@ def _from_neighbours(folder: SceneFolder, paths: list[Path]) -> str:
 
 def _estimator(settings: DepthSettings, device: torch.device) -> Callable[[Image], Disparity]:
     if settings.method == "midas":
-        return MidasDepth(find_weights(settings.model or "models/model.pt"), device, settings.input_size)
+        return MidasDepth(find_weights(settings.model or MIDAS), device, settings.input_size)
     try:
         from transformers import pipeline  # optional: hundreds of megabytes, for these methods only
     except ImportError as error:
@@ -102,7 +109,7 @@ def _estimator(settings: DepthSettings, device: torch.device) -> Callable[[Image
     try:
         estimator = pipeline("depth-estimation", model=name, device=device)
     except Exception as error:  # no network, no such folder, a broken file
-        raise PrepError(f"{name} cannot be loaded ({type(error).__name__}); give --model FOLDER") from error
+        raise PrepError(f"{name} cannot be loaded ({type(error).__name__}); give --depth_model FOLDER") from error
 
     def estimate(image: Image) -> Disparity:
         from PIL import Image as Pictures

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import http.client
 import re
 import urllib.error
 import urllib.request
@@ -93,7 +94,7 @@ def download(item: Download, folder: Path) -> None:
     partial = folder / f".{item.file}.partial"
     try:
         _fetch(item, partial)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise PrepError(f"{item.url} cannot be fetched ({reason}); put the file at {path} by hand") from error
     if not matches(partial, item.digest):
@@ -122,3 +123,5 @@ def _fetch(item: Download, partial: Path) -> None:
             while block := response.read(CHUNK):
                 file.write(block)
                 bar.update(len(block))
+            if total and file.tell() < total:
+                raise ConnectionError(f"the connection broke off at {file.tell()} of {total} bytes; run it again")

@@ -10,7 +10,17 @@ from tqdm import tqdm
 
 from nsff_prep.cameras import Cameras, load_cameras
 from nsff_prep.flow import DisFlow, FlowMethod, consistent, resize_flow
-from nsff_prep.folder import Image, Mask, SceneFolder, read_array, read_frames, read_image, write_arrays, write_image
+from nsff_prep.folder import (
+    Image,
+    Mask,
+    SceneFolder,
+    read_array,
+    read_frames,
+    read_image,
+    read_own_masks,
+    write_arrays,
+    write_image,
+)
 from nsff_prep.motion import (
     LEAST_SHARE,
     MOST_SHARE,
@@ -22,10 +32,11 @@ from nsff_prep.motion import (
 )
 from nsff_prep.raft import RaftFlow
 from nsff_prep.script import PrepError, log
-from nsff_prep.semantic import WEIGHTS, MaskRcnn, OwnMasks
+from nsff_prep.semantic import WEIGHTS, MaskRcnn
 from nsff_prep.sheets import chosen, flow_picture, mask_picture, write_sheet
 from nsff_prep.weights import MODELS, find_weights
 
+RAFT = "models/raft-things.pth"
 METHODS = ("raft", "dis")
 
 
@@ -34,7 +45,7 @@ class FlowSettings:
     """`threshold`: pixels at training size, or `0.002w`. `semantic`: auto, none, or a folder of masks."""
 
     method: str = "raft"
-    model: str = "models/raft-things.pth"
+    model: str = RAFT
     threshold: str = "1.0"
     flow_width: int = 768
     semantic: str = "auto"
@@ -55,9 +66,10 @@ def make_flows(folder: SceneFolder, settings: FlowSettings, device: torch.device
             f"run run_midas.py --data_path {folder.root}"
         )
     cameras = load_cameras(folder)
+    movable = _semantic(settings, len(paths), device)  # before the slow part: bad masks are refused at once
     method = DisFlow() if settings.method == "dis" else RaftFlow(find_weights(settings.model), device)
     _write_flows(folder, sources, read_image(paths[0]).shape[1::-1], method, settings.flow_width)
-    masks = _write_masks(folder, paths, cameras, settings, device)
+    masks = _write_masks(folder, paths, cameras, settings, movable)
     _write_sheets(folder, paths)
     return _summary(masks, settings.method)
 
@@ -78,14 +90,17 @@ def _write_flows(
 
 
 def _write_masks(
-    folder: SceneFolder, paths: list[Path], cameras: Cameras, settings: FlowSettings, device: torch.device
+    folder: SceneFolder,
+    paths: list[Path],
+    cameras: Cameras,
+    settings: FlowSettings,
+    movable: MaskRcnn | list[Mask] | None,
 ) -> list[Mask]:
     """Motion masks of all frames, from the flow on the disk."""
     n_frames, (height, width) = len(paths), read_image(paths[0]).shape[:2]
     intrinsics, threshold = cameras.intrinsics(width, height), parse_threshold(settings.threshold, width)
-    movable = _semantic(settings, n_frames, device)
     masks = []
-    for index, image in enumerate(tqdm(read_frames(paths), total=n_frames, desc="masks", unit="frame")):
+    for index, image in enumerate(tqdm(folder.list_images(), desc="masks", unit="frame")):
         distances, agree = [], []
         for step in (1, -1):
             if 0 <= index + step < n_frames:
@@ -94,20 +109,19 @@ def _write_masks(
                 distances.append(epipolar_distance(content["flow"], matrix))
                 agree.append(content["mask"])
         semantic = None
-        if isinstance(movable, OwnMasks):
-            semantic = movable.of(index, (width, height))
-        elif movable is not None:
-            semantic = movable(image)
+        if movable is not None:
+            found = movable[index] if isinstance(movable, list) else movable(read_image(image))
+            semantic = cv2.resize(found.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
         masks.append(motion_mask(epipolar_mask(distances, agree, threshold), semantic))
         write_image(folder.motion_mask(index), masks[-1].astype(np.uint8) * 255)
     return masks
 
 
-def _semantic(settings: FlowSettings, n_frames: int, device: torch.device) -> MaskRcnn | OwnMasks | None:
+def _semantic(settings: FlowSettings, n_frames: int, device: torch.device) -> MaskRcnn | list[Mask] | None:
     if settings.semantic == "none":
         return None
     if settings.semantic != "auto":
-        return OwnMasks(Path(settings.semantic), n_frames)
+        return read_own_masks(Path(settings.semantic), n_frames)
     if (MODELS / WEIGHTS).is_file():
         return MaskRcnn(MODELS / WEIGHTS, device, settings.semantic_size)
     log.info("note: no Mask R-CNN weights (download_models.py gets them); motion masks from epipolar geometry alone")

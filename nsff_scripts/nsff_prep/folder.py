@@ -89,19 +89,19 @@ def list_images(folder: Path, remedy: str) -> list[Path]:
     return paths
 
 
-def read_image(path: Path) -> Image:
-    """An image as 8-bit RGB.
+def read_image(path: Path, upright: bool = False) -> Image:
+    """An image as 8-bit RGB, as it is stored, or turned as the camera was held.
 
     Raises:
         PrepError: not readable to its end.
     """
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
     if pixels is None:
         raise PrepError(f"{path} cannot be read as an image; make it again")
     return np.ascontiguousarray(pixels[..., ::-1])
 
 
-def read_frames(paths: list[Path]) -> Iterator[Image]:
+def read_frames(paths: list[Path], upright: bool = False) -> Iterator[Image]:
     """Images one by one.
 
     Raises:
@@ -109,7 +109,7 @@ def read_frames(paths: list[Path]) -> Iterator[Image]:
     """
     first = None
     for path in paths:
-        frame = read_image(path)
+        frame = read_image(path, upright)
         first = first or (path.name, frame.shape)
         if frame.shape != first[1]:
             (height, width), (first_height, first_width) = frame.shape[:2], first[1][:2]
@@ -117,6 +117,24 @@ def read_frames(paths: list[Path]) -> Iterator[Image]:
                 f"{path} is {width}x{height}, {first[0]} is {first_width}x{first_height}: all frames must have one size"
             )
         yield frame
+
+
+def read_own_masks(folder: Path, n_frames: int) -> list[Mask]:
+    """Masks that the user made, one a frame, in the order of their names: 0 = still, bright (or any label) = moving.
+
+    Raises:
+        PrepError: not one for each frame, or nothing in any of them.
+    """
+    paths = list_images(folder, "give a folder with a mask for each frame")
+    if len(paths) != n_frames:
+        raise PrepError(f"{folder} has {len(paths)} masks for {n_frames} frames; give one for each")
+    masks = []
+    for path in paths:
+        brightest = read_image(path).max(axis=-1)
+        masks.append(brightest > 0.5 * max(1, brightest.max()))
+    if not any(mask.any() for mask in masks):
+        raise PrepError(f"{folder}: all masks are black; what moves must be white")
+    return masks
 
 
 @contextlib.contextmanager

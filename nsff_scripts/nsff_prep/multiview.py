@@ -1,7 +1,7 @@
 """Depth without any weights: triangulated from optical flow and known poses, filled in where that says nothing.
 
 Not part of the paper. What stands still is measured in several neighbours at once. What moves is at least as near as
-all that it hides: it gets the nearest depth of its surroundings. The rest is filled in along the colours of the image.
+most of what it hides: it gets a near depth of its surroundings. The rest is filled in along the colours of the image.
 """
 
 import dataclasses
@@ -94,8 +94,8 @@ def _without_specks(mask: Mask) -> Mask:
 def fill(measured: Measured, moving: Mask, image: Image) -> Float[np.ndarray, "H W"]:
     """Inverse depth of every pixel: measured where it fits and nothing moves, else filled in.
 
-    Solves for the rest: neighbours are alike where colours are; moving pixels are pulled to the nearest inverse depth
-    around them, and do not touch still ones.
+    Solves for the rest: neighbours are alike where colours are; moving pixels are pulled to a near depth of what
+    is around them, and do not touch still ones.
     """
     known = measured.fits & ~moving
     if not known.any():

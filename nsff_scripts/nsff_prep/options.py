@@ -11,8 +11,9 @@ from nsff_prep import depth, flows
 from nsff_prep.capture import CaptureSettings
 from nsff_prep.depth import DepthSettings
 from nsff_prep.flows import FlowSettings
+from nsff_prep.motion import parse_threshold
 from nsff_prep.script import Parser, PrepError, UsageError
-from nsff_prep.video import Source
+from nsff_prep.video import LEAST_FRAMES, Source
 
 CAMERA_MODELS = ("SIMPLE_RADIAL", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 
@@ -38,7 +39,9 @@ def add_capture(parser: Parser) -> None:
     group.add_argument("--video", type=Path, help="a video file")
     group.add_argument("--images", type=Path, help="or a folder of frames, in the order of their names")
     group.add_argument("--fps", type=number(0.01, 1000), help="frames to take a second (default: all)")
-    group.add_argument("--max_frames", type=number(3, 100_000, int), help="take at most so many, evenly spaced")
+    group.add_argument(
+        "--max_frames", type=number(LEAST_FRAMES, 100_000, int), help="take at most so many, evenly spaced"
+    )
     group.add_argument("--start", type=number(0, 1e6), default=0.0, help="seconds from the beginning (default: 0)")
     group.add_argument("--end", type=number(0, 1e6), help="seconds from the beginning (default: the end)")
     group.add_argument("--masks", type=Path, help="masks of what moves, one a frame, white = moving")
@@ -58,18 +61,18 @@ def capture_settings(args: argparse.Namespace) -> CaptureSettings:
     """
     if (args.video is None) == (args.images is None):
         raise UsageError("give either --video FILE or --images DIR")
+    if args.images is not None and (args.fps or args.start or args.end is not None):
+        raise UsageError("--fps, --start and --end choose frames of a --video; with --images there is --max_frames")
     source = Source(args.video, args.images, args.fps, args.max_frames, args.start, args.end, args.max_size)
     return CaptureSettings(source, args.masks, args.camera_model)
 
 
-def add_depth(parser: Parser) -> None:
-    """Options of disparity."""
+def add_depth(parser: Parser, alone: bool = True) -> None:
+    """Options of disparity; `alone`: `--model` is not taken by another network."""
     group = parser.add_argument_group("disparity")
     group.add_argument("--depth", choices=depth.METHODS, default="midas", help="method (default: midas)")
-    group.add_argument(
-        "--depth_model" if any(a.dest == "video" for a in parser._actions) else "--model",
-        dest="depth_model", help="weights of midas, or folder or name for transformers",
-    )  # fmt: skip
+    names = ("--depth_model", "--model") if alone else ("--depth_model",)
+    group.add_argument(*names, dest="depth_model", help="weights of midas, or folder or name for transformers")
     group.add_argument("--input_w", type=number(32, 4096, int), default=640, help="most pixels into MiDaS (640)")
     group.add_argument("--input_h", type=number(32, 4096, int), default=360, help="most pixels into MiDaS (360)")
     group.add_argument("--resize_height", type=number(16, 4096, int), default=288, help="training height (288)")
@@ -85,7 +88,7 @@ def add_flow(parser: Parser, device: bool = True) -> None:
     """Options of flow and motion masks."""
     group = parser.add_argument_group("flow and motion masks")
     group.add_argument("--flow", choices=flows.METHODS, default="raft", help="method (default: raft)")
-    group.add_argument("--model", default="models/raft-things.pth", help="weights of RAFT (models/raft-things.pth)")
+    group.add_argument("--model", default=flows.RAFT, help=f"weights of RAFT ({flows.RAFT})")
     group.add_argument(
         "--epi_threshold", "--epi_threhold", default="1.0",
         help="flow that misses the epipolar line by more moves: pixels, or 0.002w, a share of the width (1.0)",
@@ -104,6 +107,7 @@ def add_flow(parser: Parser, device: bool = True) -> None:
 
 def flow_settings(args: argparse.Namespace, height: int | None) -> FlowSettings:
     """Of parsed options; `height` says which frames where there are several."""
+    parse_threshold(args.epi_threshold, 1)  # refused now rather than after the flow
     size = (args.input_semantic_w, args.input_semantic_h)
     return FlowSettings(args.flow, args.model, args.epi_threshold, args.input_flow_w, args.semantic, size, height)
 

@@ -14,7 +14,8 @@ from nsff_prep.cameras import load_cameras, save_poses
 from nsff_prep.folder import SceneFolder, read_image, write_text
 from nsff_prep.page import write_page
 from nsff_prep.script import PrepError, log
-from nsff_prep.weights import MODELS
+from nsff_prep.semantic import WEIGHTS
+from nsff_prep.weights import MODELS, has_weights
 
 STAGES = ("cameras", "poses", "depth", "flow")
 
@@ -51,7 +52,7 @@ def prepare(
     source = captured.source.path
     if not source.exists():
         raise PrepError(f"{source} is missing; give --video FILE or --images DIR")
-    newest = max(path.stat().st_mtime for path in [source, *(source.iterdir() if source.is_dir() else [])])
+    newest = max(_changed(path) for path in (source, captured.masks, _folder_of(flow.semantic)) if path is not None)
     forced, lines = False, {}
     for stage in _stages(scene, folder, captured, depths, flow, device):
         forced = forced or stage.name == force
@@ -61,10 +62,10 @@ def prepare(
             log.info("== %s", stage.name)
             stamp.unlink(missing_ok=True)
             line = stage.run()
-            write_text(stamp, json.dumps({"settings": stage.settings, "line": line}, default=str) + "\n")
+            write_text(stamp, json.dumps({"settings": stage.settings, "line": line}) + "\n")
         else:
             log.info("== %s is done", stage.name)
-        newest = stamp.stat().st_mtime
+        newest = max(path.stat().st_mtime for path in stage.makes())
         lines[stage.name] = line
     return write_page(folder, list(lines.values()) + _ranges(folder))
 
@@ -92,7 +93,7 @@ def _stages(
         return f"poses: {len(model.names)} frames, {len(model.points)} points"
 
     def settings(value: Any) -> dict[str, Any]:
-        return json.loads(json.dumps(dataclasses.asdict(value), default=str))
+        return json.loads(json.dumps(dataclasses.asdict(value), default=lambda path: str(Path(path).resolve())))
 
     return [
         Stage("cameras", settings(captured), lambda: capture.make_cameras(scene, captured), frames),
@@ -109,23 +110,38 @@ def _stages(
 
 
 def _done(stage: Stage, stamp: Path, newest: float) -> str | None:
-    """The line of an earlier run whose work stands; None if the stage must run."""
+    """The line of an earlier run whose work stands; None if the stage must run.
+
+    Files that were made anew by the stage's own script count as done, and all after them is made again.
+    """
     try:
         content = json.loads(stamp.read_text())
-        current = stamp.stat().st_mtime >= newest and content["settings"] == stage.settings
-        return content["line"] if current and all(path.is_file() for path in stage.makes()) else None
-    except Exception:  # no stamp, a broken one, or files that are not there
+        oldest = min(path.stat().st_mtime for path in stage.makes())
+        return content["line"] if content["settings"] == stage.settings and oldest >= newest else None
+    except (OSError, ValueError, KeyError, TypeError, PrepError):  # no stamp, a broken one, or files that are not there
         return None
+
+
+def _changed(path: Path) -> float:
+    """When a file, or the latest one of a folder, was written."""
+    return max(each.stat().st_mtime for each in [path, *(path.iterdir() if path.is_dir() else [])])
+
+
+def _folder_of(semantic: str) -> Path | None:
+    return Path(semantic) if Path(semantic).is_dir() else None
 
 
 def sensible(depths: depth.DepthSettings, flow: flows.FlowSettings) -> tuple[depth.DepthSettings, flows.FlowSettings]:
     """The methods that need no weights where weights are not there; said loudly."""
-    if depths.method == "midas" and not (depths.model or (MODELS / "model.pt").is_file()):
+    if depths.method == "midas" and depths.model is None and not has_weights(depth.MIDAS):
         log.warning("note: no MiDaS weights: depth from neighbouring frames; download_models.py gets the weights")
         depths = dataclasses.replace(depths, method="multiview")
-    if flow.method == "raft" and not (MODELS / Path(flow.model).name).is_file() and not Path(flow.model).is_file():
+    if flow.method == "raft" and flow.model == flows.RAFT and not has_weights(flows.RAFT):
         log.warning("note: no RAFT weights: flow from OpenCV's DIS; download_models.py gets the weights")
         flow = dataclasses.replace(flow, method="dis")
+    if flow.semantic == "auto" and not (MODELS / WEIGHTS).is_file():
+        log.warning("note: no Mask R-CNN weights: motion masks from epipolar geometry alone")
+        flow = dataclasses.replace(flow, semantic="none")
     return depths, flow
 
 

@@ -43,6 +43,6 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
         print(f"error: cannot read or write{where} ({error.strerror or error})", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; what was finished stays, the same command goes on", file=sys.stderr)
+        print("interrupted; files that were finished stay", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)

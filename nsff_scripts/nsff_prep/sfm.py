@@ -81,7 +81,7 @@ def ray_angle(model: pycolmap.Reconstruction) -> float:
 
 
 def undistort(result: SfmResult, images: Path, dense: Path) -> None:
-    """Write `dense/images` and `dense/sparse`, whole or not at all: the camera an ideal one, frames resampled to it."""
+    """Write `dense/images` and `dense/sparse`, each whole: the camera an ideal one, frames resampled to it."""
     dense.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dense.parent, prefix=".partial-") as aside:
         model, out = Path(aside) / "model", Path(aside) / "dense"

@@ -8,9 +8,8 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from nsff_prep.flow import DisFlow, consistent
-from nsff_prep.folder import Mask, list_images, read_frames, read_image, write_image
+from nsff_prep.folder import Mask, read_frames, read_image, write_image
 from nsff_prep.motion import epipolar_distance, epipolar_mask, fundamental, motion_mask
-from nsff_prep.script import PrepError
 from nsff_prep.sfm import SfmResult
 
 WIDTH = 480  # pixels: moving things are looked for at this width
@@ -25,18 +24,6 @@ def write_masks(folder: Path, frames: list[Path], moving: list[Mask]) -> Path:
         still = cv2.resize((~mask).astype(np.uint8) * 255, size, interpolation=cv2.INTER_NEAREST)
         write_image(folder / f"{path.name}.png", still)
     return folder
-
-
-def read_masks(folder: Path, n_frames: int) -> list[Mask]:
-    """The user's own masks, white = moving, in the order of the frames.
-
-    Raises:
-        PrepError: not one for each frame.
-    """
-    given = list_images(folder, "give --masks DIR with a mask for each frame")
-    if len(given) != n_frames:
-        raise PrepError(f"{folder} has {len(given)} masks for {n_frames} frames; give one for each")
-    return [read_image(path)[..., 0] > 127 for path in given]
 
 
 def find_moving(frames: list[Path], result: SfmResult | None) -> list[Mask]:

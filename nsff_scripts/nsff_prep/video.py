@@ -1,6 +1,7 @@
 """Frames of a video file, or of a folder of images."""
 
 import dataclasses
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from nsff_prep.folder import Image, list_images, read_frames, write_image
 from nsff_prep.script import PrepError
 
 LEAST_FRAMES = 10  # fewer give neither cameras nor a scene
+AS_STORED = ["-fps_mode", "passthrough"]  # each frame once, also where their rate varies
 LEAST_CONTRAST = 4.0  # standard deviation of grey levels: less is a black or blank frame
 
 
@@ -90,7 +92,7 @@ def read_video(path: Path, wanted: list[int], longest: int) -> Iterator[Image]:
     """The wanted frames, turned upright, their longer side at most `longest` pixels, sides even."""
     left = iter([*wanted, -1])
     following = next(left)
-    for number, frame in enumerate(iio.imiter(path, plugin="FFMPEG")):
+    for number, frame in enumerate(iio.imiter(path, plugin="FFMPEG", output_params=AS_STORED)):
         if number == following:
             yield shrink(frame, longest)
             following = next(left)
@@ -106,12 +108,19 @@ def shrink(image: Image, longest: int) -> UInt8[np.ndarray, "h w 3"]:
     return image if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
+MARKER = ".made_by_run_colmap"
+
+
 def extract_frames(folder: Path, wanted: Source) -> list[Path]:
     """Write the wanted frames as `00000.png ...`; frames of an earlier run make place.
 
     Raises:
         PrepError: too few frames, different sizes, or blank ones.
     """
+    if folder.exists() and not (folder / MARKER).is_file():
+        raise PrepError(
+            f"{folder} was not made by run_colmap.py and would be replaced; move it away, or choose another --data_path"
+        )
     frames, total = _frames_of(wanted)
     if total < LEAST_FRAMES:
         raise PrepError(
@@ -135,9 +144,10 @@ def extract_frames(folder: Path, wanted: Source) -> list[Path]:
             )
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
+        (folder / MARKER).touch()
         for path in sorted(Path(aside).iterdir()):
             path.replace(folder / path.name)
-    return sorted(folder.iterdir())
+    return list_images(folder, "run run_colmap.py again")
 
 
 def _frames_of(source: Source) -> tuple[Iterator[Image], int]:
@@ -148,6 +158,11 @@ def _frames_of(source: Source) -> tuple[Iterator[Image], int]:
             count, rate, fps=source.fps, max_frames=source.max_frames, start=source.start, end=source.end
         )
         return read_video(source.video, wanted, source.longest), len(wanted)
-    paths = list_images(source.path, "give --images DIR")
+    paths = sorted(list_images(source.path, "give --images DIR"), key=_natural)
     paths = [paths[k] for k in choose_frames(len(paths), 1.0, max_frames=source.max_frames)]
-    return (shrink(image, source.longest) for image in read_frames(paths)), len(paths)
+    return (shrink(image, source.longest) for image in read_frames(paths, upright=True)), len(paths)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts frame2 before frame10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]

@@ -10,13 +10,22 @@ from nsff_prep.script import PrepError
 MODELS = Path(__file__).resolve().parents[1] / "models"  # where download_models.py puts them
 
 
+def _places(typed: str) -> list[Path]:
+    return [Path(typed).absolute(), MODELS.parent / typed]
+
+
+def has_weights(typed: str) -> bool:
+    """Whether `find_weights` finds them."""
+    return any(place.is_file() for place in _places(typed))
+
+
 def find_weights(typed: str) -> Path:
     """The file as typed, else under nsff_scripts.
 
     Raises:
         PrepError: in neither place; both are named.
     """
-    places = [Path(typed).absolute(), MODELS.parent / typed]
+    places = _places(typed)
     for place in places:
         if place.is_file():
             return place

@@ -9,16 +9,16 @@ import cv2
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from nsff_prep import downloads, pipeline
+from nsff_prep import downloads, pipeline, weights
 from nsff_prep.cameras import Model, load_cameras, oddities, poses_bounds
 from nsff_prep.depth import DepthSettings
 from nsff_prep.flow import DisFlow, consistent
 from nsff_prep.flows import FlowSettings
-from nsff_prep.folder import SceneFolder, read_image, write_array, write_image, written_whole
+from nsff_prep.folder import SceneFolder, read_image, read_own_masks, write_array, write_image, written_whole
 from nsff_prep.motion import disk, epipolar_distance, epipolar_mask, fundamental, motion_mask, parse_threshold
 from nsff_prep.multiview import fill, triangulate
 from nsff_prep.script import PrepError, UsageError
-from nsff_prep.semantic import MOVABLE, union
+from nsff_prep.semantic import MOVABLE, WEIGHTS, union
 from nsff_prep.sfm import longest_run
 from nsff_prep.video import Source, choose_frames, extract_frames, measure_video, shrink
 
@@ -234,13 +234,69 @@ def test_nothing_half_written(tmp_path):
 
 
 def test_methods_without_weights(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(pipeline, "MODELS", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "MODELS", tmp_path / "scripts" / "models")
+    monkeypatch.setattr(pipeline, "MODELS", tmp_path / "models")
     depths, flow = pipeline.sensible(DepthSettings(), FlowSettings())
-    assert (depths.method, flow.method) == ("multiview", "dis")
+    assert (depths.method, flow.method, flow.semantic) == ("multiview", "dis", "none")
     assert "no MiDaS weights" in caplog.text
-    (tmp_path / "model.pt").write_bytes(b"x")
-    (tmp_path / "raft-things.pth").write_bytes(b"x")
+    typed = FlowSettings(model="typo.pth")
+    assert pipeline.sensible(DepthSettings(), typed)[1].method == "raft"  # a name that was typed is not replaced
+    (tmp_path / "models").mkdir()
+    for name in ("model.pt", "raft-things.pth", WEIGHTS):
+        (tmp_path / "models" / name).write_bytes(b"x")
     assert pipeline.sensible(DepthSettings(), FlowSettings()) == (DepthSettings(), FlowSettings())
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """A stage that made its file after its input, and the stamp of that run."""
+    made, stamp = tmp_path / "made", tmp_path / "stamp.json"
+    made.write_text("x")
+    stamp.write_text('{"settings": {"a": 1}, "line": "done well"}')
+    return pipeline.Stage("poses", {"a": 1}, lambda: "", lambda: [made]), stamp, made
+
+
+def test_what_is_done_stays_done(stage):
+    stage, stamp, made = stage
+    before = made.stat().st_mtime - 5
+    assert pipeline._done(stage, stamp, before) == "done well"
+    assert pipeline._done(stage, stamp, before + 10) is None  # the input is newer
+    changed = pipeline.Stage("poses", {"a": 2}, stage.run, stage.makes)
+    assert pipeline._done(changed, stamp, before) is None
+    stamp.write_text("{")
+    assert pipeline._done(stage, stamp, before) is None
+    stamp.unlink()
+    made.unlink()
+    assert pipeline._done(stage, stamp, before) is None
+
+
+def test_own_masks(tmp_path):
+    labels = np.zeros((20, 30, 3), np.uint8)
+    labels[5:9, 5:9] = 1  # a label, not white
+    write_image(tmp_path / "0.png", labels)
+    write_image(tmp_path / "1.png", np.zeros_like(labels))
+    masks = read_own_masks(tmp_path, 2)
+    assert [mask.sum() for mask in masks] == [16, 0]
+    with pytest.raises(PrepError, match="2 masks for 3 frames"):
+        read_own_masks(tmp_path, 3)
+    write_image(tmp_path / "0.png", np.zeros_like(labels))
+    with pytest.raises(PrepError, match="all masks are black"):
+        read_own_masks(tmp_path, 2)
+
+
+def test_frames_of_others_are_not_replaced(tmp_path):
+    two_sizes(tmp_path / "frames")
+    with pytest.raises(PrepError, match="frames was not made by run_colmap"):
+        extract_frames(tmp_path / "frames", Source(images=tmp_path / "frames"))
+    assert len(list((tmp_path / "frames").iterdir())) == 12
+
+
+def test_numbers_in_names_count(tmp_path):
+    for k in range(12):
+        write_image(tmp_path / "in" / f"frame{k}.png", np.full((60, 80, 3), 0, np.uint8) + textured(k, 60, 80))
+    paths = extract_frames(tmp_path / "frames", Source(images=tmp_path / "in"))
+    np.testing.assert_array_equal(read_image(paths[2]), textured(2, 60, 80))  # not frame10
 
 
 # downloads
@@ -355,7 +411,7 @@ def test_stages_out_of_order(script, words, tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [[], ["--video", "a.mp4"], ["--data_path", "x"], ["--data_path", "x", "--video", "a", "--images", "b"],
-     ["--data_path", "x", "--video", "a", "--fps", "many"]],
+     ["--data_path", "x", "--video", "a", "--fps", "many"], ["--data_path", "x", "--images", "a", "--fps", "5"]],
 )  # fmt: skip
 def test_wrong_command_lines(arguments):
     out = run("run_colmap.py", *arguments)
