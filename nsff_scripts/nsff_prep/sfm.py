@@ -42,6 +42,7 @@ def reconstruct(images: Path, masks: Path | None, settings: SfmSettings) -> SfmR
         masks: folder of `<image name>.png`, 0 = no features here; None = everywhere.
         settings: of this try.
     """
+    pycolmap.logging.minloglevel = pycolmap.logging.Level.WARNING.value
     with tempfile.TemporaryDirectory() as aside:
         database = Path(aside) / "database.db"
         reader = pycolmap.ImageReaderOptions(camera_model=settings.camera_model)
@@ -49,6 +50,7 @@ def reconstruct(images: Path, masks: Path | None, settings: SfmSettings) -> SfmR
             reader.mask_path = str(masks)
         extraction = pycolmap.FeatureExtractionOptions()
         extraction.sift.max_num_features, extraction.sift.first_octave = settings.features, 0
+        log.info("SfM: finding features")
         pycolmap.extract_features(
             database,
             images,
@@ -56,10 +58,12 @@ def reconstruct(images: Path, masks: Path | None, settings: SfmSettings) -> SfmR
             reader_options=reader,
             extraction_options=extraction,
         )
+        log.info("SfM: matching")
         pycolmap.match_sequential(
             database,
             pairing_options=pycolmap.SequentialPairingOptions(overlap=settings.overlap, quadratic_overlap=True),
         )
+        log.info("SfM: mapping")
         options = pycolmap.IncrementalPipelineOptions(min_model_size=3, random_seed=0)
         models = pycolmap.incremental_mapping(database, images, Path(aside) / "models", options)
         if not models:

@@ -1,0 +1,72 @@
+"""From a video to a scene that training reads, as typed; run again, and after a stage was lost."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from nsff.config import load_config
+from nsff.scene import load_scene
+from nsff_prep.demo_scene import Settings, write_demo_scene
+from nsff_prep.folder import list_images, read_image
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "nsff_scripts"
+
+
+def prepare(clip: Path, scene: Path, *more: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "prepare_video.py", "--video", str(clip), "--data_path", str(scene)]
+    return subprocess.run(
+        [*command, "--resize_height", "72", "--input_flow_w", "256", *more],
+        cwd=SCRIPTS, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """(clip, scene, what was printed): the built-in room, seen by the cameras of a row in turn."""
+    folder = tmp_path_factory.mktemp("video")
+    write_demo_scene(folder / "truth", Settings(160, 90, n_frames=12))
+    frames = [read_image(path) for path in list_images(folder / "truth" / "images", "")]
+    iio.imwrite(folder / "a clip.mp4", np.stack(frames), plugin="FFMPEG", fps=10, macro_block_size=2, quality=10)
+    out = prepare(folder / "a clip.mp4", folder / "my scene")
+    assert out.returncode == 0, out.stderr[-2000:]
+    return folder / "a clip.mp4", folder / "my scene", out.stderr
+
+
+def test_all_files_are_there_and_readable(prepared):
+    _, scene, printed = prepared
+    assert "cameras: 12 of 12 frames" in printed
+    config = load_config(["--expname", "x", "--end_frame", "12", "--final_height", "72"])
+    read = load_scene(dataclasses.replace(config, datadir=str(scene / "dense")), torch.device("cpu"))
+    assert len(read.images) == 12
+    assert 0.001 < float(read.motion_masks.float().mean()) < 0.6
+    page = (scene / "dense" / "prepared.html").read_text()
+    assert page.count("data:image/") == 4
+    assert "12 of 12 frames" in page
+    assert not list(scene.rglob("*partial*"))
+
+
+def test_again_nothing_is_made_twice(prepared):
+    clip, scene, _ = prepared
+    before = {path: path.stat().st_mtime_ns for path in scene.rglob("*.n*")}
+    out = prepare(clip, scene)
+    assert out.returncode == 0
+    assert out.stderr.count("is done") == 4
+    assert {path: path.stat().st_mtime_ns for path in scene.rglob("*.n*")} == before
+
+
+def test_what_was_lost_is_made_again(prepared):
+    clip, scene, _ = prepared
+    poses = np.load(scene / "dense" / "poses_bounds.npy")
+    (scene / "dense" / "disp" / "00003.npy").unlink()
+    out = prepare(clip, scene)
+    assert out.returncode == 0
+    assert "== poses is done" in out.stderr
+    assert "== depth is done" not in out.stderr
+    assert "== flow is done" not in out.stderr  # it was made from the frames that depth makes anew
+    assert (scene / "dense" / "disp" / "00003.npy").is_file()
+    np.testing.assert_array_equal(np.load(scene / "dense" / "poses_bounds.npy"), poses)
