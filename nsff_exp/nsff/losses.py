@@ -23,10 +23,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nsff.batches import TrainBatch
 from nsff.poses import Intrinsics
 from nsff.rays import ndc_to_world, project, world_to_camera
 from nsff.renderer import TrainRender, WarpRender
-from nsff.scene import TrainBatch
 
 KINETIC_REPEATS = 2  # the published code adds the least-kinetic term twice
 NEAREST_KINETIC = 0.9  # share of the samples of a ray, nearest first, that the kinetic term looks at
@@ -111,7 +111,7 @@ def compute_losses(
     background: tuple[Tensor, Tensor] | None = None,
 ) -> LossTerms:
     """All terms of one step, with their weights; `background`: colours of the static field alone, and the true ones."""
-    ref, dynamic = render.ref, render.ref.dynamic
+    ref, dynamic, alone = render.ref, render.ref.dynamic, render.ref.dynamic_alone
     steps = [(dynamic.sf_bwd, dynamic.prob_bwd, render.prev), (dynamic.sf_fwd, dynamic.prob_fwd, render.next)]
     chained = _chained_step(render) if rules.chain_regularised and render.chain else None
     all_steps = steps if chained is None else [*steps, chained]
@@ -123,20 +123,18 @@ def compute_losses(
         cycle = cycle + cycle_loss(chained[0], back, chained[1])
     magnitudes = [flow for flow, _, _ in all_steps]
     if rules.magnitude_of_render:
-        magnitudes = [(ref.dynamic_alone.weights[..., None] * flow).sum(-1) for flow in magnitudes]
-    zero = ref.dynamic_alone.rgb.new_zeros(())
+        magnitudes = [(alone.weights[..., None] * flow).sum(-1) for flow in magnitudes]
+    zero = alone.rgb.new_zeros(())
     return LossTerms(
         colour=colour_loss(render, batch, weights.colour_where_dynamic),
         cycle=weights.cycle * cycle,
         prob=weights.prob * sum((disocclusion_loss(prob) for _, prob, _ in all_steps), start=zero),
-        depth=weights.depth * depth_loss(ref.dynamic_alone.depth, batch.disparity),
+        depth=weights.depth * depth_loss(alone.depth, batch.disparity),
         flow=weights.flow * flow_loss(render, batch, cameras, intrinsics, rules.flow_relative),
         sf_reg=weights.sf_reg * sum((flow_magnitude_loss(flow) for flow in magnitudes), start=zero),
         smoothness=weights.smooth * _smoothness(render, intrinsics, rules),
         entropy=weights.entropy * blend_entropy(ref.static.blend_w) if rules.entropy else zero,
-        distortion=weights.distortion * distortion_loss(ref.dynamic_alone.weights, ref.points_ndc)
-        if weights.distortion
-        else zero,
+        distortion=weights.distortion * distortion_loss(alone.weights, ref.points_ndc) if weights.distortion else zero,
         background=zero if background is None else background_loss(*background),
         split=weights.split * split_loss(render, batch) if weights.split else zero,
     )
@@ -294,10 +292,9 @@ def background_loss(rgb: Float[Tensor, "n 3"], truth: Float[Tensor, "n 3"]) -> F
 
 
 def split_loss(render: TrainRender, batch: TrainBatch) -> Float[Tensor, ""]:
-    """Mean share of the dynamic field on uniform rays of the background, where nothing moves.
+    """Mean share of the dynamic field on uniform rays of the background.
 
-    Without it both fields learn the background, and the dynamic one, which sees a place at one time only, hangs there
-    as haze in views of other cameras.
+    Without it both fields learn the background, and the dynamic one hangs there as haze in views of other cameras.
     """
     n = batch.n_uniform
     return weighted_mean(render.ref.union.dynamic_weight[:n, None], batch.background[:n].to(batch.rgb.dtype))

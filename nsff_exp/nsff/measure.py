@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from nsff.batches import draw_batch
 from nsff.config import Config, InputError
 from nsff.poses import Intrinsics
 from nsff.renderer import render_frame
 from nsff.sampling import DepthSampling
-from nsff.scene import Scene, draw_batch, load_cameras
+from nsff.scene import Scene, load_cameras
 from nsff.schedules import plan_step
 from nsff.trainer import Trainer
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from nsff.batches import TrainBatch, draw_background, draw_batch
 from nsff.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -26,7 +27,7 @@ from nsff.progress import ProgressBar, interruptible
 from nsff.rays import make_rays
 from nsff.renderer import NoiseSource, TrainRender, choose_depths, render_background, render_frame, render_train
 from nsff.sampling import DepthSampling, density_noise
-from nsff.scene import Scene, TrainBatch, draw_background, draw_batch
+from nsff.scene import Scene
 from nsff.schedules import StepPlan, learning_rate, plan_step, share_done
 
 log = logging.getLogger("nsff")

@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from nsff.batches import draw_background, gather_batch
 from nsff.fields import build_fields
 from nsff.losses import background_loss, split_loss
 from nsff.rays import make_rays, pixel_grid
 from nsff.renderer import render_background, render_train
 from nsff.sampling import DepthSampling, sample_depths
-from nsff.scene import background_of, draw_background, gather_batch
+from nsff.scene import background_of
 from nsff.trainer import Trainer
 from toy_fields import AHEAD, toy
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from nsff.batches import gather_batch
 from nsff.config import load_config
 from nsff.fields import build_fields
 from nsff.fields.grid import cuda
@@ -10,7 +11,7 @@ from nsff.poses import Intrinsics
 from nsff.rays import make_rays
 from nsff.renderer import choose_depths, render_background, render_frame, render_train
 from nsff.sampling import DepthSampling, density_noise
-from nsff.scene import Scene, gather_batch
+from nsff.scene import Scene
 from nsff.schedules import plan_step
 from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from nsff import fields as nsff_fields
+from nsff.batches import gather_batch, moving_pixels
 from nsff.encoding import encode
 from nsff.fields import blocked, mlp
 from nsff.losses import VARIANT_RULES, NeighbourCameras, compute_losses
@@ -13,7 +14,7 @@ from nsff.poses import interpolate
 from nsff.rays import camera_rays, make_rays, ndc_to_world, pixel_grid, project, to_ndc
 from nsff.renderer import render_train
 from nsff.sampling import sample_depths
-from nsff.scene import gather_batch, load_cameras, moving_pixels
+from nsff.scene import load_cameras
 from nsff.schedules import plan_step, stage_length
 from nsff.trajectories import bullet_time, space_time_offsets
 

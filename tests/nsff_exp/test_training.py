@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from nsff.batches import draw_batch
 from nsff.checkpoint import list_checkpoints, read_checkpoint
 from nsff.config import InputError
-from nsff.scene import draw_batch
 from nsff.trainer import Diverged, Trainer, check_finite, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
