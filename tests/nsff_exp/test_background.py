@@ -6,22 +6,30 @@ import numpy as np
 import pytest
 import torch
 from nsff.batches import draw_background, gather_batch
+from nsff.checkpoint import load_weights, read_checkpoint
+from nsff.config import load_config
 from nsff.fields import build_fields
 from nsff.losses import background_loss, split_loss
 from nsff.rays import make_rays, pixel_grid
 from nsff.renderer import render_background, render_train
 from nsff.sampling import DepthSampling, sample_depths
-from nsff.scene import background_of
+from nsff.scene import background_of, load_scene
 from nsff.trainer import Trainer
 from toy_fields import AHEAD, toy
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="session")
-def variant() -> str:
-    """Nothing here depends on it."""
-    return "paper"
+@pytest.fixture(scope="module")
+def paper_config(golden):
+    """Of one variant: nothing here depends on it."""
+    folder = str(golden / "scene")
+    return load_config(["--config", str(golden / "paper" / "config.txt"), "--datadir", folder])
+
+
+@pytest.fixture(scope="module")
+def paper_scene(paper_config):
+    return load_scene(paper_config, CPU)
 
 
 def small(config, field: str):
@@ -45,38 +53,38 @@ def test_background_keeps_away_from_what_moves():
     ]  # fmt: skip
 
 
-def test_drawn_pixels_are_those_of_their_frames(golden_scene):
-    batch = draw_background(golden_scene, 500, torch.Generator().manual_seed(0))
+def test_drawn_pixels_are_those_of_their_frames(paper_scene):
+    batch = draw_background(paper_scene, 500, torch.Generator().manual_seed(0))
     column, row = batch.uv.long().unbind(-1)
     assert 100 < len(column) < 500
     assert len(batch.frames.unique()) > 15
-    assert torch.equal(golden_scene.images[batch.frames, row, column], batch.rgb)
-    assert bool(golden_scene.background[batch.frames, row, column].all())
-    assert not bool(golden_scene.motion_masks[batch.frames, row, column].any())
+    assert torch.equal(paper_scene.images[batch.frames, row, column], batch.rgb)
+    assert bool(paper_scene.background[batch.frames, row, column].all())
+    assert not bool(paper_scene.motion_masks[batch.frames, row, column].any())
 
 
 @pytest.mark.parametrize("field", ["mlp", "hash"])
-def test_where_all_moves_there_is_no_background(golden_config, golden_scene, field):
-    scene = dataclasses.replace(golden_scene, background=torch.zeros_like(golden_scene.background))
-    terms = Trainer(small(golden_config, field), scene, CPU).train_step().terms
+def test_where_all_moves_there_is_no_background(paper_config, paper_scene, field):
+    scene = dataclasses.replace(paper_scene, background=torch.zeros_like(paper_scene.background))
+    terms = Trainer(small(paper_config, field), scene, CPU).train_step().terms
     assert (float(terms.background), float(terms.split)) == (0.0, 0.0)
     assert bool(torch.isfinite(terms.total()))
 
 
-def test_each_ray_may_have_a_camera_of_its_own(golden_scene):
-    uv, frames = pixel_grid(golden_scene.intrinsics, CPU)[:40:8], torch.tensor([3, 0, 3, 11, 23])
-    together = make_rays(uv, golden_scene.c2w[frames], golden_scene.intrinsics)
+def test_each_ray_may_have_a_camera_of_its_own(paper_scene):
+    uv, frames = pixel_grid(paper_scene.intrinsics, CPU)[:40:8], torch.tensor([3, 0, 3, 11, 23])
+    together = make_rays(uv, paper_scene.c2w[frames], paper_scene.intrinsics)
     for k, frame in enumerate(frames.tolist()):
-        alone = make_rays(uv[k : k + 1], golden_scene.c2w[frame], golden_scene.intrinsics)
+        alone = make_rays(uv[k : k + 1], paper_scene.c2w[frame], paper_scene.intrinsics)
         torch.testing.assert_close(together[k : k + 1].origins_ndc, alone.origins_ndc)
         torch.testing.assert_close(together[k : k + 1].directions_ndc, alone.directions_ndc)
         torch.testing.assert_close(together[k : k + 1].viewdirs, alone.viewdirs)
 
 
 @pytest.mark.parametrize("n_look", [0, 32])
-def test_background_is_the_static_field_alone(golden_scene, n_look):
-    uv = pixel_grid(golden_scene.intrinsics, CPU)[:9]
-    rays = make_rays(uv, AHEAD, golden_scene.intrinsics)
+def test_background_is_the_static_field_alone(paper_scene, n_look):
+    uv = pixel_grid(paper_scene.intrinsics, CPU)[:9]
+    rays = make_rays(uv, AHEAD, paper_scene.intrinsics)
     rgb = render_background(toy().static, rays, DepthSampling(24, n_look, 0.0), torch.Generator(), lambda n: 0.0)
     torch.testing.assert_close(rgb, torch.full((9, 3), 0.5))  # the grey wall
 
@@ -86,13 +94,15 @@ def test_background_loss_by_hand():
     assert float(background_loss(rgb, truth)) == pytest.approx((0.09 + 0.25) / 6)
 
 
-def test_split_looks_at_uniform_rays_of_the_background_only(golden_scene, golden_fields):
-    batch = gather_batch(golden_scene, 5, torch.tensor([3, 700, 1200, 1290]), torch.tensor([5, 9]))
+def test_split_looks_at_uniform_rays_of_the_background_only(paper_config, paper_scene, golden):
+    fields = build_fields(paper_config)
+    load_weights(fields, read_checkpoint(golden / "render" / "002000.tar"), paper_config)
+    batch = gather_batch(paper_scene, 5, torch.tensor([3, 700, 1200, 1290]), torch.tensor([5, 9]))
     batch = dataclasses.replace(batch, background=torch.tensor([True, False, True, True, True, True]))
-    rays = make_rays(batch.uv, golden_scene.c2w[5], golden_scene.intrinsics)
+    rays = make_rays(batch.uv, paper_scene.c2w[5], paper_scene.intrinsics)
     depths = sample_depths(6, 12, 0.0, None, CPU)
-    timeline = golden_scene.timeline
-    render = render_train(golden_fields, rays, depths, timeline, 5, n_static=6, chain=False, chain_backward=True)
+    timeline = paper_scene.timeline
+    render = render_train(fields, rays, depths, timeline, 5, n_static=6, chain=False, chain_backward=True)
     shares = render.ref.union.dynamic_weight
     assert float(split_loss(render, batch).detach()) == pytest.approx(
         float(shares[[0, 2, 3]].mean().detach()), rel=1e-5
@@ -100,16 +110,16 @@ def test_split_looks_at_uniform_rays_of_the_background_only(golden_scene, golden
 
 
 @pytest.mark.parametrize("field", ["mlp", "hash"])
-def test_terms_reach_the_fields_they_are_for(golden_config, golden_scene, field):
-    config = small(golden_config, field)
-    trainer = Trainer(config, golden_scene, CPU)
+def test_terms_reach_the_fields_they_are_for(paper_config, paper_scene, field):
+    config = small(paper_config, field)
+    trainer = Trainer(config, paper_scene, CPU)
     terms = trainer.train_step().terms
     assert float(terms.background) > 0.0
     assert float(terms.split) > 0.0
-    off = Trainer(dataclasses.replace(config, background_rays=0, w_split=0.0), golden_scene, CPU).train_step().terms
+    off = Trainer(dataclasses.replace(config, background_rays=0, w_split=0.0), paper_scene, CPU).train_step().terms
     assert (float(off.background), float(off.split)) == (0.0, 0.0)
     fields = build_fields(config)
-    rays = make_rays(pixel_grid(golden_scene.intrinsics, CPU)[:16], golden_scene.c2w[0], golden_scene.intrinsics)
+    rays = make_rays(pixel_grid(paper_scene.intrinsics, CPU)[:16], paper_scene.c2w[0], paper_scene.intrinsics)
     sampling = DepthSampling.of(config)
     render_background(fields.static, rays, sampling, torch.Generator(), lambda n: 1.0).sum().backward()
     assert all(parameter.grad is None for parameter in fields.dynamic.parameters())
