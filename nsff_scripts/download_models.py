@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     if args.list:
         for item in DOWNLOADS:
             there = "there" if (args.folder / item.file).is_file() else "-"
-            print(f"{item.name:10} {item.megabytes:6.0f} MB  {there:6} {item.file:38} {item.what}")
+            print(f"{item.name:10} {item.mebibytes:6.0f} MiB  {there:6} {item.file:38} {item.what}")
         return
     for item in choose(args.only):
         download(item, args.folder)

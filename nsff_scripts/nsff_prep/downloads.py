@@ -17,6 +17,7 @@ from nsff_prep.script import PrepError, UsageError, log
 from nsff_prep.semantic import WEIGHTS
 
 CHUNK, TIMEOUT = 1 << 20, 30.0  # bytes, seconds
+MIDAS_SIZE = 403.0  # MiB, of its tensors; torchvision states the size of its files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Download:
     file: str
     url: str
     digest: str
-    megabytes: float
+    mebibytes: float
     what: str
 
 
@@ -44,11 +45,11 @@ DOWNLOADS = (
     ),
     Download(
         "midas", "model.pt", "https://github.com/intel-isl/MiDaS/releases/download/v2/model-f46da743.pt", "f46da743",
-        401.0, "disparity, MiDaS v2",
+        MIDAS_SIZE, "disparity, MiDaS v2",
     ),
     Download(
         "midas21", "midas_v21.pt", "https://github.com/isl-org/MiDaS/releases/download/v2_1/model-f6b98070.pt",
-        "f6b98070", 401.0, "disparity, MiDaS v2.1",
+        "f6b98070", MIDAS_SIZE, "disparity, MiDaS v2.1",
     ),
     _of_torchvision("maskrcnn", WEIGHTS, MaskRCNN_ResNet50_FPN_Weights.COCO_V1, "things that are able to move"),
     _of_torchvision("lpips", "alexnet.pth", AlexNet_Weights.IMAGENET1K_V1, "LPIPS trunk, for --lpips_trunk"),

@@ -19,6 +19,7 @@ from nsff_prep.script import PrepError
 
 LEAST_FRAMES = 10  # fewer give neither cameras nor a scene
 AS_STORED = ["-fps_mode", "passthrough"]  # each frame once, also where their rate varies
+MARKER = ".made_by_run_colmap"  # in a folder of frames that may be replaced
 LEAST_CONTRAST = 4.0  # standard deviation of grey levels: less is a black or blank frame
 
 
@@ -106,9 +107,6 @@ def shrink(image: Image, longest: int) -> UInt8[np.ndarray, "h w 3"]:
     scale = min(1.0, longest / max(height, width))
     size = tuple(max(2, round(side * scale) // 2 * 2) for side in (width, height))
     return image if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-MARKER = ".made_by_run_colmap"
 
 
 def extract_frames(folder: Path, wanted: Source) -> list[Path]:
