@@ -12,6 +12,7 @@ from nsff_prep.folder import read_own_masks, write_text
 from nsff_prep.script import PrepError, log
 from nsff_prep.sfm import (
     LEAST_ANGLE,
+    LOOSE_OFF,
     MORE_FEATURES,
     MORE_OVERLAP,
     SfmResult,
@@ -100,8 +101,8 @@ def _register(frames: list[Path], settings: CaptureSettings, aside: Path) -> Sfm
             masks = write_masks(aside / "moving", frames, moving)
             best = _try(images, masks, sfm, best)
     if best is None or len(best.registered) < len(frames):
-        log.info("not all frames registered: trying again with more features and wider overlap")
-        more = dataclasses.replace(sfm, features=MORE_FEATURES, overlap=MORE_OVERLAP)
+        log.info("not all frames registered: trying again with more features, wider overlap, looser matches")
+        more = dataclasses.replace(sfm, features=MORE_FEATURES, overlap=MORE_OVERLAP, off=LOOSE_OFF)
         best = _try(images, masks, more, best)
     if best is None:
         raise PrepError(

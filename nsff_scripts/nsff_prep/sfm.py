@@ -8,10 +8,17 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from nsff_prep.folder import read_image
 from nsff_prep.script import PrepError, log
 
 FEATURES, MORE_FEATURES = 1500, 6000  # a frame, at most
 OVERLAP, MORE_OVERLAP = 6, 15  # frames ahead that are matched
+FINE_BELOW = 640  # pixels: features of frames not longer than this are also looked for at twice their size
+# pixels that a match may be off at 960 pixels and below (COLMAP: 4): moving things slip in if it is more, and pull the
+# focal length away; only where frames stay unregistered is it doubled
+LEAST_OFF, LOOSE_OFF, OFF_WIDTH = 1.0, 2.0, 960
+SEEDS = 3  # of the random choices of mapping, until one registers all frames
+FOCAL_RATIO = 0.3, 5.0  # of the focal length to the long side, least and most: 118 and 11 degrees wide
 LEAST_REGISTERED = 10
 LEAST_ANGLE = 1.0  # degrees between rays to a point, median: below, the camera only turned
 
@@ -23,6 +30,7 @@ class SfmSettings:
     camera_model: str = "SIMPLE_RADIAL"
     features: int = FEATURES
     overlap: int = OVERLAP
+    off: float = LEAST_OFF
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,35 +50,65 @@ def reconstruct(images: Path, masks: Path | None, settings: SfmSettings) -> SfmR
         masks: folder of `<image name>.png`, 0 = no features here; None = everywhere.
         settings: of this try.
     """
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.WARNING.value
+    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value  # small models that it drops are no news
+    names = sorted(path.name for path in images.glob("*.png"))
+    long_side = max(read_image(images / names[0]).shape[:2])
+    off = settings.off * max(long_side / OFF_WIDTH, 1.0)
     with tempfile.TemporaryDirectory() as aside:
         database = Path(aside) / "database.db"
-        reader = pycolmap.ImageReaderOptions(camera_model=settings.camera_model)
-        if masks is not None:
-            reader.mask_path = str(masks)
-        extraction = pycolmap.FeatureExtractionOptions()
-        extraction.sift.max_num_features, extraction.sift.first_octave = settings.features, 0
-        log.info("SfM: finding features")
-        pycolmap.extract_features(
-            database,
-            images,
-            camera_mode=pycolmap.CameraMode.SINGLE,
-            reader_options=reader,
-            extraction_options=extraction,
-        )
-        log.info("SfM: matching")
-        pycolmap.match_sequential(
-            database,
-            pairing_options=pycolmap.SequentialPairingOptions(overlap=settings.overlap, quadratic_overlap=True),
-        )
+        _match(database, images, names, masks, settings, off, fine=long_side <= FINE_BELOW)
         log.info("SfM: mapping")
-        options = pycolmap.IncrementalPipelineOptions(min_model_size=3, random_seed=0)
-        models = pycolmap.incremental_mapping(database, images, Path(aside) / "models", options)
-        if not models:
-            return None
-        model = max(models.values(), key=lambda m: m.num_reg_images())
-    names = sorted(image.name for image in model.images.values() if image.has_pose)
-    return SfmResult(model, names, model.compute_mean_reprojection_error())
+        best: pycolmap.Reconstruction | None = None
+        for seed in range(SEEDS):
+            model = _map(database, images, Path(aside) / f"models{seed}", off, seed)
+            if best is None or (model is not None and model.num_reg_images() > best.num_reg_images()):
+                best = model
+            if best is not None and best.num_reg_images() == len(names):
+                break
+    if best is None:
+        return None
+    registered = sorted(image.name for image in best.images.values() if image.has_pose)
+    return SfmResult(best, registered, best.compute_mean_reprojection_error())
+
+
+def _match(
+    database: Path, images: Path, names: list[str], masks: Path | None, settings: SfmSettings, off: float, fine: bool
+) -> None:
+    """Features of all frames, and which of them are the same point; the same every time."""
+    reader = pycolmap.ImageReaderOptions(camera_model=settings.camera_model)
+    if masks is not None:
+        reader.mask_path = str(masks)
+    extraction = pycolmap.FeatureExtractionOptions()
+    extraction.sift.max_num_features = settings.features
+    extraction.sift.first_octave = -1 if fine else 0
+    log.info("SfM: finding features")
+    mode = pycolmap.CameraMode.SINGLE
+    pycolmap.Database.open(database).close()
+    pycolmap.import_images(database, images, mode, image_names=names, options=reader)  # numbers them in order
+    pycolmap.extract_features(
+        database, images, image_names=names, camera_mode=mode, reader_options=reader, extraction_options=extraction
+    )
+    log.info("SfM: matching")
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.random_seed, verification.ransac.max_error = 0, off
+    pycolmap.match_sequential(
+        database,
+        pairing_options=pycolmap.SequentialPairingOptions(overlap=settings.overlap, quadratic_overlap=True),
+        verification_options=verification,
+    )
+
+
+def _map(database: Path, images: Path, out: Path, off: float, seed: int) -> pycolmap.Reconstruction | None:
+    """The largest model; one thread and a fixed seed, so that the same frames give the same cameras."""
+    options = pycolmap.IncrementalPipelineOptions(min_model_size=3, random_seed=seed, num_threads=1)
+    options.mapper.random_seed = options.triangulation.random_seed = seed
+    options.mapper.num_threads = 1
+    options.mapper.init_max_error = options.mapper.filter_max_reproj_error = off
+    options.mapper.abs_pose_max_error = 3 * off  # as many times as in COLMAP
+    options.triangulation.merge_max_reproj_error = options.triangulation.complete_max_reproj_error = off
+    options.min_focal_length_ratio, options.max_focal_length_ratio = FOCAL_RATIO
+    models = pycolmap.incremental_mapping(database, images, out, options)
+    return max(models.values(), key=lambda model: model.num_reg_images(), default=None)
 
 
 def ray_angle(model: pycolmap.Reconstruction) -> float:

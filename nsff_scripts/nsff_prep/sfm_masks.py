@@ -14,7 +14,8 @@ from nsff_prep.sfm import SfmResult
 
 WIDTH = 480  # pixels: moving things are looked for at this width
 MOVING_ABOVE = 1.5  # pixels there; cameras of the first try are not exact
-RANSAC_PIXELS, RANSAC_STEP = 1.0, 8  # pairs that the first try did not register: F from every 8th pixel
+MOSTLY = 0.4  # share of the pixels: if more than these contradict the cameras of a pair, the cameras are wrong
+RANSAC_PIXELS, RANSAC_STEP = 1.0, 8  # pairs without (right) cameras: the geometry that every 8th pixel agrees on
 
 
 def write_masks(folder: Path, frames: list[Path], moving: list[Mask]) -> Path:
@@ -38,13 +39,13 @@ def find_moving(frames: list[Path], result: SfmResult | None) -> list[Mask]:
         fwd, bwd = method(small[index], small[index + 1]), method(small[index + 1], small[index])
         for here, there, flow, back in ((index, index + 1, fwd, bwd), (index + 1, index, bwd, fwd)):
             agree, names = consistent(flow, back), (frames[here].name, frames[there].name)
-            matrix: Float[np.ndarray, "3 3"] | None
+            distance = None
             if all(name in poses for name in names):
-                matrix = fundamental(poses[names[0]], poses[names[1]], intrinsics)
-            else:
-                matrix = _fundamental_from_flow(flow, agree)
-            if matrix is not None:
-                found[here][0].append(epipolar_distance(flow, matrix))
+                distance = epipolar_distance(flow, fundamental(poses[names[0]], poses[names[1]], intrinsics))
+            if distance is None or np.mean(distance[agree] > MOVING_ABOVE) > MOSTLY:
+                distance = _distance_from_flow(flow, agree)
+            if distance is not None:
+                found[here][0].append(distance)
                 found[here][1].append(agree)
     nothing = np.zeros(size[::-1], bool)
     return [motion_mask(epipolar_mask(*each, MOVING_ABOVE)) if each[0] else nothing for each in found]
@@ -63,12 +64,12 @@ def _poses(
     return {image.name: image.cam_from_world().matrix() for image in images}, intrinsics
 
 
-def _fundamental_from_flow(flow: Float[np.ndarray, "H W 2"], agree: Mask) -> Float[np.ndarray, "3 3"] | None:
-    """The epipolar geometry that most pixels follow; None if there is none."""
+def _distance_from_flow(flow: Float[np.ndarray, "H W 2"], agree: Mask) -> Float[np.ndarray, "H W"] | None:
+    """Distances from the epipolar geometry that most pixels follow; None if there is none."""
     rows, columns = np.nonzero(agree[::RANSAC_STEP, ::RANSAC_STEP])
     start = np.stack([columns, rows], axis=1) * RANSAC_STEP
     if len(start) < 50:
         return None
     arrival = start + flow[start[:, 1], start[:, 0]]
     matrix, _ = cv2.findFundamentalMat(start.astype(np.float64), arrival, cv2.USAC_MAGSAC, RANSAC_PIXELS, 0.999, 2000)
-    return matrix if matrix is not None and matrix.shape == (3, 3) else None
+    return epipolar_distance(flow, matrix) if matrix is not None and matrix.shape == (3, 3) else None

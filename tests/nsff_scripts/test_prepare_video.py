@@ -11,8 +11,11 @@ import pytest
 import torch
 from nsff.config import load_config
 from nsff.scene import load_scene
+from nsff_prep.cameras import load_cameras
 from nsff_prep.demo_scene import Settings, write_demo_scene
-from nsff_prep.folder import list_images, read_image
+from nsff_prep.folder import SceneFolder, list_images, read_image
+from nsff_prep.sfm import SfmSettings, reconstruct
+from skimage.transform import SimilarityTransform
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "nsff_scripts"
 
@@ -27,9 +30,9 @@ def prepare(clip: Path, scene: Path, *more: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """(clip, scene, what was printed): the built-in room, seen by the cameras of a row in turn."""
+    """(clip, scene, what was printed): the built-in room, seen by a hand-held camera; its truth is beside the clip."""
     folder = tmp_path_factory.mktemp("video")
-    write_demo_scene(folder / "truth", Settings(160, 90, n_frames=12))
+    write_demo_scene(folder / "truth", Settings(160, 90, n_frames=12, path="smooth"))
     frames = [read_image(path) for path in list_images(folder / "truth" / "images", "")]
     iio.imwrite(folder / "a clip.mp4", np.stack(frames), plugin="FFMPEG", fps=10, macro_block_size=2, quality=10)
     out = prepare(folder / "a clip.mp4", folder / "my scene")
@@ -48,6 +51,24 @@ def test_all_files_are_there_and_readable(prepared):
     assert page.count("data:image/") == 4
     assert "12 of 12 frames" in page
     assert not list(scene.rglob("*partial*"))
+
+
+def test_cameras_are_the_true_ones(prepared):
+    clip, scene, _ = prepared
+    found, true = (load_cameras(SceneFolder(folder)) for folder in (scene / "dense", clip.parent / "truth"))
+    assert found.focal == pytest.approx(true.focal, rel=0.03)
+    found_at, true_at = (-np.einsum("nji,nj->ni", each.w2c[..., :3], each.w2c[..., 3]) for each in (found, true))
+    off = true_at - SimilarityTransform.from_estimate(found_at, true_at)(found_at)
+    assert np.linalg.norm(off, axis=1).max() < 0.02 * np.linalg.norm(np.ptp(true_at, axis=0))
+
+
+def test_the_same_frames_give_the_same_cameras(prepared):
+    _, scene, _ = prepared
+    first, again = (reconstruct(scene / "frames", None, SfmSettings(features=500)) for _ in range(2))
+    assert len(first.registered) == 12
+    for image_id, image in first.model.images.items():
+        expected = again.model.images[image_id].cam_from_world().matrix()
+        np.testing.assert_array_equal(image.cam_from_world().matrix(), expected)
 
 
 def test_again_nothing_is_made_twice(prepared):
