@@ -18,6 +18,7 @@ import imageio.v3 as iio
 import numpy as np
 from jaxtyping import Float
 
+from nsff_prep.folder import write_array
 from nsff_prep.raycast import Camera, Layer, Pose, Solid, exact_flow, look_at, render, rotation
 from nsff_prep.script import PrepError
 
@@ -183,7 +184,7 @@ def _write_files(folder: Path, solids: tuple[Solid, ...], settings: Settings) ->
                 pair = camera, cameras[other % len(cameras)]
                 flow, mask = exact_flow(solids, layer, pair, (float(t), float(other)))
                 np.savez_compressed(_place(folder, f"flow_i1/{name}.npz"), flow=flow, mask=mask)
-    np.save(folder / "poses_bounds.npy", np.array(rows))
+    write_array(folder / "poses_bounds.npy", np.array(rows))
 
 
 def _write_pictures(folder: Path, solids: tuple[Solid, ...], settings: Settings, cameras: list[Camera]) -> list[Layer]:
@@ -211,7 +212,7 @@ def _write_pictures(folder: Path, solids: tuple[Solid, ...], settings: Settings,
                 iio.imwrite(_place(folder, f"images/{t:05d}.png"), large)
                 iio.imwrite(_place(folder, f"images_{size[0]}x{size[1]}/{t:05d}.png"), small)
                 iio.imwrite(_place(folder, f"motion_masks/{t:05d}.png"), mask)
-                np.save(_place(folder, f"disp/{t:05d}.npy"), (1.0 / centres.depth).astype(np.float32))
+                write_array(_place(folder, f"disp/{t:05d}.npy"), (1.0 / centres.depth).astype(np.float32))
     return [layers[t] for t in range(settings.n_frames)]
 
 

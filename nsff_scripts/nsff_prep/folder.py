@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -48,6 +49,10 @@ class SceneFolder:
 
     def motion_mask(self, index: int) -> Path:
         return self.root / "motion_masks" / f"{index:05d}.png"
+
+    def moving(self, index: int) -> Path:
+        """What depth from neighbours could not explain by anything that stands still."""
+        return self.root / "moving" / f"{index:05d}.png"
 
     def list_images(self) -> list[Path]:
         """The images, sorted by name.
@@ -166,8 +171,10 @@ def write_image(path: Path, pixels: UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarra
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """A .npy file."""
+    content = io.BytesIO()  # numpy itself does not notice if a disk is too full for the end of a small file
+    np.save(content, array)
     with written_whole(path) as file:
-        np.save(file, array)
+        file.write(content.getvalue())
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:

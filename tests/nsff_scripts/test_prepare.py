@@ -1,6 +1,5 @@
 """The parts of the preparation: hand values, invariants, what is said about bad input."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +8,13 @@ import cv2
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from nsff_prep import downloads, pipeline, weights
+from nsff_prep import flows, pipeline, weights
 from nsff_prep.cameras import Model, load_cameras, oddities, poses_bounds
 from nsff_prep.depth import DepthSettings
 from nsff_prep.flow import DisFlow, consistent
 from nsff_prep.flows import FlowSettings
 from nsff_prep.folder import SceneFolder, read_image, read_own_masks, write_array, write_image, written_whole
 from nsff_prep.motion import disk, epipolar_distance, epipolar_mask, fundamental, motion_mask, parse_threshold
-from nsff_prep.multiview import fill, triangulate
 from nsff_prep.script import PrepError, UsageError
 from nsff_prep.semantic import MOVABLE, WEIGHTS, union
 from nsff_prep.sfm import longest_run
@@ -174,40 +172,6 @@ def test_impossible_thresholds(text):
         parse_threshold(text, 500)
 
 
-# depth without weights
-
-
-def test_triangulation_of_a_known_depth():
-    depth = np.random.default_rng(0).uniform(2.0, 9.0, SIZE)
-    positions = [-0.5, -0.2, 0.3, 0.6]
-    flows = [np.stack([-80.0 * x / depth, 0.0 * depth], axis=-1).astype(np.float32) for x in positions]
-    flows[2][5:15, 5:15] += 4.0  # one flow is wrong: three others outvote it
-    for flow in flows:
-        flow[20:30, 40:50, 1] += np.float32(6.0)  # moves
-    masks, cameras = [np.ones(SIZE, bool)] * 4, np.stack([look_from(x) for x in positions])
-    measured = triangulate(flows, masks, cameras, look_from(0.0), K)
-    still = np.ones(SIZE, bool)
-    still[20:30, 40:50] = False
-    np.testing.assert_allclose(measured.inverse_depth[still], 1.0 / depth[still], rtol=0.03)
-    assert measured.moves[22:28, 42:48].all()
-    assert not measured.fits[22:28, 42:48].any()
-    assert measured.fits[16:, :38].all()
-
-
-def test_what_moves_is_as_near_as_what_it_hides():
-    near = np.full(SIZE, 0.2)
-    near[18:] = 0.5  # a floor, nearer than the wall behind
-    moving = np.zeros(SIZE, bool)
-    moving[8:20, 20:30] = True
-    measured = triangulate(
-        [np.stack([-40.0 * near, 0.0 * near], axis=-1).astype(np.float32)] * 2, [np.ones(SIZE, bool)] * 2,
-        np.stack([look_from(0.5)] * 2), look_from(0.0), K,
-    )  # fmt: skip
-    filled = fill(measured, moving, np.full((*SIZE, 3), 90, np.uint8))
-    np.testing.assert_allclose(filled[moving], 0.5, atol=0.02)
-    np.testing.assert_allclose(filled[~moving], near[~moving], atol=1e-4)
-
-
 def test_consistency_at_the_border():
     there = np.full((*SIZE, 2), [10.0, 0.0], np.float32)
     agree = consistent(there, -there)
@@ -236,16 +200,17 @@ def test_nothing_half_written(tmp_path):
 def test_methods_without_weights(monkeypatch, tmp_path, caplog):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights, "MODELS", tmp_path / "scripts" / "models")
-    monkeypatch.setattr(pipeline, "MODELS", tmp_path / "models")
+    monkeypatch.setattr(flows, "MODELS", tmp_path / "models")
     depths, flow = pipeline.sensible(DepthSettings(), FlowSettings())
-    assert (depths.method, flow.method, flow.semantic) == ("multiview", "dis", "none")
+    assert (depths.method, flow.method, flow.semantic) == ("multiview", "dis", "multiview")
     assert "no MiDaS weights" in caplog.text
     typed = FlowSettings(model="typo.pth")
     assert pipeline.sensible(DepthSettings(), typed)[1].method == "raft"  # a name that was typed is not replaced
     (tmp_path / "models").mkdir()
     for name in ("model.pt", "raft-things.pth", WEIGHTS):
         (tmp_path / "models" / name).write_bytes(b"x")
-    assert pipeline.sensible(DepthSettings(), FlowSettings()) == (DepthSettings(), FlowSettings())
+    expected = (DepthSettings(), FlowSettings(semantic="maskrcnn"))
+    assert pipeline.sensible(DepthSettings(), FlowSettings()) == expected
 
 
 @pytest.fixture
@@ -253,14 +218,14 @@ def stage(tmp_path):
     """A stage that made its file after its input, and the stamp of that run."""
     made, stamp = tmp_path / "made", tmp_path / "stamp.json"
     made.write_text("x")
-    stamp.write_text('{"settings": {"a": 1}, "line": "done well"}')
+    stamp.write_text('{"settings": {"a": 1}, "said": ["done well"]}')
     return pipeline.Stage("poses", {"a": 1}, lambda: "", lambda: [made]), stamp, made
 
 
 def test_what_is_done_stays_done(stage):
     stage, stamp, made = stage
     before = made.stat().st_mtime - 5
-    assert pipeline._done(stage, stamp, before) == "done well"
+    assert pipeline._done(stage, stamp, before) == ["done well"]
     assert pipeline._done(stage, stamp, before + 10) is None  # the input is newer
     changed = pipeline.Stage("poses", {"a": 2}, stage.run, stage.makes)
     assert pipeline._done(changed, stamp, before) is None
@@ -286,7 +251,8 @@ def test_own_masks(tmp_path):
 
 
 def test_frames_of_others_are_not_replaced(tmp_path):
-    two_sizes(tmp_path / "frames")
+    for k in range(12):
+        write_image(tmp_path / "frames" / f"{k:02d}.png", textured(k))
     with pytest.raises(PrepError, match="frames was not made by run_colmap"):
         extract_frames(tmp_path / "frames", Source(images=tmp_path / "frames"))
     assert len(list((tmp_path / "frames").iterdir())) == 12
@@ -297,123 +263,3 @@ def test_numbers_in_names_count(tmp_path):
         write_image(tmp_path / "in" / f"frame{k}.png", np.full((60, 80, 3), 0, np.uint8) + textured(k, 60, 80))
     paths = extract_frames(tmp_path / "frames", Source(images=tmp_path / "in"))
     np.testing.assert_array_equal(read_image(paths[2]), textured(2, 60, 80))  # not frame10
-
-
-# downloads
-
-
-def test_a_download_is_checked_and_resumed(tmp_path, monkeypatch):
-    content = os.urandom(3 * downloads.CHUNK + 17)
-    source = tmp_path / "source.bin"
-    source.write_bytes(content)
-    import hashlib
-
-    good = downloads.Download("x", "x.bin", source.as_uri(), hashlib.sha256(content).hexdigest()[:8], 3.0, "test")
-    downloads.download(good, tmp_path / "models")
-    assert (tmp_path / "models" / "x.bin").read_bytes() == content
-    wrong = downloads.Download("y", "y.bin", source.as_uri(), "00000000", 3.0, "test")
-    with pytest.raises(PrepError, match=r"SHA-256 differs.*deleted"):
-        downloads.download(wrong, tmp_path / "models")
-    assert [p.name for p in (tmp_path / "models").iterdir()] == ["x.bin"]
-
-
-def test_without_network_one_line(tmp_path):
-    folder = tmp_path / "models"
-    nowhere = downloads.Download("x", "x.bin", "http://127.0.0.1:9/x.bin", "00", 1.0, "test")
-    with pytest.raises(PrepError, match="cannot be fetched"):
-        downloads.download(nowhere, folder)
-    assert not any(folder.iterdir())
-
-
-def test_the_list_names_all(tmp_path):
-    out = run("download_models.py", "--list")
-    assert out.returncode == 0
-    assert [line.split()[0] for line in out.stdout.splitlines()] == ["raft", "midas", "midas21", "maskrcnn", "lpips"]
-    assert run("download_models.py", "--only", "nothing").returncode == 2
-
-
-# bad input: one line, a status, nothing half-written
-
-
-def blank_frames(folder: Path) -> None:
-    for k in range(12):
-        write_image(folder / f"{k}.png", np.zeros((60, 80, 3), np.uint8))
-
-
-def two_sizes(folder: Path) -> None:
-    for k in range(12):
-        write_image(folder / f"{k:02d}.png", textured(k, 60, 80 if k < 7 else 84))
-
-
-def three_frames(folder: Path) -> None:
-    for k in range(3):
-        write_image(folder / f"{k}.png", textured(k))
-
-
-def not_an_image(folder: Path) -> None:
-    three_frames(folder)
-    (folder / "9.png").write_bytes(b"text")
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (blank_frames, "12 of 12 frames are black or blank"),
-        (two_sizes, "07.png is 84x60, 00.png is 80x60"),
-        (three_frames, "gives 3 frames, at least 10"),
-        (lambda folder: folder.mkdir(), "holds no png or jpg image"),
-        (lambda folder: None, "is missing"),
-    ],
-)
-def test_bad_folders(make, words, tmp_path):
-    make(tmp_path / "in")
-    out = run("run_colmap.py", "--images", str(tmp_path / "in"), "--data_path", str(tmp_path / "scene"))
-    assert out.returncode == 1
-    errors = [line for line in out.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1
-    assert words in errors[0]
-    assert "Traceback" not in out.stderr
-    assert not any((tmp_path / "scene").rglob("*.png"))
-
-
-def test_a_text_is_no_video(tmp_path):
-    (tmp_path / "clip.mp4").write_text("not a video")
-    out = run("prepare_video.py", "--video", str(tmp_path / "clip.mp4"), "--data_path", str(tmp_path / "scene"))
-    assert out.returncode == 1
-    assert "cannot be read as a video" in out.stderr
-    assert "Traceback" not in out.stderr
-
-
-def test_frames_of_others_are_spared(tmp_path):
-    three_frames(tmp_path / "scene" / "dense" / "images")
-    two_sizes(tmp_path / "in")
-    out = run("run_colmap.py", "--images", str(tmp_path / "in"), "--data_path", str(tmp_path / "scene"))
-    assert out.returncode == 1
-    assert "was not made by run_colmap.py" in out.stderr
-    assert len(list((tmp_path / "scene" / "dense" / "images").iterdir())) == 3
-
-
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        ("save_poses_nerf.py", "holds no COLMAP model"),
-        ("run_flows_video.py", "must have one folder images_<W>x<H>"),
-        ("run_midas.py", "no weights at"),
-    ],
-)
-def test_stages_out_of_order(script, words, tmp_path):
-    three_frames(tmp_path / "images")
-    out = run(script, "--data_path", str(tmp_path))
-    assert (out.returncode, "Traceback" in out.stderr) == (1, False)
-    assert words in out.stderr
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["--video", "a.mp4"], ["--data_path", "x"], ["--data_path", "x", "--video", "a", "--images", "b"],
-     ["--data_path", "x", "--video", "a", "--fps", "many"], ["--data_path", "x", "--images", "a", "--fps", "5"]],
-)  # fmt: skip
-def test_wrong_command_lines(arguments):
-    out = run("run_colmap.py", *arguments)
-    assert out.returncode == 2
-    assert out.stderr.count("\n") == 1
