@@ -89,10 +89,12 @@ def _match(
         database, images, image_names=names, camera_mode=mode, reader_options=reader, extraction_options=extraction
     )
     log.info("SfM: matching")
+    matching = pycolmap.FeatureMatchingOptions(num_threads=1)  # with more, now and then a match is another
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed, verification.ransac.max_error = 0, off
     pycolmap.match_sequential(
         database,
+        matching_options=matching,
         pairing_options=pycolmap.SequentialPairingOptions(overlap=settings.overlap, quadratic_overlap=True),
         verification_options=verification,
     )
