@@ -30,7 +30,8 @@ def main(argv: list[str]) -> None:
     add_flow(parser, device=False)
     args = parser.parse_args(argv)
     depths, flow = sensible(depth_settings(args), flow_settings(args, args.resize_height))
-    page = prepare(args.data_path, capture_settings(args), depths, flow, args.force, pick_device(args.device))
+    page, lines = prepare(args.data_path, capture_settings(args), depths, flow, args.force, pick_device(args.device))
+    print("\n".join(lines))
     print(f"prepared: {args.data_path / 'dense'}; look at {page}")
 
 

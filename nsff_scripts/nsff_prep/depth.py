@@ -13,10 +13,11 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from nsff_prep.cameras import load_cameras
+from nsff_prep.filling import fill
 from nsff_prep.flow import DisFlow
 from nsff_prep.folder import Image, SceneFolder, read_frames, read_image, write_array, write_image
 from nsff_prep.midas import MidasDepth
-from nsff_prep.multiview import fill, measure
+from nsff_prep.multiview import measure
 from nsff_prep.script import PrepError, log
 from nsff_prep.sheets import chosen, disparity_picture, mask_picture, write_sheet
 from nsff_prep.weights import find_weights
@@ -62,16 +63,18 @@ def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.d
     Raises:
         PrepError: frames, poses or weights are missing.
     """
+    folder.list_images()  # before weights are read: there may be none
+    estimate = None if settings.method == "multiview" else _estimator(settings, device)  # first: weights may be bad
     paths = make_frames(folder, settings.height)
-    if settings.method == "multiview":
+    if estimate is None:
         summary = _from_neighbours(folder, paths)
     else:
-        estimate = _estimator(settings, device)
         for index, image in enumerate(tqdm(read_frames(folder.list_images()), total=len(paths), desc=settings.method)):
             size = read_image(paths[index]).shape[1::-1]
             disparity = cv2.resize(estimate(image), size, interpolation=cv2.INTER_AREA)
             write_array(folder.disparity(index), disparity.astype(np.float32))
         (folder.root / "sheets" / "multiview.jpg").unlink(missing_ok=True)
+        shutil.rmtree(folder.moving(0).parent, ignore_errors=True)
         summary = f"depth: {settings.method} on {len(paths)} frames"
     rows = [[read_image(paths[k]), disparity_picture(np.load(folder.disparity(k)))] for k in chosen(len(paths))]
     write_sheet(folder.root / "sheets" / "disparity.jpg", rows)
@@ -83,11 +86,12 @@ def _from_neighbours(folder: SceneFolder, paths: list[Path]) -> str:
     frames, cameras, method = list(read_frames(paths)), load_cameras(folder), DisFlow()
     height, width = frames[0].shape[:2]
     intrinsics, shares, pictures = cameras.intrinsics(width, height), [], []
-    shown = set(chosen(len(frames)))
+    shown, nearest = set(chosen(len(frames))), float(cameras.bounds[:, 0].min())
     for index in tqdm(range(len(frames)), desc="multiview", unit="frame"):
-        measured = measure(frames, index, cameras.w2c, intrinsics, method)
-        disparity = fill(measured, measured.moves, frames[index])
+        measured = measure(frames, index, cameras.w2c, intrinsics, nearest, method)
+        disparity = fill(measured, frames[index])
         write_array(folder.disparity(index), disparity.astype(np.float32))
+        write_image(folder.moving(index), measured.moves.astype(np.uint8) * 255)
         shares.append((measured.fits & ~measured.moves).mean())
         if index in shown:
             pictures.append([mask_picture(frames[index], measured.moves), mask_picture(frames[index], ~measured.fits)])

@@ -14,6 +14,7 @@ from nsff_prep.folder import (
     Image,
     Mask,
     SceneFolder,
+    list_images,
     read_array,
     read_frames,
     read_image,
@@ -24,6 +25,7 @@ from nsff_prep.folder import (
 from nsff_prep.motion import (
     LEAST_SHARE,
     MOST_SHARE,
+    common_mask,
     epipolar_distance,
     epipolar_mask,
     fundamental,
@@ -38,11 +40,12 @@ from nsff_prep.weights import MODELS, find_weights
 
 RAFT = "models/raft-things.pth"
 METHODS = ("raft", "dis")
+SEMANTIC = ("auto", "maskrcnn", "multiview", "none")
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowSettings:
-    """`threshold`: pixels at training size, or `0.002w`. `semantic`: auto, none, or a folder of masks."""
+    """`threshold`: pixels at training size, or `0.002w`. `semantic`: one of SEMANTIC, or a folder of masks."""
 
     method: str = "raft"
     model: str = RAFT
@@ -66,7 +69,9 @@ def make_flows(folder: SceneFolder, settings: FlowSettings, device: torch.device
             f"run run_midas.py --data_path {folder.root}"
         )
     cameras = load_cameras(folder)
-    movable = _semantic(settings, len(paths), device)  # before the slow part: bad masks are refused at once
+    measured = folder.moving(0).is_file()
+    settings = dataclasses.replace(settings, semantic=chosen_semantic(settings.semantic, measured))
+    movable = _semantic(folder, settings, len(paths), device)  # before the slow part: bad masks are refused at once
     method = DisFlow() if settings.method == "dis" else RaftFlow(find_weights(settings.model), device)
     _write_flows(folder, sources, read_image(paths[0]).shape[1::-1], method, settings.flow_width)
     masks = _write_masks(folder, paths, cameras, settings, movable)
@@ -108,24 +113,50 @@ def _write_masks(
                 matrix = fundamental(cameras.w2c[index], cameras.w2c[index + step], intrinsics)
                 distances.append(epipolar_distance(content["flow"], matrix))
                 agree.append(content["mask"])
-        semantic = None
+        epipolar, semantic = epipolar_mask(distances, agree, threshold), None
         if movable is not None:
             found = movable[index] if isinstance(movable, list) else movable(read_image(image))
             semantic = cv2.resize(found.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-        masks.append(motion_mask(epipolar_mask(distances, agree, threshold), semantic))
+        if semantic is not None and settings.semantic == "multiview":
+            masks.append(common_mask(semantic, motion_mask(epipolar)))
+        else:
+            masks.append(motion_mask(epipolar, semantic))
         write_image(folder.motion_mask(index), masks[-1].astype(np.uint8) * 255)
     return masks
 
 
-def _semantic(settings: FlowSettings, n_frames: int, device: torch.device) -> MaskRcnn | list[Mask] | None:
+def chosen_semantic(wanted: str, measured: bool) -> str:
+    """What `auto` comes to: Mask R-CNN if its weights are there, else what depth from neighbours found, else nothing.
+
+    Args:
+        wanted: as typed.
+        measured: the depth is from neighbours.
+    """
+    if wanted != "auto":
+        return wanted
+    if (MODELS / WEIGHTS).is_file():
+        return "maskrcnn"
+    log.warning(
+        "note: no Mask R-CNN weights: motion masks from %s; download_models.py gets the weights",
+        "depth and epipolar geometry" if measured else "epipolar geometry alone",
+    )
+    return "multiview" if measured else "none"
+
+
+def _semantic(
+    folder: SceneFolder, settings: FlowSettings, n_frames: int, device: torch.device
+) -> MaskRcnn | list[Mask] | None:
     if settings.semantic == "none":
         return None
-    if settings.semantic != "auto":
+    if settings.semantic == "maskrcnn":
+        return MaskRcnn(find_weights(f"models/{WEIGHTS}"), device, settings.semantic_size)
+    if settings.semantic != "multiview":
         return read_own_masks(Path(settings.semantic), n_frames)
-    if (MODELS / WEIGHTS).is_file():
-        return MaskRcnn(MODELS / WEIGHTS, device, settings.semantic_size)
-    log.info("note: no Mask R-CNN weights (download_models.py gets them); motion masks from epipolar geometry alone")
-    return None
+    remedy = f"run run_midas.py --depth multiview --data_path {folder.root}"
+    paths = list_images(folder.moving(0).parent, remedy)
+    if len(paths) != n_frames:
+        raise PrepError(f"{paths[0].parent} has {len(paths)} masks for {n_frames} frames; {remedy}")
+    return [read_image(path)[..., 0] > 0 for path in paths]
 
 
 def _write_sheets(folder: SceneFolder, paths: list[Path]) -> None:

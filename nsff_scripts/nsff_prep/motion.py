@@ -11,6 +11,7 @@ from nsff_prep.script import UsageError
 
 TINY = 1e-8  # keeps the distance finite at the epipole; as published
 OPEN_RADIUS, SEMANTIC_ERODE_RADIUS, GROW_RADIUS = 1, 1, 2  # pixels, as published
+CONFIRMED_SHARE, LEAST_PART = 0.4, 0.001  # of a part, of the frame
 LEAST_SHARE, MOST_SHARE = 0.005, 0.6  # of a frame: a mask outside of this is worth a warning
 
 
@@ -57,6 +58,23 @@ def motion_mask(epipolar: Mask, semantic: Mask | None = None) -> Mask:
     if semantic is not None:
         moving = moving | (cv2.erode(semantic.astype(np.uint8), disk(SEMANTIC_ERODE_RADIUS)) > 0)
     return cv2.dilate(moving.astype(np.uint8), disk(GROW_RADIUS)) > 0
+
+
+def common_mask(unexplained: Mask, epipolar: Mask) -> Mask:
+    """The parts of the one (no still point is there) that the other confirms (no still point moves so).
+
+    Where something moves along the epipolar lines, only part of it is confirmed; where a mask errs, it errs alone.
+
+    Args:
+        unexplained: what depth from neighbours found to move.
+        epipolar: `motion_mask` of the epipolar distances.
+    """
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(unexplained.astype(np.uint8), connectivity=4)
+    areas = statistics[:, cv2.CC_STAT_AREA]
+    confirmed = np.bincount(labels.ravel(), epipolar.ravel().astype(float), count)
+    kept = (confirmed >= CONFIRMED_SHARE * areas) & (areas >= LEAST_PART * unexplained.size)
+    kept[0] = False  # the background
+    return kept[labels]
 
 
 def parse_threshold(text: str, width: int) -> float:

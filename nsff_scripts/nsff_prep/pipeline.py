@@ -1,8 +1,10 @@
 """All stages in order; each is skipped when what it made is there, whole, and newer than what it was made from."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,7 @@ from nsff_prep.cameras import load_cameras, save_poses
 from nsff_prep.folder import SceneFolder, read_image, write_text
 from nsff_prep.page import write_page
 from nsff_prep.script import PrepError, log
-from nsff_prep.semantic import WEIGHTS
-from nsff_prep.weights import MODELS, has_weights
+from nsff_prep.weights import has_weights
 
 STAGES = ("cameras", "poses", "depth", "flow")
 
@@ -37,8 +38,8 @@ def prepare(
     flow: flows.FlowSettings,
     force: str | None,
     device: torch.device,
-) -> Path:
-    """Run what is missing; returns the page with pictures and figures.
+) -> tuple[Path, list[str]]:
+    """Run what is missing; returns the page with pictures and figures, and its lines.
 
     Args:
         scene: its folder; all is written below.
@@ -53,21 +54,24 @@ def prepare(
     if not source.exists():
         raise PrepError(f"{source} is missing; give --video FILE or --images DIR")
     newest = max(_changed(path) for path in (source, captured.masks, _folder_of(flow.semantic)) if path is not None)
-    forced, lines = False, {}
+    forced, lines = False, []
     for stage in _stages(scene, folder, captured, depths, flow, device):
         forced = forced or stage.name == force
         stamp = folder.root / ".prepared" / f"{stage.name}.json"
-        line = None if forced else _done(stage, stamp, newest)
-        if line is None:
+        said = None if forced else _done(stage, stamp, newest)
+        if said is None:
             log.info("== %s", stage.name)
             stamp.unlink(missing_ok=True)
-            line = stage.run()
-            write_text(stamp, json.dumps({"settings": stage.settings, "line": line}) + "\n")
+            with _warnings() as found:
+                line = stage.run()
+            said = [line, *found]
+            write_text(stamp, json.dumps({"settings": stage.settings, "said": said}) + "\n")
         else:
             log.info("== %s is done", stage.name)
         newest = max(path.stat().st_mtime for path in stage.makes())
-        lines[stage.name] = line
-    return write_page(folder, list(lines.values()) + _ranges(folder))
+        lines += said
+    lines += _ranges(folder)
+    return write_page(folder, lines), lines
 
 
 def _stages(
@@ -83,6 +87,9 @@ def _stages(
 
     def per_frame(name: Callable[[int], Path]) -> list[Path]:
         return [name(index) for index in range(len(folder.list_images()))]
+
+    def moving() -> list[Path]:
+        return per_frame(folder.moving) if depths.method == "multiview" else []
 
     def flow_files() -> list[Path]:
         last = len(folder.list_images()) - 1
@@ -100,7 +107,7 @@ def _stages(
         Stage("poses", {}, poses, lambda: [folder.poses_bounds, folder.root / "scene.json"]),
         Stage(
             "depth", settings(depths), lambda: depth.make_disparity(folder, depths, device),
-            lambda: folder.list_frames(depths.height) + per_frame(folder.disparity),
+            lambda: folder.list_frames(depths.height) + per_frame(folder.disparity) + moving(),
         ),
         Stage(
             "flow", settings(flow), lambda: flows.make_flows(folder, flow, device),
@@ -109,15 +116,28 @@ def _stages(
     ]  # fmt: skip
 
 
-def _done(stage: Stage, stamp: Path, newest: float) -> str | None:
-    """The line of an earlier run whose work stands; None if the stage must run.
+@contextlib.contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """The warnings that are given meanwhile, for the summary."""
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(handler)
+    try:
+        yield found
+    finally:
+        log.removeHandler(handler)
+
+
+def _done(stage: Stage, stamp: Path, newest: float) -> list[str] | None:
+    """What an earlier run said, if its work stands; None if the stage must run.
 
     Files that were made anew by the stage's own script count as done, and all after them is made again.
     """
     try:
         content = json.loads(stamp.read_text())
         oldest = min(path.stat().st_mtime for path in stage.makes())
-        return content["line"] if content["settings"] == stage.settings and oldest >= newest else None
+        return content["said"] if content["settings"] == stage.settings and oldest >= newest else None
     except (OSError, ValueError, KeyError, TypeError, PrepError):  # no stamp, a broken one, or files that are not there
         return None
 
@@ -139,10 +159,8 @@ def sensible(depths: depth.DepthSettings, flow: flows.FlowSettings) -> tuple[dep
     if flow.method == "raft" and flow.model == flows.RAFT and not has_weights(flows.RAFT):
         log.warning("note: no RAFT weights: flow from OpenCV's DIS; download_models.py gets the weights")
         flow = dataclasses.replace(flow, method="dis")
-    if flow.semantic == "auto" and not (MODELS / WEIGHTS).is_file():
-        log.warning("note: no Mask R-CNN weights: motion masks from epipolar geometry alone")
-        flow = dataclasses.replace(flow, semantic="none")
-    return depths, flow
+    semantic = flows.chosen_semantic(flow.semantic, depths.method == "multiview")
+    return depths, dataclasses.replace(flow, semantic=semantic)
 
 
 def _ranges(folder: SceneFolder) -> list[str]:
