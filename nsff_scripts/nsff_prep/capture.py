@@ -10,6 +10,7 @@ import pycolmap
 
 from nsff_prep.folder import read_own_masks, write_text
 from nsff_prep.script import PrepError, log
+from nsff_prep.semantic import mask_rcnn_if_there
 from nsff_prep.sfm import (
     LEAST_ANGLE,
     LOOSE_OFF,
@@ -24,7 +25,7 @@ from nsff_prep.sfm import (
     undistort,
 )
 from nsff_prep.sfm_masks import find_moving, write_masks
-from nsff_prep.video import Source, extract_frames
+from nsff_prep.video import Source, chosen, extract_frames
 
 REPORT = "sfm.json"
 MASKS_WORTH = 0.002  # share of the pixels: if less moves, a second try with masks changes nothing
@@ -91,10 +92,12 @@ def _register(frames: list[Path], settings: CaptureSettings, aside: Path) -> Sfm
     images, sfm = frames[0].parent, SfmSettings(settings.camera_model)
     masks = None
     if settings.masks is not None:
-        masks = write_masks(aside / "given", frames, read_own_masks(settings.masks, len(frames)))
+        masks = write_masks(
+            aside / "given", frames, read_own_masks(settings.masks, len(frames), *chosen(settings.source))
+        )
     best = _try(images, masks, sfm, None)
     if masks is None:
-        moving = find_moving(frames, best)
+        moving = find_moving(frames, best, mask_rcnn_if_there())
         share = float(np.mean([mask.mean() for mask in moving]))
         if share > MASKS_WORTH:
             log.info("%.1f %% of the pixels move: trying again without them", 100 * share)

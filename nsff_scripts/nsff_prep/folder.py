@@ -5,7 +5,7 @@ import dataclasses
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -124,13 +124,21 @@ def read_frames(paths: list[Path], upright: bool = False) -> Iterator[Image]:
         yield frame
 
 
-def read_own_masks(folder: Path, n_frames: int) -> list[Mask]:
+def read_own_masks(folder: Path, n_frames: int, chosen: Sequence[int] = (), n_all: int = 0) -> list[Mask]:
     """Masks that the user made, one a frame, in the order of their names: 0 = still, bright (or any label) = moving.
+
+    Args:
+        folder: of the masks.
+        n_frames: the frames that are used.
+        chosen: which frames of their source these are; a mask for each of all `n_all` of them is welcome as well.
+        n_all: frames of the source.
 
     Raises:
         PrepError: not one for each frame, or nothing in any of them.
     """
     paths = list_images(folder, "give a folder with a mask for each frame")
+    if len(paths) == n_all and len(chosen) == n_frames:
+        paths = [paths[k] for k in chosen]
     if len(paths) != n_frames:
         raise PrepError(f"{folder} has {len(paths)} masks for {n_frames} frames; give one for each")
     masks = []

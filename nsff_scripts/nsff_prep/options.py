@@ -44,7 +44,9 @@ def add_capture(parser: Parser) -> None:
     )
     group.add_argument("--start", type=number(0, 1e6), default=0.0, help="seconds from the beginning (default: 0)")
     group.add_argument("--end", type=number(0, 1e6), help="seconds from the beginning (default: the end)")
-    group.add_argument("--masks", type=Path, help="masks of what moves, one a frame, white = moving")
+    group.add_argument(
+        "--masks", type=Path, help="masks of what moves, one a frame (of all or of those taken), white = moving"
+    )
     group.add_argument(
         "--camera_model", choices=CAMERA_MODELS, default="SIMPLE_RADIAL", help="lens (default: SIMPLE_RADIAL)"
     )

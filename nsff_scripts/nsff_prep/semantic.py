@@ -9,11 +9,12 @@ from torch import Tensor
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from nsff_prep.folder import Image, Mask
-from nsff_prep.weights import fill, read_weights
+from nsff_prep.weights import MODELS, fill, read_weights
 
 WEIGHTS = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 # COCO: person, bicycle, motorcycle, truck, cat, dog, umbrella, snowboard, skateboard; as published
 MOVABLE = (1, 2, 4, 8, 17, 18, 28, 36, 41)
+USUAL_SIZE = 1024, 576  # width, height within which things are looked for
 SURE, INSIDE = 0.5, 0.5  # score of a thing, share of a pixel
 
 
@@ -34,6 +35,13 @@ class MaskRcnn:
         tensor = torch.from_numpy(small.astype(np.float32) / 255.0).permute(2, 0, 1).to(self.device)
         moving = union(self.model([tensor])[0]).cpu().numpy().astype(np.uint8)
         return cv2.resize(moving, image.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+
+
+def mask_rcnn_if_there() -> MaskRcnn | None:
+    """Mask R-CNN, on CUDA where there is one, if its weights have been downloaded."""
+    if not (MODELS / WEIGHTS).is_file():
+        return None
+    return MaskRcnn(MODELS / WEIGHTS, torch.device("cuda" if torch.cuda.is_available() else "cpu"), USUAL_SIZE)
 
 
 def union(found: dict[str, Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 """Masks that keep what moves out of structure from motion: the user's own, or found from optical flow."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from nsff_prep.flow import DisFlow, consistent
-from nsff_prep.folder import Mask, read_frames, read_image, write_image
+from nsff_prep.folder import Image, Mask, read_frames, read_image, write_image
 from nsff_prep.motion import epipolar_distance, epipolar_mask, fundamental, motion_mask
 from nsff_prep.sfm import SfmResult
 
@@ -27,8 +28,16 @@ def write_masks(folder: Path, frames: list[Path], moving: list[Mask]) -> Path:
     return folder
 
 
-def find_moving(frames: list[Path], result: SfmResult | None) -> list[Mask]:
-    """What moves, at a small size, from flow and the cameras of the first try (or, without, RANSAC)."""
+def find_moving(
+    frames: list[Path], result: SfmResult | None, movable: Callable[[Image], Mask] | None = None
+) -> list[Mask]:
+    """What moves, at a small size, from flow and the cameras of the first try (or, without, RANSAC).
+
+    Args:
+        frames: their files.
+        result: of the first try.
+        movable: finds things that are able to move as well.
+    """
     first = read_image(frames[0])
     size = (WIDTH, round(first.shape[0] * WIDTH / first.shape[1]))
     small = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in read_frames(frames)]
@@ -47,8 +56,11 @@ def find_moving(frames: list[Path], result: SfmResult | None) -> list[Mask]:
             if distance is not None:
                 found[here][0].append(distance)
                 found[here][1].append(agree)
-    nothing = np.zeros(size[::-1], bool)
-    return [motion_mask(epipolar_mask(*each, MOVING_ABOVE)) if each[0] else nothing for each in found]
+    masks = []
+    for image, each in zip(small, found, strict=True):
+        moves = epipolar_mask(*each, MOVING_ABOVE) if each[0] else np.zeros(size[::-1], bool)
+        masks.append(motion_mask(moves, None if movable is None else movable(image)))
+    return masks
 
 
 def _poses(

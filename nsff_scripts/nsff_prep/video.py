@@ -148,16 +148,29 @@ def extract_frames(folder: Path, wanted: Source) -> list[Path]:
     return list_images(folder, "run run_colmap.py again")
 
 
+def chosen(source: Source) -> tuple[list[int], int]:
+    """The numbers of the wanted frames, and of how many they are.
+
+    Raises:
+        PrepError: no such video or folder.
+    """
+    if source.video is None:
+        total, rate = len(list_images(source.path, "give --images DIR")), 1.0
+    else:
+        total, rate = measure_video(source.video)
+    wanted = choose_frames(
+        total, rate, fps=source.fps, max_frames=source.max_frames, start=source.start, end=source.end
+    )
+    return wanted, total
+
+
 def _frames_of(source: Source) -> tuple[Iterator[Image], int]:
     """The wanted frames one by one, and how many."""
+    wanted, _ = chosen(source)
     if source.video is not None:
-        count, rate = measure_video(source.video)
-        wanted = choose_frames(
-            count, rate, fps=source.fps, max_frames=source.max_frames, start=source.start, end=source.end
-        )
         return read_video(source.video, wanted, source.longest), len(wanted)
     paths = sorted(list_images(source.path, "give --images DIR"), key=_natural)
-    paths = [paths[k] for k in choose_frames(len(paths), 1.0, max_frames=source.max_frames)]
+    paths = [paths[k] for k in wanted]
     return (shrink(image, source.longest) for image in read_frames(paths, upright=True)), len(paths)
 
 

@@ -3,14 +3,16 @@
 import sys
 import types
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from nsff_prep.demo_scene import Settings, write_demo_scene
 from nsff_prep.depth import DepthSettings, make_disparity
-from nsff_prep.folder import SceneFolder, read_frames
+from nsff_prep.folder import SceneFolder, read_frames, write_image
 from nsff_prep.script import PrepError
 from nsff_prep.semantic import MaskRcnn
+from nsff_prep.sfm_masks import find_moving
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 CPU = torch.device("cpu")
@@ -34,6 +36,19 @@ def test_mask_rcnn_sees_what_is_movable(tmp_path):
         covered[label] = mask.mean()
     assert covered[PERSON] > 0.1
     assert covered[CAR] == 0.0  # COCO's cars are not among the published classes
+
+
+def test_movable_things_are_kept_out_of_the_cameras(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (27, 48, 3), np.uint8)
+    frames = [tmp_path / f"{k}.png" for k in range(3)]
+    for path in frames:
+        write_image(path, cv2.resize(noise, (480, 270), interpolation=cv2.INTER_CUBIC))  # nothing moves
+    thing = np.zeros((270, 480), bool)
+    thing[100:150, 200:260] = True
+    assert not np.any(find_moving(frames, None))
+    for mask in find_moving(frames, None, lambda image: thing):
+        assert mask[thing].all()
+        assert mask.sum() < 1.3 * thing.sum()
 
 
 class Brightness:

@@ -245,6 +245,7 @@ def test_own_masks(tmp_path):
     assert [mask.sum() for mask in masks] == [16, 0]
     with pytest.raises(PrepError, match="2 masks for 3 frames"):
         read_own_masks(tmp_path, 3)
+    assert [mask.sum() for mask in read_own_masks(tmp_path, 1, [0], 2)] == [16]  # one frame of two was taken
     write_image(tmp_path / "0.png", np.zeros_like(labels))
     with pytest.raises(PrepError, match="all masks are black"):
         read_own_masks(tmp_path, 2)
