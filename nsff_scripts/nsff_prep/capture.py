@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 
-from nsff_prep.folder import read_own_masks, write_text
+from nsff_prep.folder import ASIDE, read_own_masks, write_text
 from nsff_prep.script import PrepError, log
 from nsff_prep.semantic import mask_rcnn_if_there
 from nsff_prep.sfm import (
@@ -47,9 +48,11 @@ def make_cameras(scene: Path, settings: CaptureSettings) -> str:
         PrepError: no usable frames, or no cameras; what to try is said.
     """
     _spare_images_of_others(scene / "dense")
+    for rubble in scene.glob(f"{ASIDE}*"):
+        shutil.rmtree(rubble)  # of a run that was killed
     frames = extract_frames(scene / "frames", settings.source)
     names = [path.name for path in frames]
-    with tempfile.TemporaryDirectory() as aside:
+    with tempfile.TemporaryDirectory(dir=scene, prefix=ASIDE) as aside:
         result = _register(frames, settings, Path(aside))
     kept = longest_run(names, result.registered)
     check_registered(names, kept)

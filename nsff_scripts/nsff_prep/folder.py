@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from nsff_prep.script import PrepError
 
+ASIDE = ".partial-"  # folders that begin so are rubble if nobody is at work
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 Image = UInt8[np.ndarray, "H W 3"]

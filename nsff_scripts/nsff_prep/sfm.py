@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from nsff_prep.folder import read_image
+from nsff_prep.folder import ASIDE, read_image
 from nsff_prep.script import PrepError, log
 
 FEATURES, MORE_FEATURES = 1500, 6000  # a frame, at most
@@ -19,6 +19,8 @@ FINE_BELOW = 640  # pixels: features of frames not longer than this are also loo
 LEAST_OFF, LOOSE_OFF, OFF_WIDTH = 1.0, 2.0, 960
 SEEDS = 3  # of the random choices of mapping, until one registers all frames
 FOCAL_RATIO = 0.3, 5.0  # of the focal length to the long side, least and most: 118 and 11 degrees wide
+BYTES_A_FEATURE = 400  # of COLMAP's database: 160 for a feature, the rest for its matches
+PNG_END = b"IEND\xaeB`\x82"
 LEAST_REGISTERED = 10
 LEAST_ANGLE = 1.0  # degrees between rays to a point, median: below, the camera only turned
 
@@ -49,12 +51,16 @@ def reconstruct(images: Path, masks: Path | None, settings: SfmSettings) -> SfmR
         images: folder of frames.
         masks: folder of `<image name>.png`, 0 = no features here; None = everywhere.
         settings: of this try.
+
+    Raises:
+        PrepError: no room beside `images` for what COLMAP notes down.
     """
     pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value  # small models that it drops are no news
     names = sorted(path.name for path in images.glob("*.png"))
     long_side = max(read_image(images / names[0]).shape[:2])
     off = settings.off * max(long_side / OFF_WIDTH, 1.0)
-    with tempfile.TemporaryDirectory() as aside:
+    _check_room(images.parent, settings.features * len(names))
+    with tempfile.TemporaryDirectory(dir=images.parent, prefix=ASIDE) as aside:
         database = Path(aside) / "database.db"
         _match(database, images, names, masks, settings, off, fine=long_side <= FINE_BELOW)
         log.info("SfM: mapping")
@@ -69,6 +75,13 @@ def reconstruct(images: Path, masks: Path | None, settings: SfmSettings) -> SfmR
         return None
     registered = sorted(image.name for image in best.images.values() if image.has_pose)
     return SfmResult(best, registered, best.compute_mean_reprojection_error())
+
+
+def _check_room(folder: Path, n_features: int) -> None:
+    """COLMAP would abort the whole program if its database did not fit."""
+    free, needed = shutil.disk_usage(folder).free, n_features * BYTES_A_FEATURE
+    if free < needed:
+        raise PrepError(f"{folder}: {free / 1e6:.0f} MB are free, {needed / 1e6:.0f} MB are needed; make room")
 
 
 def _match(
@@ -125,18 +138,40 @@ def ray_angle(model: pycolmap.Reconstruction) -> float:
 
 
 def undistort(result: SfmResult, images: Path, dense: Path) -> None:
-    """Write `dense/images` and `dense/sparse`, each whole: the camera an ideal one, frames resampled to it."""
+    """Write `dense/images` and `dense/sparse`, each whole: the camera an ideal one, frames resampled to it.
+
+    Raises:
+        PrepError: they cannot be written.
+    """
     dense.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=dense.parent, prefix=".partial-") as aside:
+    with tempfile.TemporaryDirectory(dir=dense.parent, prefix=ASIDE) as aside:
         model, out = Path(aside) / "model", Path(aside) / "dense"
         model.mkdir()
-        result.model.write(model)
         options = pycolmap.UndistortCameraOptions(blank_pixels=0.0)
-        pycolmap.undistort_images(out, model, images, image_names=result.registered, undistort_options=options)
+        try:
+            result.model.write(model)
+            pycolmap.undistort_images(out, model, images, image_names=result.registered, undistort_options=options)
+            whole = is_whole(out, result)
+        except Exception as error:  # whatever it meets; the model was fine, so that it is the writing that failed
+            raise PrepError(f"cannot write {dense} ({type(error).__name__}): is the disk full?") from error
+        if not whole:
+            raise PrepError(f"cannot write {dense}: is the disk full?")
         dense.mkdir(exist_ok=True)
         for name in ("images", "sparse"):
             shutil.rmtree(dense / name, ignore_errors=True)
             (out / name).replace(dense / name)
+
+
+def is_whole(out: Path, result: SfmResult) -> bool:
+    """Whether COLMAP wrote all; on a full disk it leaves cut-off files and says nothing."""
+    model = pycolmap.Reconstruction(out / "sparse")
+    images = sorted((out / "images").iterdir())
+    return (
+        model.num_reg_images() == len(result.registered)
+        and model.num_points3D() == result.model.num_points3D()
+        and [path.name for path in images] == sorted(result.registered)
+        and all(path.read_bytes().endswith(PNG_END) for path in images)
+    )
 
 
 def longest_run(names: list[str], registered: list[str]) -> list[str]:

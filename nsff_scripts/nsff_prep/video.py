@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from nsff_prep.folder import Image, list_images, read_frames, write_image
+from nsff_prep.folder import ASIDE, Image, list_images, read_frames, write_image
 from nsff_prep.script import PrepError
 
 LEAST_FRAMES = 10  # fewer give neither cameras nor a scene
@@ -125,7 +125,7 @@ def extract_frames(folder: Path, wanted: Source) -> list[Path]:
             f"{wanted.path} gives {total} frames, at least {LEAST_FRAMES} are needed; take more (--fps, --end)"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as aside:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=ASIDE) as aside:
         contrast = []
         for index, frame in enumerate(tqdm(frames, total=total, desc="frames", unit="frame")):
             write_image(Path(aside) / f"{index:05d}.png", frame)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+import pycolmap
 import pytest
 import torch
 from nsff.config import load_config
@@ -14,7 +15,7 @@ from nsff.scene import load_scene
 from nsff_prep.cameras import load_cameras
 from nsff_prep.demo_scene import Settings, write_demo_scene
 from nsff_prep.folder import SceneFolder, list_images, read_image
-from nsff_prep.sfm import SfmSettings, reconstruct
+from nsff_prep.sfm import SfmResult, SfmSettings, is_whole, reconstruct, undistort
 from skimage.transform import SimilarityTransform
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "nsff_scripts"
@@ -69,6 +70,24 @@ def test_the_same_frames_give_the_same_cameras(prepared):
     for image_id, image in first.model.images.items():
         expected = again.model.images[image_id].cam_from_world().matrix()
         np.testing.assert_array_equal(image.cam_from_world().matrix(), expected)
+
+
+def test_cut_off_files_of_colmap_are_noticed(prepared, tmp_path):
+    """On a full disk it writes what fits and says nothing (seen on a small tmpfs)."""
+    _, scene, _ = prepared
+    model = pycolmap.Reconstruction(scene / "dense" / "sparse")
+    result = SfmResult(model, [path.name for path in list_images(scene / "dense" / "images", "")], 0.0)
+    undistort(result, scene / "dense" / "images", tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {"images", "sparse"}
+    assert is_whole(tmp_path / "again", result)
+    for name in ("images/00004.png", "sparse/images.bin"):
+        path = tmp_path / "again" / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-2] if path.suffix == ".png" else b"")
+        assert not is_whole(tmp_path / "again", result)
+        path.write_bytes(content)
+    (tmp_path / "again" / "images" / "00007.png").unlink()
+    assert not is_whole(tmp_path / "again", result)
 
 
 def test_again_nothing_is_made_twice(prepared):
