@@ -86,6 +86,7 @@ def _from_neighbours(folder: SceneFolder, paths: list[Path]) -> str:
     frames, cameras, method = list(read_frames(paths)), load_cameras(folder), DisFlow()
     height, width = frames[0].shape[:2]
     intrinsics, shares, pictures = cameras.intrinsics(width, height), [], []
+    shutil.rmtree(folder.moving(0).parent, ignore_errors=True)  # it may be of an earlier, longer video
     shown, nearest = set(chosen(len(frames))), float(cameras.bounds[:, 0].min())
     for index in tqdm(range(len(frames)), desc="multiview", unit="frame"):
         measured = measure(frames, index, cameras.w2c, intrinsics, nearest, method)

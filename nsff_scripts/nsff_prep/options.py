@@ -96,9 +96,8 @@ def add_flow(parser: Parser, device: bool = True) -> None:
         help="flow that misses the epipolar line by more moves: pixels, or 0.002w, a share of the width (1.0)",
     )  # fmt: skip
     group.add_argument("--input_flow_w", type=number(64, 4096, int), default=768, help="width for the flow (768)")
-    group.add_argument(
-        "--semantic", default="auto", help="what else moves: auto, maskrcnn, multiview, none, or a folder"
-    )
+    kinds = ", ".join(flows.SEMANTIC)
+    group.add_argument("--semantic", default="auto", help=f"what else moves: {kinds}, or a folder (auto)")
     group.add_argument(
         "--input_semantic_w", type=number(64, 4096, int), default=1024, help="width for Mask R-CNN (1024)"
     )
