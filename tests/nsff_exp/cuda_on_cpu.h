@@ -1,4 +1,4 @@
-// Lets grid.cu be compiled by a C++ compiler and run on the CPU, one thread after the other.
+// Lets a .cu file be compiled by a C++ compiler and run on the CPU, one thread after the other.
 #include <algorithm>
 #include <cmath>
 
