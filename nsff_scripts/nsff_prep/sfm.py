@@ -164,7 +164,10 @@ def undistort(result: SfmResult, images: Path, dense: Path) -> None:
 
 def is_whole(out: Path, result: SfmResult) -> bool:
     """Whether COLMAP wrote all; on a full disk it leaves cut-off files and says nothing."""
-    model = pycolmap.Reconstruction(out / "sparse")
+    try:
+        model = pycolmap.Reconstruction(out / "sparse")
+    except Exception:  # whatever a cut-off file gives
+        return False
     images = sorted((out / "images").iterdir())
     return (
         model.num_reg_images() == len(result.registered)
