@@ -11,7 +11,7 @@ from nsff.script import pick_device, run_script
 def main(argv: list[str]) -> None:
     config = load_config(argv, "render.py", __doc__)
     if not wants_videos(config):
-        raise UsageError("nothing to render: give --render_bt")
+        raise UsageError("nothing to render: give --render_bt, --render_lockcam_slowmo or --render_slowmo_bt")
     render_videos(config, pick_device(config))
 
 

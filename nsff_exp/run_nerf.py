@@ -1,4 +1,4 @@
-"""Train a scene, or render it with --render_bt. Training goes on where it stopped.
+"""Train a scene, or render it (--render_bt, --render_lockcam_slowmo, --render_slowmo_bt); goes on where it stopped.
 
 python run_nerf.py --config configs/config_kid-running.txt
 python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_idx 10

@@ -23,10 +23,10 @@ import torch
 from tqdm import tqdm
 
 from nsff.checkpoint import restore_fields
+from nsff.clips import write_image
 from nsff.config import Config, InputError, UsageError
 from nsff.fields import Fields, build_fields
 from nsff.metrics import Image, Lpips, Mask, load_lpips, psnr, ssim
-from nsff.novel_views import write_image
 from nsff.renderer import render_frame
 from nsff.sampling import DepthSampling
 from nsff.scene import Cameras, list_images, load_cameras, read_pixels, to_float

@@ -25,7 +25,7 @@ class RayBundle:
     def __len__(self) -> int:
         return len(self.origins_ndc)
 
-    def __getitem__(self, rows: slice) -> "RayBundle":
+    def __getitem__(self, rows: slice | Tensor) -> "RayBundle":
         return RayBundle(self.origins_ndc[rows], self.directions_ndc[rows], self.viewdirs[rows])
 
     def points_ndc(self, depths: Float[Tensor, "n s"]) -> Float[Tensor, "n s 3"]:

@@ -1,6 +1,7 @@
 """Frame numbers and the time that the dynamic field takes."""
 
 import dataclasses
+import math
 
 from nsff.config import InputError
 
@@ -25,6 +26,11 @@ class Timeline:
         Frames -1 and n_frames are legal: the field is queried there at the two ends, as published.
         """
         return frame / self.n_frames * 2.0 - 1.0
+
+    def split(self, frame: float) -> tuple[int, float]:
+        """The last frame that is not after a moment, and how far the moment is beyond it (0 .. 1, in frames)."""
+        first = math.floor(frame)
+        return first, frame - first
 
     def is_first(self, frame: int) -> bool:
         return frame == 0

@@ -12,7 +12,8 @@ PUBLISHED = ["balloon1-2", "balloon2-2", "broom", "curls", "dynamicFace-2", "jum
 
 # Each imports only from those before it.
 MODULES = """options config script timeline poses trajectories scene batches rays sampling encoding fields compositing
-renderer losses schedules checkpoint splatting metrics progress trainer novel_views evaluator measure"""
+renderer losses schedules checkpoint splatting in_between clips metrics progress trainer novel_views evaluator
+measure"""
 
 
 @pytest.mark.parametrize("folder", ["configs", "configs/wild"])

@@ -13,10 +13,18 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from nsff.checkpoint import restore_fields
+from nsff.clips import write_clip
 from nsff.config import InputError, UsageError
 from nsff.evaluator import _write_json, evaluate, mean_of
+from nsff.fields import build_fields
+from nsff.in_between import render_between
 from nsff.metrics import Lpips, load_lpips, psnr, ssim
-from nsff.novel_views import render_bullet_time, write_clip
+from nsff.novel_views import _window, render_bullet_time, render_slow_motion
+from nsff.renderer import render_frame
+from nsff.sampling import DepthSampling
+from nsff.scene import load_cameras
+from nsff.timeline import Timeline
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 CPU = torch.device("cpu")
@@ -139,13 +147,80 @@ def test_bullet_time_frames(trained, golden):
     assert not list(folder.rglob("*partial*"))
 
 
+@pytest.mark.parametrize(
+    ("moving", "name", "n_frames"),
+    [(False, "lockcam-slowmo-frame-010", 161), (True, "slowmo-bt-frame-010", 201)],
+)
+def test_slow_motion_frames(trained, golden, moving, name, n_frames, monkeypatch):
+    """The 14 frames that were recorded of each mode."""
+    rendered = []
+
+    def first_frames(folder, total, render, *_):
+        assert folder.name == f"render-{name}_path_002000"
+        assert total == n_frames
+        rendered.extend(render(index) for index in range(14))
+
+    monkeypatch.setattr("nsff.novel_views.write_clip", first_frames)
+    render_slow_motion(trained, CPU, moving)
+    key = "render_slowmo_bt" if moving else "render_lockcam_slowmo"
+    with np.load(golden / "render/frames.npz") as published:
+        for index, frame in enumerate(rendered):
+            assert np.abs(frame.astype(int) - published[f"{key}/{index:03d}"]).max() <= 1, index
+
+
+def test_a_frame_itself_is_no_special_case(trained):
+    """At the time of a frame nothing is splatted: the planes give what the rays give."""
+    cameras, fields = load_cameras(trained), build_fields(trained)
+    restore_fields(fields, trained)
+    timeline, c2w = Timeline(24), torch.from_numpy(cameras.c2w[3].astype(np.float32))
+    even = DepthSampling(trained.N_samples, 0, 0.0)
+    expected = render_frame(fields, c2w, cameras.intrinsics, timeline.time_of(5), even, 10_000).rgb
+    for points in (100, 10_000, 10_000_000):  # a plane at a time, some, all
+        found = render_between(fields, c2w, cameras.intrinsics, timeline, 5, trained.N_samples, points)
+        torch.testing.assert_close(found, expected, atol=3e-4, rtol=0.0)  # what is behind 99.99 % is left out
+    almost = render_between(fields, c2w, cameras.intrinsics, timeline, 5 + 1e-5, trained.N_samples, 10_000)
+    torch.testing.assert_close(almost, expected, atol=2e-3, rtol=0.0)
+
+
+def test_windows_keep_to_the_sequence(caplog):
+    caplog.set_level("INFO")
+    assert _window(Timeline(24), 10, 8) == [k / 10 for k in range(20, 181)]
+    assert not caplog.text
+    assert _window(Timeline(24), 20, 8) == [k / 10 for k in range(120, 231)]
+    assert "times 12 to 23 instead of 12 to 28" in caplog.text
+
+
 def test_render_factor_and_odd_sizes(trained, tmp_path):
     folder = render_bullet_time(dataclasses.replace(trained, render_factor=4, image_ext="jpg"), CPU)
     assert iio.imread(folder / "images/000.jpg").shape == (9, 16, 3)
-    write_clip(tmp_path, [np.full((9, 15, 3), 200, np.uint8)] * 3, "png", 24.0)
+    write_clip(tmp_path, 3, lambda _: np.full((9, 15, 3), 200, np.uint8), {}, "png", 24.0)
     clip = iio.imread(tmp_path / "video.mp4", plugin="FFMPEG")
     assert clip.shape == (3, 8, 14, 3)
     assert abs(int(clip.mean()) - 200) <= 2
+
+
+def test_a_clip_goes_on_where_it_stopped(tmp_path):
+    rendered = []
+
+    def render(index: int) -> np.ndarray:
+        if index == 3 and rendered == [0, 1, 2]:
+            raise KeyboardInterrupt
+        rendered.append(index)
+        return np.full((8, 8, 3), 10 * index, np.uint8)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_clip(tmp_path, 5, render, {"a": 1.5}, "png", 24.0)
+    assert len(list((tmp_path / "images").iterdir())) == 3
+    rendered.append(-1)
+    write_clip(tmp_path, 5, render, {"a": 1.5}, "png", 24.0)
+    assert rendered == [0, 1, 2, -1, 3, 4]
+    assert iio.imread(tmp_path / "video.mp4", plugin="FFMPEG").shape == (5, 8, 8, 3)
+    write_clip(tmp_path, 4, render, {"a": 2.0}, "png", 24.0)  # other settings: all anew
+    assert rendered[6:] == [0, 1, 2, 3]
+    assert len(list((tmp_path / "images").iterdir())) == 4
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot write to"):
+        write_clip(tmp_path / "file", 4, render, {}, "png", 24.0)
 
 
 def test_all_views_of_the_published_evaluation(trained, golden, trunk, tmp_path):
@@ -245,13 +320,16 @@ def test_render_as_typed(trained, golden, script):
     video.unlink(missing_ok=True)
     out = typed(script, trained, golden, "--render_bt", "--render_factor", "9")
     assert out.returncode == 0, out.stderr
-    assert video.is_file()
+    assert iio.imread(video, plugin="FFMPEG").shape == (60, 4, 6, 3)
 
 
 def test_render_without_a_mode(trained, golden):
     out = typed("render", trained, golden)
     assert out.returncode == 2
-    assert out.stderr.splitlines()[-1] == "error: nothing to render: give --render_bt"
+    assert (
+        out.stderr.splitlines()[-1]
+        == "error: nothing to render: give --render_bt, --render_lockcam_slowmo or --render_slowmo_bt"
+    )
 
 
 def test_evaluation_as_typed(trained, golden, tmp_path):
