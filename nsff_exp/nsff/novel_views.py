@@ -22,6 +22,7 @@ from nsff.trajectories import bullet_time, space_time_offsets
 
 log = logging.getLogger("nsff")
 
+EVEN_PLANES = 128  # of slow motion, where bullet time looks for its depths: `N_samples` is not meant for it then
 STEPS_A_FRAME = 10  # moments of slow motion from one frame to the next
 LOCKED_WINDOW, SPACE_TIME_WINDOW = 8, 10  # frames before and after the target
 
@@ -119,14 +120,14 @@ def _render(config: Config, device: torch.device, name: str, views: list[View], 
         view = views[index]
         c2w = torch.from_numpy(view.c2w.astype(np.float32)).to(device)
         if between:
-            planes = config.N_samples
+            planes = EVEN_PLANES if config.importance else config.N_samples
             return to_uint8(render_between(fields, c2w, intrinsics, timeline, view.moment, planes, config.netchunk))
         time, sampling = timeline.time_of(view.moment), DepthSampling.of(config)
         return to_uint8(render_frame(fields, c2w, intrinsics, time, sampling, config.rays_at_once).rgb)
 
     settings = {
         "size": [intrinsics.width, intrinsics.height],
-        "samples": [config.N_samples, config.hash_look, config.hash_samples],
+        "samples": [config.N_samples, config.hash_look, config.hash_samples] + [EVEN_PLANES] * between,
         "weights": str(checkpoint.path),
         "views": [[view.moment, *view.c2w.ravel().tolist()] for view in views],
     }
