@@ -1,7 +1,7 @@
-"""Frames at training size and a disparity for each: images_<W>x<H>/, disp/, sheets/disparity.jpg.
+"""Frames at training size and a disparity for each: images_<W>x<H>/, disp/, sheets/ (multiview: moving/).
 
 python run_midas.py --data_path SCENE/dense/ --input_w 640 --input_h 360 --resize_height 288
-python run_midas.py --data_path SCENE/dense/ --depth multiview          # no weights: from flow and poses
+python run_midas.py --data_path SCENE/dense/ --depth multiview          # no weights: from neighbours and poses
 """
 
 from pathlib import Path

@@ -64,6 +64,7 @@ def _keep_if_same(folder: Path, settings: dict[str, Any]) -> None:
         same = False
     if not same:
         note.unlink(missing_ok=True)
+        (folder / "video.mp4").unlink(missing_ok=True)
         shutil.rmtree(folder / "images", ignore_errors=True)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     if not same:

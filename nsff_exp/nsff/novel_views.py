@@ -125,10 +125,11 @@ def _render(config: Config, device: torch.device, name: str, views: list[View], 
         time, sampling = timeline.time_of(view.moment), DepthSampling.of(config)
         return to_uint8(render_frame(fields, c2w, intrinsics, time, sampling, config.rays_at_once).rgb)
 
+    file = checkpoint.path.stat()
     settings = {
-        "size": [intrinsics.width, intrinsics.height],
+        "camera": [intrinsics.width, intrinsics.height, intrinsics.focal],
         "samples": [config.N_samples, config.hash_look, config.hash_samples] + [EVEN_PLANES] * between,
-        "weights": str(checkpoint.path),
+        "weights": [checkpoint.step, file.st_size, file.st_mtime_ns],
         "views": [[view.moment, *view.c2w.ravel().tolist()] for view in views],
     }
     write_clip(folder, len(views), render, settings, config.image_ext, config.fps)

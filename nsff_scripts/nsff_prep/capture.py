@@ -49,7 +49,7 @@ def make_cameras(scene: Path, settings: CaptureSettings) -> str:
     """
     _spare_images_of_others(scene / "dense")
     for rubble in scene.glob(f"{ASIDE}*"):
-        shutil.rmtree(rubble)  # of a run that was killed
+        shutil.rmtree(rubble, ignore_errors=True)  # of a run that was killed
     frames = extract_frames(scene / "frames", settings.source)
     names = [path.name for path in frames]
     with tempfile.TemporaryDirectory(dir=scene, prefix=ASIDE) as aside:
@@ -98,9 +98,10 @@ def _register(frames: list[Path], settings: CaptureSettings, aside: Path) -> Sfm
         masks = write_masks(
             aside / "given", frames, read_own_masks(settings.masks, len(frames), *chosen(settings.source))
         )
+    movable = mask_rcnn_if_there() if masks is None else None  # bad weights are refused before the long part
     best = _try(images, masks, sfm, None)
     if masks is None:
-        moving = find_moving(frames, best, mask_rcnn_if_there())
+        moving = find_moving(frames, best, movable)
         share = float(np.mean([mask.mean() for mask in moving]))
         if share > MASKS_WORTH:
             log.info("%.1f %% of the pixels move: trying again without them", 100 * share)

@@ -58,7 +58,7 @@ def make_frames(folder: SceneFolder, height: int) -> list[Path]:
 
 
 def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.device) -> str:
-    """Write frames at training size, `disp/` and a picture sheet; returns a line about what was made.
+    """Write frames at training size, `disp/`, picture sheets and, from neighbours, `moving/`; returns a line about it.
 
     Raises:
         PrepError: frames, poses or weights are missing.
@@ -66,6 +66,8 @@ def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.d
     folder.list_images()  # before weights are read: there may be none
     estimate = None if settings.method == "multiview" else _estimator(settings, device)  # first: weights may be bad
     paths = make_frames(folder, settings.height)
+    (folder.root / "sheets" / "multiview.jpg").unlink(missing_ok=True)  # what an earlier run made of neighbours
+    shutil.rmtree(folder.moving(0).parent, ignore_errors=True)
     if estimate is None:
         summary = _from_neighbours(folder, paths)
     else:
@@ -73,8 +75,6 @@ def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.d
             size = read_image(paths[index]).shape[1::-1]
             disparity = cv2.resize(estimate(image), size, interpolation=cv2.INTER_AREA)
             write_array(folder.disparity(index), disparity.astype(np.float32))
-        (folder.root / "sheets" / "multiview.jpg").unlink(missing_ok=True)
-        shutil.rmtree(folder.moving(0).parent, ignore_errors=True)
         summary = f"depth: {settings.method} on {len(paths)} frames"
     rows = [[read_image(paths[k]), disparity_picture(np.load(folder.disparity(k)))] for k in chosen(len(paths))]
     write_sheet(folder.root / "sheets" / "disparity.jpg", rows)
@@ -83,17 +83,20 @@ def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.d
 
 
 def _from_neighbours(folder: SceneFolder, paths: list[Path]) -> str:
+    if len(paths) < 2:
+        raise PrepError(
+            f"{folder.images} holds one frame: depth cannot be measured from neighbours; take another --depth"
+        )
     frames, cameras, method = list(read_frames(paths)), load_cameras(folder), DisFlow()
     height, width = frames[0].shape[:2]
     intrinsics, shares, pictures = cameras.intrinsics(width, height), [], []
-    shutil.rmtree(folder.moving(0).parent, ignore_errors=True)  # it may be of an earlier, longer video
     shown, nearest = set(chosen(len(frames))), float(cameras.bounds[:, 0].min())
     for index in tqdm(range(len(frames)), desc="multiview", unit="frame"):
         measured = measure(frames, index, cameras.w2c, intrinsics, nearest, method)
         disparity = fill(measured, frames[index])
         write_array(folder.disparity(index), disparity.astype(np.float32))
         write_image(folder.moving(index), measured.moves.astype(np.uint8) * 255)
-        shares.append((measured.fits & ~measured.moves).mean())
+        shares.append(measured.fits.mean())
         if index in shown:
             pictures.append([mask_picture(frames[index], measured.moves), mask_picture(frames[index], ~measured.fits)])
     write_sheet(folder.root / "sheets" / "multiview.jpg", pictures)

@@ -71,7 +71,10 @@ def _solve(
     everywhere: float,
     image: Image,
 ) -> Float[np.ndarray, "H W"]:
-    """Minimises sum w_pq (x_p - x_q)^2 + sum_moving PULL (x_p - target_p)^2 with x = values where known."""
+    """Minimises sum w_pq (x_p - x_q)^2 + sum_moving PULL (x_p - target_p)^2 with x = values where known.
+
+    Other unknown pixels are pulled to `everywhere`, hardly.
+    """
     size = values.size
     index = np.arange(size).reshape(values.shape)
     rows, columns, weights = [], [], []

@@ -95,6 +95,11 @@ def list_images(folder: Path, remedy: str) -> list[Path]:
     return paths
 
 
+def in_order(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts frame2 before frame10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]
+
+
 def read_image(path: Path, upright: bool = False) -> Image:
     """An image as 8-bit RGB, as it is stored, or turned as the camera was held.
 
@@ -137,7 +142,7 @@ def read_own_masks(folder: Path, n_frames: int, chosen: Sequence[int] = (), n_al
     Raises:
         PrepError: not one for each frame, or nothing in any of them.
     """
-    paths = list_images(folder, "give a folder with a mask for each frame")
+    paths = sorted(list_images(folder, "give a folder with a mask for each frame"), key=in_order)
     if len(paths) == n_all and len(chosen) == n_frames:
         paths = [paths[k] for k in chosen]
     if len(paths) != n_frames:

@@ -1,7 +1,6 @@
 """Frames of a video file, or of a folder of images."""
 
 import dataclasses
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from nsff_prep.folder import ASIDE, Image, list_images, read_frames, write_image
+from nsff_prep.folder import ASIDE, Image, in_order, list_images, read_frames, write_image
 from nsff_prep.script import PrepError
 
 LEAST_FRAMES = 10  # fewer give neither cameras nor a scene
@@ -169,11 +168,6 @@ def _frames_of(source: Source) -> tuple[Iterator[Image], int]:
     wanted, _ = chosen(source)
     if source.video is not None:
         return read_video(source.video, wanted, source.longest), len(wanted)
-    paths = sorted(list_images(source.path, "give --images DIR"), key=_natural)
+    paths = sorted(list_images(source.path, "give --images DIR"), key=in_order)
     paths = [paths[k] for k in wanted]
     return (shrink(image, source.longest) for image in read_frames(paths, upright=True)), len(paths)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """A key that sorts frame2 before frame10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]

@@ -215,8 +215,12 @@ def test_a_clip_goes_on_where_it_stopped(tmp_path):
     write_clip(tmp_path, 5, render, {"a": 1.5}, "png", 24.0)
     assert rendered == [0, 1, 2, -1, 3, 4]
     assert iio.imread(tmp_path / "video.mp4", plugin="FFMPEG").shape == (5, 8, 8, 3)
-    write_clip(tmp_path, 4, render, {"a": 2.0}, "png", 24.0)  # other settings: all anew
-    assert rendered[6:] == [0, 1, 2, 3]
+    rendered.clear()
+    with pytest.raises(KeyboardInterrupt):
+        write_clip(tmp_path, 4, render, {"a": 2.0}, "png", 24.0)  # other settings: all anew
+    assert not (tmp_path / "video.mp4").exists()  # of the old frames
+    write_clip(tmp_path, 4, render, {"a": 2.0}, "png", 24.0)
+    assert rendered == [0, 1, 2, 3]
     assert len(list((tmp_path / "images").iterdir())) == 4
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot write to"):

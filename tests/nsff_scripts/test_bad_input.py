@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import imageio.v3 as iio
@@ -222,7 +223,16 @@ def test_a_full_disk(arguments, most_bytes, scene):
     assert run(*arguments, "--data_path", scene).returncode == 0  # there is room again
 
 
-def test_a_full_disk_while_cameras_are_made(tmp_path):
+def test_no_room_for_what_colmap_notes_down(tmp_path, monkeypatch):
+    for k in range(12):
+        write_image(tmp_path / "in" / f"{k:02d}.png", textured(k))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    error = refuse("run_colmap.py", "--images", tmp_path / "in", "--data_path", tmp_path / "scene")
+    assert "1 MB are free, 7 MB are needed" in error
+    assert not list((tmp_path / "scene").glob(".partial*"))
+
+
+def test_a_full_disk_while_frames_are_written(tmp_path):
     for k in range(12):
         write_image(tmp_path / "in" / f"{k:02d}.png", textured(k))
     out = run("run_colmap.py", "--images", tmp_path / "in", "--data_path", tmp_path / "scene", most_bytes=20_000)

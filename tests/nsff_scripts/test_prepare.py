@@ -1,9 +1,5 @@
 """The parts of the preparation: hand values, invariants, what is said about bad input."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import cv2
 import imageio.v3 as iio
 import numpy as np
@@ -20,7 +16,6 @@ from nsff_prep.semantic import MOVABLE, WEIGHTS, union
 from nsff_prep.sfm import longest_run
 from nsff_prep.video import Source, choose_frames, extract_frames, measure_video, shrink
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "nsff_scripts"
 K = np.array([[80.0, 0.0, 32.0], [0.0, 80.0, 18.0], [0.0, 0.0, 1.0]])
 SIZE = (36, 64)
 
@@ -28,11 +23,6 @@ SIZE = (36, 64)
 def look_from(x: float) -> np.ndarray:
     """w2c of a camera at (x, 0, 0) that looks along +z."""
     return np.concatenate([np.eye(3), [[-x], [0.0], [0.0]]], axis=1)
-
-
-def run(script: str, *arguments: str, **more) -> subprocess.CompletedProcess:
-    command = [sys.executable, script, *arguments]
-    return subprocess.run(command, cwd=SCRIPTS, capture_output=True, text=True, timeout=300, check=False, **more)
 
 
 def textured(seed: int, height: int = 120, width: int = 200) -> np.ndarray:
@@ -204,6 +194,13 @@ def test_methods_without_weights(monkeypatch, tmp_path, caplog):
     depths, flow = pipeline.sensible(DepthSettings(), FlowSettings())
     assert (depths.method, flow.method, flow.semantic) == ("multiview", "dis", "multiview")
     assert "no MiDaS weights" in caplog.text
+    for semantic, words in (
+        ("multiview", "needs --depth multiview"),
+        ("masc", "nor a folder"),
+        ("maskrcnn", "no weights"),
+    ):
+        with pytest.raises(PrepError, match=words):
+            pipeline.sensible(DepthSettings("dpt"), FlowSettings(semantic=semantic))
     typed = FlowSettings(model="typo.pth")
     assert pipeline.sensible(DepthSettings(), typed)[1].method == "raft"  # a name that was typed is not replaced
     (tmp_path / "models").mkdir()
@@ -257,6 +254,12 @@ def test_frames_of_others_are_not_replaced(tmp_path):
     with pytest.raises(PrepError, match="frames was not made by run_colmap"):
         extract_frames(tmp_path / "frames", Source(images=tmp_path / "frames"))
     assert len(list((tmp_path / "frames").iterdir())) == 12
+
+
+def test_numbers_in_names_of_masks_count(tmp_path):
+    for k in range(12):
+        write_image(tmp_path / f"mask{k}.png", np.full((4, 4 + k, 3), 255, np.uint8))
+    assert [mask.shape[1] for mask in read_own_masks(tmp_path, 12)] == list(range(4, 16))
 
 
 def test_numbers_in_names_count(tmp_path):
