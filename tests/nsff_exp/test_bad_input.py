@@ -157,14 +157,11 @@ def test_render_without_a_checkpoint_names_the_folder(run, tmp_path):
     assert "run_nerf.py" in errors[0]
 
 
-def test_target_outside_the_sequence(run):
-    status, errors = run("--render_bt", "--target_idx", "24")
+@pytest.mark.parametrize("mode", ["--render_bt", "--render_lockcam_slowmo", "--render_slowmo_bt"])
+def test_target_outside_the_sequence(run, mode):
+    status, errors = run(mode, "--target_idx", "24")
     assert status == 1
     assert "target_idx = 24 is outside the sequence: choose 0 to 23" in errors[0]
-
-
-def test_slow_motion_is_refused_not_ignored(run):
-    assert run("--render_slowmo_bt")[0] == 2
 
 
 def test_unwritable_output(run, tmp_path):
