@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
+from filelock import FileLock, Timeout
 
 from nsff_prep.folder import ASIDE, read_own_masks, write_text
 from nsff_prep.script import PrepError, log
@@ -28,7 +29,7 @@ from nsff_prep.sfm import (
 from nsff_prep.sfm_masks import find_moving, write_masks
 from nsff_prep.video import Source, chosen, extract_frames
 
-REPORT = "sfm.json"
+REPORT, LOCK = "sfm.json", ".lock"
 MASKS_WORTH = 0.002  # share of the pixels: if less moves, a second try with masks changes nothing
 
 
@@ -45,9 +46,18 @@ def make_cameras(scene: Path, settings: CaptureSettings) -> str:
     """Write `frames/` and `dense/{images,sparse,sfm.json}` of a scene; returns a line about what was made.
 
     Raises:
-        PrepError: no usable frames, or no cameras; what to try is said.
+        PrepError: no usable frames, or no cameras; what to try is said. Or another run is at it.
     """
     _spare_images_of_others(scene / "dense")
+    scene.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(scene / LOCK, timeout=0):
+            return _make_cameras(scene, settings)
+    except Timeout as error:
+        raise PrepError(f"another run is making the cameras of {scene}; wait for it, or stop it") from error
+
+
+def _make_cameras(scene: Path, settings: CaptureSettings) -> str:
     for rubble in scene.glob(f"{ASIDE}*"):
         shutil.rmtree(rubble, ignore_errors=True)  # of a run that was killed
     frames = extract_frames(scene / "frames", settings.source)

@@ -9,22 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from filelock import FileLock
 from nsff_prep.demo_scene import Settings, write_demo_scene
 from nsff_prep.folder import write_image, write_text
 from nsff_prep.options import add_capture, capture_settings
 from nsff_prep.script import Parser, PrepError, UsageError
 from nsff_prep.weights import read_weights
+from toy_frames import textured
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "nsff_scripts"
-
-
-def textured(seed: int, height: int = 120, width: int = 200) -> np.ndarray:
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
-    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def run(script: str, *arguments: str | Path, most_bytes: int | None = None) -> subprocess.CompletedProcess:
@@ -56,7 +52,7 @@ def the_error(out: subprocess.CompletedProcess, status: int = 1) -> str:
 
 
 def files(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if path.is_file()}
+    return {path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 def blank_frames(folder: Path) -> None:
@@ -230,6 +226,16 @@ def test_no_room_for_what_colmap_notes_down(tmp_path, monkeypatch):
     error = refuse("run_colmap.py", "--images", tmp_path / "in", "--data_path", tmp_path / "scene")
     assert "1 MB are free, 7 MB are needed" in error
     assert not list((tmp_path / "scene").glob(".partial*"))
+
+
+def test_two_runs_on_one_scene(tmp_path):
+    two_sizes(tmp_path / "in")
+    (tmp_path / "scene").mkdir()
+    (tmp_path / "scene" / ".partial-of-the-other").mkdir()
+    with FileLock(tmp_path / "scene" / ".lock"):
+        error = refuse("run_colmap.py", "--images", tmp_path / "in", "--data_path", tmp_path / "scene")
+    assert "another run is making the cameras" in error
+    assert (tmp_path / "scene" / ".partial-of-the-other").is_dir()
 
 
 def test_a_full_disk_while_frames_are_written(tmp_path):

@@ -8,14 +8,7 @@ from nsff_prep.flow import DisFlow
 from nsff_prep.motion import common_mask
 from nsff_prep.multiview import Measured, expected_flow, measure, neighbours_of, triangulate
 from nsff_prep.sweep import inverse_depth_planes, sweep
-
-K = np.array([[80.0, 0.0, 32.0], [0.0, 80.0, 18.0], [0.0, 0.0, 1.0]])
-SIZE = (36, 64)
-
-
-def look_from(x: float) -> np.ndarray:
-    """w2c of a camera at (x, 0, 0) that looks along +z."""
-    return np.concatenate([np.eye(3), [[-x], [0.0], [0.0]]], axis=1)
+from toy_frames import SIZE, K, look_from
 
 
 def texture(seed: int) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The parts of the preparation: hand values, invariants, what is said about bad input."""
 
-import cv2
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -15,20 +14,7 @@ from nsff_prep.script import PrepError, UsageError
 from nsff_prep.semantic import MOVABLE, WEIGHTS, union
 from nsff_prep.sfm import longest_run
 from nsff_prep.video import Source, choose_frames, extract_frames, measure_video, shrink
-
-K = np.array([[80.0, 0.0, 32.0], [0.0, 80.0, 18.0], [0.0, 0.0, 1.0]])
-SIZE = (36, 64)
-
-
-def look_from(x: float) -> np.ndarray:
-    """w2c of a camera at (x, 0, 0) that looks along +z."""
-    return np.concatenate([np.eye(3), [[-x], [0.0], [0.0]]], axis=1)
-
-
-def textured(seed: int, height: int = 120, width: int = 200) -> np.ndarray:
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
-    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-
+from toy_frames import SIZE, K, look_from, textured
 
 # frames
 
