@@ -172,7 +172,7 @@ def _write_sheets(folder: SceneFolder, paths: list[Path]) -> None:
 
 def _summary(masks: list[Mask], method: str) -> str:
     shares = np.array([mask.mean() for mask in masks])
-    less = "a lower --epi_threshold, or masks of your own (--semantic DIR)"
+    less = "a lower --epi_threshold, --semantic none, or masks of your own (--semantic DIR)"
     more = "a higher --epi_threshold; if it stays, the poses are wrong: run run_colmap.py with --masks"
     for odd, what, remedy in (
         (shares < LEAST_SHARE, f"cover under {LEAST_SHARE:.1%}", less),

@@ -20,7 +20,7 @@ LEAST_OFF, LOOSE_OFF, OFF_WIDTH = 1.0, 2.0, 960
 SEEDS = 3  # of the random choices of mapping, until one registers all frames
 FOCAL_RATIO = 0.3, 5.0  # of the focal length to the long side, least and most: 118 and 11 degrees wide
 BYTES_A_FEATURE = 400  # of COLMAP's database: 160 for a feature, the rest for its matches
-PNG_END = b"IEND\xaeB`\x82"
+PNG_END = b"IEND\xaeB`\x82"  # the last bytes of a whole PNG file
 LEAST_REGISTERED = 10
 LEAST_ANGLE = 1.0  # degrees between rays to a point, median: below, the camera only turned
 
