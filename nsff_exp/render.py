@@ -1,18 +1,25 @@
-"""Render videos of a trained scene.
+"""Render videos of a trained scene: the published modes, other paths and times, other layers.
 
 python render.py --config configs/config_kid-running.txt --render_bt --target_idx 10 --render_factor 2
+python render.py --config configs/config_kid-running.txt --path lemniscate --time slowmo --times 3:8 --layers rgb,depth
+torchrun --nproc_per_node=2 render.py --config configs/config_kid-running.txt --render_lockcam_slowmo
 """
 
 from nsff.config import UsageError, load_config
-from nsff.novel_views import render_videos, wants_videos
+from nsff.novel_views import render_videos
 from nsff.script import pick_device, run_script
+from nsff.views import wants_videos
+from nsff.workers import join_workers
 
 
 def main(argv: list[str]) -> None:
     config = load_config(argv, "render.py", __doc__)
     if not wants_videos(config):
-        raise UsageError("nothing to render: give --render_bt, --render_lockcam_slowmo or --render_slowmo_bt")
-    render_videos(config, pick_device(config))
+        raise UsageError(
+            "nothing to render: give --render_bt, --render_lockcam_slowmo, --render_slowmo_bt, --path or --camera_path"
+        )
+    with join_workers() as workers:
+        render_videos(config, pick_device(config), workers)
 
 
 if __name__ == "__main__":

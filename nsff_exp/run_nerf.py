@@ -5,17 +5,20 @@ python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_
 """
 
 from nsff.config import load_config
-from nsff.novel_views import render_videos, wants_videos
+from nsff.novel_views import render_videos
 from nsff.scene import load_scene
 from nsff.script import pick_device, run_script
 from nsff.trainer import Trainer, train
+from nsff.views import wants_videos
+from nsff.workers import join_workers
 
 
 def main(argv: list[str]) -> None:
     config = load_config(argv, "run_nerf.py", __doc__)
     device = pick_device(config)
     if wants_videos(config):
-        render_videos(config, device)
+        with join_workers() as workers:
+            render_videos(config, device, workers)
     else:
         train(Trainer(config, load_scene(config, device), device))
 

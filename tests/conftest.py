@@ -2,6 +2,10 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +66,27 @@ def golden_fields(golden: Path, golden_config):
     fields = build_fields(golden_config)
     load_weights(fields, read_checkpoint(golden / "render" / "002000.tar"), golden_config)
     return fields
+
+
+@pytest.fixture(scope="session")
+def trained(golden: Path, tmp_path_factory):
+    """The golden checkpoint in an experiment folder."""
+    from nsff.config import load_config
+
+    argv = ["--config", str(golden / "paper/config.txt"), "--datadir", str(golden / "scene"), "--image_ext", "png"]
+    config = load_config([*argv, "--basedir", str(tmp_path_factory.mktemp("logs"))])
+    config.experiment_dir.mkdir()
+    shutil.copy(golden / "render/002000.tar", config.experiment_dir)
+    return config
+
+
+@pytest.fixture(scope="session")
+def typed(trained) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a script on the golden scene as a user types it, inside its folder."""
+
+    def run(script: str, *more: str) -> subprocess.CompletedProcess:
+        given = ["--config", trained.config, "--datadir", trained.datadir, "--basedir", trained.basedir]
+        command = [sys.executable, f"{script}.py", *given, *more]
+        return subprocess.run(command, cwd=REPOSITORY / "nsff_exp", capture_output=True, text=True, check=False)
+
+    return run

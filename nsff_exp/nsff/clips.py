@@ -1,97 +1,238 @@
-"""Clips on the disk: frames one by one, a video when all are there. A render that was stopped goes on."""
+"""Clips on the disk: frames one by one, videos when all are there. A render that was stopped goes on."""
 
+import contextlib
+import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import imageio.v2 as iio_streams
 import imageio.v3 as iio
+import imageio_ffmpeg
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from nsff.config import InputError
+from nsff.config import InputError, UsageError
+from nsff.workers import ALONE, Workers
 
 JPEG_QUALITY = 95
 SETTINGS = "clip.json"  # beside the frames: of what they are; frames of something else are made anew
+IMAGE_FORMATS, VIDEO_FORMATS = ("png", "jpg"), ("mp4", "gif")
+SHEET_COLUMNS, SHEET_HEIGHT = 6, 180
+LAYERS = ("rgb", "depth", "static", "dynamic", "blend", "flow", "side_by_side")
 
 Frame = UInt8[np.ndarray, "h w 3"]
 
 
-def to_uint8(rgb: Float[Tensor, "h w 3"]) -> Frame:
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """What belongs to one frame of a clip: a picture a layer, and the distance of what is seen, where it is kept."""
+
+    pictures: dict[str, Frame]
+    depth: Float[np.ndarray, "h w"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipFiles:
+    """Which files a clip has: `images/000.jpg`, `video.mp4` for colour, `<layer>/000.jpg`, `<layer>.mp4` for others."""
+
+    folder: Path
+    layers: tuple[str, ...]
+    images: tuple[str, ...]  # png, jpg
+    videos: tuple[str, ...]  # mp4, gif
+    fps: float
+    raw_depth: bool = False  # depth_raw/000.npz as well
+
+    def frame_paths(self, layer: str, index: int) -> list[Path]:
+        """The picture of a layer, in each format."""
+        place = self.folder / ("images" if layer == "rgb" else layer)
+        return [place / f"{index:03d}.{extension}" for extension in self.images]
+
+    def depth_path(self, index: int) -> Path:
+        return self.folder / "depth_raw" / f"{index:03d}.npz"
+
+    def video_paths(self, layer: str) -> list[Path]:
+        return [self.folder / f"{'video' if layer == 'rgb' else layer}.{extension}" for extension in self.videos]
+
+    def all_of(self, index: int) -> list[Path]:
+        """Every file of a frame."""
+        pictures = [path for layer in self.layers for path in self.frame_paths(layer, index)]
+        return pictures + [self.depth_path(index)] * self.raw_depth
+
+
+def parse_formats(text: str, image_ext: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(formats of frames, formats of videos) of `--format mp4,png`; frames are `image_ext` where it names none.
+
+    Raises:
+        UsageError: one is unknown, or none is named.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    known = (*VIDEO_FORMATS, *IMAGE_FORMATS)
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"--format: '{unknown[0]}' is not one of {', '.join(known)}")
+    if not names:
+        raise UsageError(f"--format names none of {', '.join(known)}")
+    images = tuple(name for name in names if name in IMAGE_FORMATS) or (image_ext,)
+    return images, tuple(name for name in names if name in VIDEO_FORMATS)
+
+
+def to_uint8(rgb: Float[Tensor, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
     """0..1 to 0..255, clipped and truncated as published."""
     return (255.0 * rgb.clamp(0.0, 1.0)).to(torch.uint8).cpu().numpy()
 
 
 def write_clip(
-    folder: Path, n_frames: int, render: Callable[[int], Frame], settings: dict[str, Any], extension: str, fps: float
+    files: ClipFiles,
+    n_frames: int,
+    render: Callable[[int], Rendered],
+    settings: dict[str, Any],
+    workers: Workers = ALONE,
 ) -> None:
-    """Write `images/000.<ext> ...`, each as it is done, then `video.mp4` (h264, yuv420p, even size).
+    """Write the frames, each as it is done, then the videos (mp4: h264, yuv420p, even size).
 
-    Frames that an earlier run with the same settings wrote stay.
+    Frames that an earlier run with the same settings wrote stay. Several workers share the rest.
 
     Args:
-        folder: of the clip.
+        files: which, and where.
         n_frames: how many.
         render: makes one of them.
         settings: all that the frames depend on, for JSON.
-        extension: jpg or png.
-        fps: frames a second of the video.
+        workers: the processes that call this together.
 
     Raises:
         InputError: the folder cannot be written; what is there stays, and the next run goes on.
     """
     try:
-        _keep_if_same(folder, json.loads(json.dumps(settings)))
-        paths = [folder / "images" / f"{index:03d}.{extension}" for index in range(n_frames)]
-        missing = [index for index, path in enumerate(paths) if not path.is_file()]
-        for index in tqdm(missing, desc=folder.name, initial=n_frames - len(missing), total=n_frames, unit="frame"):
-            write_image(paths[index], render(index))
-        _write_mp4(folder / "video.mp4", paths, fps)
+        if workers.first:
+            _keep_if_same(files, json.loads(json.dumps(settings)))
+        workers.wait()
+        missing = [index for index in range(n_frames) if not all(path.is_file() for path in files.all_of(index))]
+        workers.wait()  # until all have seen the same
+        mine = workers.share(missing)
+        done, bar_off = n_frames - len(missing), not workers.first
+        for index in tqdm(mine, files.folder.name, initial=done, total=done + len(mine), unit="frame", disable=bar_off):
+            _write_frame(files, index, render(index))
+        workers.wait()
+        if workers.first:
+            for layer in files.layers:
+                _write_videos(files, layer, n_frames)
     except OSError as error:
-        raise InputError(f"cannot write to {folder.absolute()} ({error.strerror or error})") from error
+        raise InputError(
+            f"cannot write to {files.folder.absolute()} ({error.strerror or error}); frames that are done stay there, "
+            "the same command goes on"
+        ) from error
 
 
-def _keep_if_same(folder: Path, settings: dict[str, Any]) -> None:
-    """Drop the frames of an earlier run whose settings were others."""
-    note = folder / SETTINGS
+def _keep_if_same(files: ClipFiles, settings: dict[str, Any]) -> None:
+    """Drop what an earlier run with other settings left."""
+    note = files.folder / SETTINGS
     try:
         same = json.loads(note.read_text()) == settings
     except (OSError, ValueError):  # no note, or a broken one
         same = False
     if not same:
         note.unlink(missing_ok=True)
-        (folder / "video.mp4").unlink(missing_ok=True)
-        shutil.rmtree(folder / "images", ignore_errors=True)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+        for layer in LAYERS:
+            every = dataclasses.replace(files, layers=(layer,), images=IMAGE_FORMATS, videos=VIDEO_FORMATS)
+            for path in every.video_paths(layer):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(every.frame_paths(layer, 0)[0].parent, ignore_errors=True)
+        shutil.rmtree(files.depth_path(0).parent, ignore_errors=True)
+    for path in files.all_of(0):
+        path.parent.mkdir(parents=True, exist_ok=True)
     if not same:
-        note.write_text(json.dumps(settings) + "\n")
+        with whole_file(note) as partial:
+            partial.write_text(json.dumps(settings) + "\n")
 
 
-def write_image(path: Path, frame: Frame) -> None:
-    """One image file (png, or jpg of quality 95), written aside and moved into place."""
-    partial = path.with_name(f".{path.name}.partial")
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to, moved there at the end: the file is there whole or not at all."""
+    partial = path.with_name(f".partial-{path.name}")
     try:
-        if path.suffix == ".jpg":
-            iio.imwrite(partial, frame, extension=".jpg", quality=JPEG_QUALITY, subsampling=0)
-        else:
-            iio.imwrite(partial, frame, extension=path.suffix)
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_image(path: Path, frame: Frame) -> None:
+    """One image file (png, or jpg of quality 95)."""
+    options: dict[str, Any] = {"quality": JPEG_QUALITY, "subsampling": 0} if path.suffix == ".jpg" else {}
+    encoded = iio.imwrite("<bytes>", frame, extension=path.suffix, **options)
+    with whole_file(path) as partial:
+        partial.write_bytes(encoded)
+
+
+def _write_frame(files: ClipFiles, index: int, rendered: Rendered) -> None:
+    for layer in files.layers:
+        for path in files.frame_paths(layer, index):
+            write_image(path, rendered.pictures[layer])
+    if rendered.depth is not None:
+        with whole_file(files.depth_path(index)) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, depth=rendered.depth)
+
+
+def _write_videos(files: ClipFiles, layer: str, n_frames: int) -> None:
+    frames = [files.frame_paths(layer, index)[0] for index in range(n_frames)]
+    for path in files.video_paths(layer):
+        write = _write_gif if path.suffix == ".gif" else _write_mp4
+        with whole_file(path) as partial:
+            write(partial, frames, files.fps)
 
 
 def _write_mp4(path: Path, frames: list[Path], fps: float) -> None:
     height, width = (side // 2 * 2 for side in iio.imread(frames[0]).shape[:2])
     if min(height, width) < 2:
         raise InputError(f"frames of {width}x{height} make no video; lower --render_factor")
-    clip = np.stack([iio.imread(frame)[:height, :width] for frame in frames])
-    partial = path.with_name(f".partial.{path.name}")
+    options = {"fps": fps, "codec": "libx264", "macro_block_size": 2, "quality": 8}
+    writer: Any = iio_streams.get_writer(path, format="FFMPEG", mode="I", **options)
+    with writer:
+        for frame in frames:
+            writer.append_data(iio.imread(frame)[:height, :width])
     try:
-        iio.imwrite(partial, clip, plugin="FFMPEG", fps=fps, codec="libx264", macro_block_size=2, quality=8)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        found = imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    except RuntimeError:  # no video at all
+        found = 0
+    if found != len(frames):  # ffmpeg says nothing where the disk is full
+        raise OSError(f"{path.suffix} file with {found} of {len(frames)} frames; is the disk full?")
+
+
+def _write_gif(path: Path, frames: list[Path], fps: float) -> None:
+    pictures = _pictures(frames)
+    next(pictures).save(path, save_all=True, append_images=pictures, duration=1000.0 / fps, loop=0)
+
+
+def _pictures(frames: list[Path]) -> Iterator[Image.Image]:
+    for frame in frames:
+        with Image.open(frame) as picture:
+            yield picture.convert("RGB")
+
+
+def write_sheet(path: Path, clips: list[ClipFiles]) -> None:
+    """A picture with a row a clip: some frames of its first layer, evenly spaced, all of one height."""
+    rows = []
+    for files in clips:
+        frames = sorted(files.frame_paths(files.layers[0], 0)[0].parent.glob(f"*.{files.images[0]}"))
+        chosen = [frames[k] for k in np.linspace(0, len(frames) - 1, SHEET_COLUMNS).round().astype(int)]
+        rows.append(np.concatenate([_fitted(iio.imread(frame)) for frame in chosen], axis=1))
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    try:
+        write_image(path, np.concatenate(padded))
+    except OSError as error:
+        raise InputError(f"cannot write {path.absolute()} ({error.strerror or error})") from error
+
+
+def _fitted(frame: Frame) -> UInt8[np.ndarray, "H W 3"]:
+    """A frame at the height of a sheet's row."""
+    height, width = frame.shape[:2]
+    size = (max(1, round(width * SHEET_HEIGHT / height)), SHEET_HEIGHT)
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA if height > SHEET_HEIGHT else cv2.INTER_NEAREST)

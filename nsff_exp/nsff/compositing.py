@@ -25,11 +25,12 @@ class Composite:
 
 @dataclasses.dataclass(frozen=True)
 class UnionComposite:
-    """Both fields composited together; `dynamic_weight` is the share of the dynamic field in the colour."""
+    """Both fields composited together; the last two are the share of the dynamic field in it."""
 
     rgb: Float[Tensor, "n 3"]
     depth: Float[Tensor, " n"]
     dynamic_weight: Float[Tensor, " n"]
+    dynamic_rgb: Float[Tensor, "n 3"]
 
 
 def intervals(depths: Float[Tensor, "n s"], directions_ndc: Float[Tensor, "n 3"]) -> Float[Tensor, "n s"]:
@@ -100,8 +101,7 @@ def composite_union(
 ) -> UnionComposite:
     """Both fields together."""
     weights_static, weights_dynamic = weights_union(static.sigma_raw, static.blend_w, dynamic.sigma_raw, deltas, noise)
-    rgb = (
-        weights_dynamic[..., None] * dynamic.rgb_raw.sigmoid() + weights_static[..., None] * static.rgb_raw.sigmoid()
-    ).sum(-2)
+    of_dynamic = (weights_dynamic[..., None] * dynamic.rgb_raw.sigmoid()).sum(-2)
+    of_static = (weights_static[..., None] * static.rgb_raw.sigmoid()).sum(-2)
     depth = ((weights_dynamic + weights_static) * depths).sum(-1)
-    return UnionComposite(rgb, depth, weights_dynamic.sum(-1))
+    return UnionComposite(of_dynamic + of_static, depth, weights_dynamic.sum(-1), of_dynamic)

@@ -110,7 +110,17 @@ def _check(config: Config) -> None:
             raise UsageError(f"{option.name} = {value} is not supported ({option.metadata['help']}); leave it out")
         if isinstance(value, int | float) and not value >= 0:
             raise UsageError(f"{option.name} = {value} must be a number that is not negative")
-    positive = ("N_rand", "N_samples", "final_height", "decay_iteration", "lrate_decay", "i_print", "i_weights", "fps")
+    positive = (
+        "N_rand",
+        "N_samples",
+        "final_height",
+        "decay_iteration",
+        "lrate_decay",
+        "i_print",
+        "i_weights",
+        "fps",
+        "slowmo_factor",
+    )
     for name in positive:
         if getattr(config, name) < 1:
             raise UsageError(f"{name} must be at least 1")

@@ -17,6 +17,17 @@ def encode(x: Float[Tensor, "*b c"], n_freqs: int) -> Float[Tensor, "*b e"]:
     return torch.cat([x, waves.flatten(-3)], dim=-1)
 
 
+def encode_rows(x: Float[Tensor, "c n"], n_freqs: int) -> Float[Tensor, "e n"]:
+    """`encode` of points in columns, by doubling the angle: off by some 1e-6 after a few frequencies."""
+    n_channels, out = len(x), x.new_empty(encoded_size(len(x), n_freqs), x.shape[1])
+    out[:n_channels] = x
+    sin, cos = x.sin(), x.cos()
+    for rows in out[n_channels:].split(2 * n_channels):
+        rows[:n_channels], rows[n_channels:] = sin, cos
+        sin, cos = 2.0 * sin * cos, 1.0 - 2.0 * sin * sin
+    return out
+
+
 def encode_backward(encoded: Float[Tensor, "n e"], grad: Float[Tensor, "n e"], n_channels: int) -> Float[Tensor, "n c"]:
     """Gradient of a loss to x, from the encoding and the gradient to it: d sin = cos, d cos = -sin, times 2^k."""
     n_freqs = (encoded.shape[1] // n_channels - 1) // 2

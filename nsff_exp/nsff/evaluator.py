@@ -27,6 +27,7 @@ from nsff.clips import write_image
 from nsff.config import Config, InputError, UsageError
 from nsff.fields import Fields, build_fields
 from nsff.metrics import Image, Lpips, Mask, load_lpips, psnr, ssim
+from nsff.rays import Camera
 from nsff.renderer import render_frame
 from nsff.sampling import DepthSampling
 from nsff.scene import Cameras, list_images, load_cameras, read_pixels, to_float
@@ -177,8 +178,8 @@ def score_views(
     for view in views:
         begun = time.perf_counter()
         pose = torch.from_numpy(cameras.c2w[view.camera]).to(device)
-        moment, sampling = timeline.time_of(view.frame), DepthSampling.of(config)
-        frame = render_frame(fields, pose, cameras.intrinsics, moment, sampling, config.rays_at_once)
+        camera, sampling = Camera(pose, cameras.intrinsics, cameras.intrinsics), DepthSampling.of(config)
+        frame = render_frame(fields, camera, timeline.time_of(view.frame), sampling, config.rays_at_once)
         render = frame.rgb.cpu().numpy()
         seconds = time.perf_counter() - begun
         if protocol.quantised:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from nsff.batches import draw_batch
 from nsff.config import Config, InputError
 from nsff.poses import Intrinsics
+from nsff.rays import Camera
 from nsff.renderer import render_frame
 from nsff.sampling import DepthSampling
 from nsff.scene import Scene, load_cameras
@@ -58,7 +59,7 @@ def measure_cost(config: Config, scene: Scene, device: torch.device) -> Figures:
     strip = Intrinsics(min(full.height, -(-STRIP_RAYS // full.width)), full.width, full.focal)
 
     def render() -> object:
-        return render_frame(trainer.fields, scene.c2w[0], strip, 0.0, sampling, config.rays_at_once)
+        return render_frame(trainer.fields, Camera(scene.c2w[0], strip, full), 0.0, sampling, config.rays_at_once)
 
     render()
     frame_wall, frame_cpu = timed(render, device)

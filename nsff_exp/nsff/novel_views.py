@@ -2,136 +2,138 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from nsff.checkpoint import restore_fields
-from nsff.clips import Frame, to_uint8, write_clip
+from nsff.camera_path import write_camera_path
+from nsff.checkpoint import Checkpoint, restore_fields
+from nsff.clips import ClipFiles, Rendered, parse_formats, whole_file, write_clip, write_sheet
 from nsff.config import Config
-from nsff.fields import build_fields
-from nsff.in_between import render_between
-from nsff.poses import Pose, Poses, homogeneous, interpolate
-from nsff.renderer import render_frame
+from nsff.fields import Fields, build_fields
+from nsff.in_between import PlaneSampling, render_between
+from nsff.layers import Ranges, disparity, draw, needed_for, parse_layers
+from nsff.poses import Intrinsics
+from nsff.rays import Camera
+from nsff.renderer import FrameRender, render_frame, render_static
 from nsff.sampling import DepthSampling
-from nsff.scene import load_cameras
+from nsff.scene import Cameras, load_cameras
 from nsff.timeline import Timeline
-from nsff.trajectories import bullet_time, space_time_offsets
+from nsff.views import Clip, View, plan_clips, world_keyframes
+from nsff.workers import ALONE, Workers
 
 log = logging.getLogger("nsff")
 
-EVEN_PLANES = 128  # of slow motion, where bullet time looks for its depths: `N_samples` is not meant for it then
-STEPS_A_FRAME = 10  # moments of slow motion from one frame to the next
-LOCKED_WINDOW, SPACE_TIME_WINDOW = 8, 10  # frames before and after the target
+GLANCES, GLANCE_FACTOR = 8, 8  # frames of a clip, and how much smaller they are, that tell the ends of colour maps
+SHEET = "sheet.jpg"
 
 
-@dataclasses.dataclass(frozen=True)
-class View:
-    """Where a frame of a video is seen from, and when: a moment in frames of the sequence."""
-
-    c2w: Pose
-    moment: float
-
-
-def wants_videos(config: Config) -> bool:
-    """Whether a rendering mode was asked for."""
-    return config.render_bt or config.render_lockcam_slowmo or config.render_slowmo_bt
-
-
-def render_videos(config: Config, device: torch.device) -> None:
-    """Render the modes that were asked for.
-
-    Raises:
-        InputError: no checkpoint, or `target_idx` outside the sequence.
-    """
-    if config.render_bt:
-        render_bullet_time(config, device)
-    if config.render_lockcam_slowmo:
-        render_slow_motion(config, device, moving=False)
-    if config.render_slowmo_bt:
-        render_slow_motion(config, device, moving=True)
-
-
-def render_bullet_time(config: Config, device: torch.device) -> Path:
-    """The camera circles around that of `target_idx` while its moment stands still; returns the folder."""
-    cameras = load_cameras(config)
-    target = Timeline(len(cameras.c2w)).check_frame(config.target_idx)
-    poses = bullet_time(cameras.c2w[target], cameras.intrinsics.focal)
-    return _render(config, device, f"spiral-frame-{target:03d}", [View(pose, target) for pose in poses], between=False)
-
-
-def render_slow_motion(config: Config, device: torch.device, moving: bool) -> Path:
-    """Ten moments from each frame to the next; returns the folder.
-
-    Args:
-        config: of the experiment.
-        device: to render on.
-        moving: the camera goes on as it filmed, and circles about its way (space-time); else it stays at `target_idx`.
-    """
-    cameras = load_cameras(config)
-    timeline = Timeline(len(cameras.c2w))
-    target = timeline.check_frame(config.target_idx)
-    moments = _window(timeline, target, SPACE_TIME_WINDOW if moving else LOCKED_WINDOW)
-    if moving:
-        views = list(_space_time(cameras.c2w, cameras.intrinsics.focal, timeline, moments))
-    else:
-        views = [View(cameras.c2w[target], moment) for moment in moments]
-    name = f"slowmo-bt-frame-{target:03d}" if moving else f"lockcam-slowmo-frame-{target:03d}"
-    return _render(config, device, name, views, between=True)
-
-
-def _window(timeline: Timeline, target: int, reach: int) -> list[float]:
-    """The moments around a frame; those outside the sequence are left out, and that is said."""
-    first, last = max(0, target - reach), min(timeline.n_frames - 1, target + reach)
-    if (first, last) != (target - reach, target + reach):
-        log.info("the sequence ends: times %d to %d instead of %d to %d", first, last, target - reach, target + reach)
-    return [step / STEPS_A_FRAME for step in range(first * STEPS_A_FRAME, last * STEPS_A_FRAME + 1)]
-
-
-def _space_time(c2w: Poses, focal: float, timeline: Timeline, moments: list[float]) -> Iterator[View]:
-    """The camera of each moment, between those of two frames, moved by the published loop."""
-    offsets = space_time_offsets(focal)
-    for index, moment in enumerate(moments):
-        first, share = timeline.split(moment)
-        pose = interpolate(c2w[first], c2w[first + 1], share) if share else c2w[first]
-        yield View((homogeneous(pose) @ offsets[index % len(offsets)])[:3], moment)
-
-
-def _render(config: Config, device: torch.device, name: str, views: list[View], between: bool) -> Path:
-    """Write a clip under the published folder name.
+def render_videos(config: Config, device: torch.device, workers: Workers = ALONE) -> list[Path]:
+    """Render the clips that were asked for, each into a folder of its own, and a sheet with some frames of all.
 
     Args:
         config: of the experiment; cameras and a checkpoint are needed, no flow or depth.
         device: to render on.
-        name: of the clip.
-        views: one a frame.
-        between: render as between two frames, on planes, also where a moment is that of a frame.
+        workers: the processes that render together.
+
+    Returns:
+        The folders.
+
+    Raises:
+        InputError: no checkpoint, an option that cannot be followed, or a disk that cannot be written.
     """
+    layers, (images, videos) = parse_layers(config.layers), parse_formats(config.format, config.image_ext)
     cameras = load_cameras(config)
-    timeline = Timeline(len(cameras.c2w))
+    clips = plan_clips(config, cameras)
     fields = build_fields(config).to(device)
     checkpoint = restore_fields(fields, config)
-    intrinsics = cameras.intrinsics.divided_by(max(1, config.render_factor))
-    folder = config.experiment_dir / f"render-{name}_path_{checkpoint.step:06d}"
+    renderer = ViewRenderer(fields, config, cameras)
+    written = []
+    for clip in clips:
+        folder = config.experiment_dir / f"render-{clip.name}_path_{checkpoint.step:06d}"
+        files = ClipFiles(folder, layers, images, videos, config.fps, config.raw_depth)
+        write_clip(files, len(clip.views), renderer.of(clip, files), _settings(config, clip, checkpoint), workers)
+        if workers.first:
+            with whole_file(folder / "camera_path.json") as partial:
+                write_camera_path(partial, world_keyframes(clip, cameras), config.fps)
+            log.info("wrote %s", folder)
+        written.append(files)
+    if workers.first:
+        write_sheet(config.experiment_dir / SHEET, written)
+    return [files.folder for files in written]
 
-    def render(index: int) -> Frame:
-        view = views[index]
-        c2w = torch.from_numpy(view.c2w.astype(np.float32)).to(device)
-        if between:
-            planes = EVEN_PLANES if config.importance else config.N_samples
-            return to_uint8(render_between(fields, c2w, intrinsics, timeline, view.moment, planes, config.netchunk))
-        time, sampling = timeline.time_of(view.moment), DepthSampling.of(config)
-        return to_uint8(render_frame(fields, c2w, intrinsics, time, sampling, config.rays_at_once).rgb)
 
+def _settings(config: Config, clip: Clip, checkpoint: Checkpoint) -> dict[str, Any]:
+    """All that the frames of a clip depend on."""
     file = checkpoint.path.stat()
-    settings = {
-        "camera": [intrinsics.width, intrinsics.height, intrinsics.focal],
-        "samples": [config.N_samples, config.hash_look, config.hash_samples] + [EVEN_PLANES] * between,
+    return {
+        "between": clip.between,
+        "samples": [config.N_samples, config.hash_look, config.hash_samples],
         "weights": [checkpoint.step, file.st_size, file.st_mtime_ns],
-        "views": [[view.moment, *view.c2w.ravel().tolist()] for view in views],
+        "views": [[view.moment, *dataclasses.astuple(view.lens), *view.c2w.ravel().tolist()] for view in clip.views],
     }
-    write_clip(folder, len(views), render, settings, config.image_ext, config.fps)
-    log.info("wrote %s", folder)
-    return folder
+
+
+class ViewRenderer:
+    """Renders the views of a scene, with what the layers of a clip need."""
+
+    def __init__(self, fields: Fields, config: Config, cameras: Cameras):
+        self.fields, self.config, self.cameras = fields, config, cameras
+        self.timeline = Timeline(len(cameras.c2w))
+        self.device = next(fields.parameters()).device
+
+    def of(self, clip: Clip, files: ClipFiles) -> Any:
+        """A function that renders a frame of a clip by its number."""
+        needed = needed_for(files.layers)
+        ranges: list[Ranges] = []  # found when the first frame is rendered: not at all where all are there
+
+        def render(index: int) -> Rendered:
+            if not ranges:
+                ranges.append(self._glance(clip, needed))
+            view = clip.views[index]
+            camera, frame = self.camera(view), self.frame(view, clip.between, "flow" in needed)
+            static = self.static(view) if "static" in needed else None
+            depth = self._depth(frame, camera) if files.raw_depth else None
+            return Rendered(draw(files.layers, frame, static, camera, ranges[0]), depth)
+
+        return render
+
+    def camera(self, view: View) -> Camera:
+        c2w = torch.from_numpy(view.c2w.astype(np.float32)).to(self.device)
+        return Camera(c2w, view.lens, self.cameras.intrinsics)
+
+    def frame(self, view: View, between: bool, with_flow: bool = False) -> FrameRender:
+        """Both fields together; `between` renders on planes, also where a moment is that of a frame."""
+        config, camera = self.config, self.camera(view)
+        if between:
+            planes = PlaneSampling.of(config)
+            return render_between(self.fields, camera, self.timeline, view.moment, planes, config.netchunk, with_flow)
+        time, sampling = self.timeline.time_of(view.moment), DepthSampling.of(config)
+        flow = self.timeline.known_flow(round(view.moment)) if with_flow else None
+        return render_frame(self.fields, camera, time, sampling, config.rays_at_once, flow)
+
+    def static(self, view: View) -> Float[Tensor, "h w 3"]:
+        """The static field alone."""
+        sampling = DepthSampling.of(self.config)
+        return render_static(self.fields.static, self.camera(view), sampling, self.config.rays_at_once)
+
+    def _depth(self, frame: FrameRender, camera: Camera) -> Float[np.ndarray, "h w"]:
+        """Distance along the camera's axis in units of `poses_bounds.npy`."""
+        return (1.0 / disparity(frame, camera) / self.cameras.scale).cpu().numpy()
+
+    def _glance(self, clip: Clip, needed: set[str]) -> Ranges:
+        """The ends of the colour maps, from a few small frames of the clip."""
+        if not needed & {"depth", "flow"}:
+            return Ranges(0.0, 1.0, 1.0)
+        chosen = np.linspace(0, len(clip.views) - 1, min(GLANCES, len(clip.views))).round().astype(int)
+        views = [_smaller(clip.views[index]) for index in chosen]
+        return Ranges.of([(self.frame(view, clip.between, "flow" in needed), self.camera(view)) for view in views])
+
+
+def _smaller(view: View) -> View:
+    lens: Intrinsics = view.lens.divided_by(GLANCE_FACTOR)
+    return dataclasses.replace(view, lens=lens)

@@ -8,6 +8,8 @@ from typing import Any
 VARIANTS = ("paper", "wild")
 FIELDS = ("mlp", "hash")
 SCHEDULES = ("published", "scaled")
+PATHS = ("wander", "spiral", "lemniscate", "dolly", "fixed", "train")
+TIMES = ("fixed", "run", "slowmo")
 FIELD_DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {"schedule": "published"},
     "hash": {"schedule": "scaled", "N_iters": 30_000},
@@ -111,8 +113,24 @@ class Config:
     render_bt: bool = _render(False, "bullet time: the camera circles at the time of target_idx")
     render_lockcam_slowmo: bool = _render(False, "slow motion seen from the camera of target_idx")
     render_slowmo_bt: bool = _render(False, "slow motion and moving camera")
+    path: str | None = _render(
+        None, "also a clip along this path around the camera of target_idx ('train': that of the video)", choices=PATHS
+    )
+    time: str | None = _render(
+        None, "times of path and camera_path: that of target_idx, frame by frame, or between frames as well "
+        "(default: run with the paths fixed and train, else fixed)", choices=TIMES,
+    )  # fmt: skip
+    frames: int = _render(0, "frames of the clip along path; 0 = 60, or as many as times and slowmo_factor give")
+    times: str | None = _render(None, "first and last frame of what runs, like 3:8; default: all, or as published")
+    slowmo_factor: int = _render(10, "slow motion: moments from each frame to the next")
+    camera_path: str | None = _render(None, "also a clip along the cameras of this file (nerfstudio's JSON format)")
+    layers: str = _render("rgb", "what is written, of rgb,depth,static,dynamic,blend,flow,side_by_side")
+    raw_depth: bool = _render(False, "keep the distance of every pixel (depth_raw/000.npz, units of poses_bounds.npy)")
+    format: str = _render("mp4", "what clips are written as, of mp4,gif,png,jpg; frames are kept in any case")
     render_factor: int = _render(0, "divide the render size by this, for speed; 0 = full size")
-    image_ext: str = _render("jpg", "format of rendered frames (jpg: quality 95)", choices=("jpg", "png"))
+    image_ext: str = _render(
+        "jpg", "format of frames where format names none (jpg: quality 95)", choices=("jpg", "png")
+    )
     fps: float = _render(30.0, "frames a second of the videos")
     chunk: int = _render(1024 * 128, "most rays rendered at once")
     netchunk: int = _render(1024 * 128, "most points given to a field at once when rendering")

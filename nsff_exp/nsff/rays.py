@@ -72,11 +72,16 @@ def to_ndc(
     return origins_ndc, directions_ndc
 
 
-def make_rays(uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "*n 3 4"], intrinsics: Intrinsics) -> RayBundle:
-    """The rays through pixels `uv` of the camera `c2w`, or each of a camera of its own."""
+def make_rays(
+    uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "*n 3 4"], intrinsics: Intrinsics, ndc: Intrinsics | None = None
+) -> RayBundle:
+    """The rays through pixels `uv` of the camera `c2w`, or each of a camera of its own.
+
+    `ndc` is the camera that NDC is made for, if it is another than the one that looks.
+    """
     origins, directions = camera_rays(uv, c2w, intrinsics)
     viewdirs = directions / directions.norm(dim=-1, keepdim=True)
-    return RayBundle(*to_ndc(origins, directions, intrinsics), viewdirs)
+    return RayBundle(*to_ndc(origins, directions, ndc or intrinsics), viewdirs)
 
 
 def ndc_to_world(points_ndc: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[Tensor, "*b 3"]:
@@ -104,3 +109,35 @@ def project(points_cam: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[
     right = -x / z * intrinsics.focal + intrinsics.width * 0.5
     down = y / z * intrinsics.focal + intrinsics.height * 0.5
     return torch.stack([right, down], dim=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """What a frame is seen with: a pose, size and focal length of the frame, and those that NDC is made for."""
+
+    c2w: Float[Tensor, "3 4"]
+    lens: Intrinsics
+    ndc: Intrinsics  # of the camera that filmed
+
+    @property
+    def n_pixels(self) -> int:
+        return self.lens.height * self.lens.width
+
+    def pixels(self) -> Float[Tensor, "n 2"]:
+        """(right, down) of all pixels, row-major."""
+        return pixel_grid(self.lens, self.c2w.device)
+
+    def rays(self) -> RayBundle:
+        """Through all pixels, row-major."""
+        return make_rays(self.pixels(), self.c2w, self.lens, self.ndc)
+
+    def image(self, points_world: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 2"]:
+        """Where in the frame points of the world are seen, (right, down)."""
+        return project(world_to_camera(points_world, self.c2w), self.lens)
+
+    def motion(
+        self, points_ndc: Float[Tensor, "*b 3"], flow_ndc: Float[Tensor, "*b 3"], share: float = 1.0
+    ) -> Float[Tensor, "*b 2"]:
+        """Pixels (right, down) that points move by when they go a share of their scene flow, straight in the world."""
+        start, end = ndc_to_world(points_ndc, self.ndc), ndc_to_world(points_ndc + flow_ndc, self.ndc)
+        return self.image(start + share * (end - start)) - self.image(start)

@@ -60,15 +60,20 @@ def span_depths(
     return (torch.arange(n_spans, device=device, dtype=torch.float32) + within).expand(n_rays, n_spans) / n_spans
 
 
-def widened(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    """Weights of spans, spread to the neighbours and summing to 1: a span was seen at one depth only.
+def spread(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+    """Weights of spans, spread to their neighbours: a span was seen at one depth only.
 
     Source: mip-NeRF, arXiv:2103.13415, section 3.1.
     """
     padded = F.pad(weights[:, None], (1, 1), mode="replicate")[:, 0]
     larger = torch.maximum(padded[:, 1:], padded[:, :-1])
-    spread = 0.5 * (larger[:, 1:] + larger[:, :-1])
-    return spread / spread.sum(-1, keepdim=True).clamp(min=1e-6)
+    return 0.5 * (larger[:, 1:] + larger[:, :-1])
+
+
+def widened(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+    """Weights of spans, spread to the neighbours and summing to 1."""
+    wide = spread(weights)
+    return wide / wide.sum(-1, keepdim=True).clamp(min=1e-6)
 
 
 def importance_depths(

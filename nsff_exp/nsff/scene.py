@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from nsff.config import Config, InputError
-from nsff.poses import Intrinsics, from_llff, recentre, scene_scale
+from nsff.poses import Intrinsics, Pose, average, from_llff, homogeneous, recentre, scene_scale
 from nsff.timeline import Timeline
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -59,6 +59,18 @@ class Cameras:
     intrinsics: Intrinsics
     c2w: Float[np.ndarray, "n 3 4"]
     bounds: Float[np.ndarray, "n 2"]
+    scale: float  # units here for one of the world, that of poses_bounds.npy
+    origin: Pose  # where poses here start: the average camera, in the world's axes and units here
+
+    def from_world(self, pose: Pose) -> Pose:
+        """A pose of the world, here."""
+        scaled = np.concatenate([pose[:, :3], self.scale * pose[:, 3:]], axis=1)
+        return (np.linalg.inv(homogeneous(self.origin)) @ homogeneous(scaled))[:3]
+
+    def to_world(self, pose: Pose) -> Pose:
+        """A pose from here, in the world."""
+        scaled = (homogeneous(self.origin) @ homogeneous(pose))[:3]
+        return np.concatenate([scaled[:, :3], scaled[:, 3:] / self.scale], axis=1)
 
 
 def load_scene(config: Config, device: torch.device) -> Scene:
@@ -123,7 +135,8 @@ def load_cameras(config: Config) -> Cameras:
     c2w[:, :, 3] *= scale
     height, width = read_pixels(_frame_path(frames_folder, config.start_frame, "run_midas.py", folder)).shape[:2]
     intrinsics = Intrinsics(height, width, float(hwf[0, 2] * height / hwf[0, 0]))
-    return Cameras(intrinsics, recentre(c2w).astype(np.float32), (bounds * scale).astype(np.float32))
+    recentred, bounds = recentre(c2w).astype(np.float32), (bounds * scale).astype(np.float32)
+    return Cameras(intrinsics, recentred, bounds, scale, average(c2w))
 
 
 def background_of(motion_masks: Bool[np.ndarray, "N H W"]) -> Bool[np.ndarray, "N H W"]:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 from nsff.config import InputError
+
+FlowDirection = Literal["forward", "backward"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,3 +50,7 @@ class Timeline:
         if not 0 <= frame < self.n_frames:
             raise InputError(f"{option} = {frame} is outside the sequence: choose 0 to {self.n_frames - 1}")
         return frame
+
+    def known_flow(self, frame: int) -> FlowDirection:
+        """The direction in which a frame's motion has been seen: backward for the last one, else forward."""
+        return "backward" if self.is_last(frame) else "forward"

@@ -24,7 +24,7 @@ from nsff.config import Config, InputError, format_args
 from nsff.fields import Fields, build_fields, build_optimizer
 from nsff.losses import VARIANT_RULES, LossTerms, NeighbourCameras, compute_losses
 from nsff.progress import ProgressBar, interruptible
-from nsff.rays import make_rays
+from nsff.rays import Camera, make_rays
 from nsff.renderer import NoiseSource, TrainRender, choose_depths, render_background, render_frame, render_train
 from nsff.sampling import DepthSampling, density_noise
 from nsff.scene import Scene
@@ -262,9 +262,9 @@ def _log_scalars(board: SummaryWriter, step: int, report: StepReport) -> None:
 
 def _log_images(board: SummaryWriter, trainer: Trainer, frame: int) -> None:
     scene, config = trainer.scene, trainer.config
-    small = scene.intrinsics.divided_by(IMAGE_LOG_FACTOR)
+    camera = Camera(scene.c2w[frame], scene.intrinsics.divided_by(IMAGE_LOG_FACTOR), scene.intrinsics)
     time_ = scene.timeline.time_of(frame)
-    image = render_frame(trainer.fields, scene.c2w[frame], small, time_, DepthSampling.of(config), config.rays_at_once)
+    image = render_frame(trainer.fields, camera, time_, DepthSampling.of(config), config.rays_at_once)
     board.add_image("render/rgb", image.rgb.clamp(0, 1), trainer.step, dataformats="HWC")
     board.add_image("render/depth", image.depth.clamp(0, 1), trainer.step, dataformats="HW")
     board.add_image("render/dynamic_weight", image.dynamic_weight.clamp(0, 1), trainer.step, dataformats="HW")

@@ -11,9 +11,9 @@ PUBLISHED = ["balloon1-2", "balloon2-2", "broom", "curls", "dynamicFace-2", "jum
              "skating-2", "truck-2", "umbrella"]  # fmt: skip
 
 # Each imports only from those before it.
-MODULES = """options config script timeline poses trajectories scene batches rays sampling encoding fields compositing
-renderer losses schedules checkpoint splatting in_between clips metrics progress trainer novel_views evaluator
-measure"""
+MODULES = """options config script workers timeline poses trajectories camera_path scene views batches rays sampling
+encoding fields compositing renderer losses schedules checkpoint splatting in_between clips layers metrics progress
+trainer novel_views evaluator measure"""
 
 
 @pytest.mark.parametrize("folder", ["configs", "configs/wild"])

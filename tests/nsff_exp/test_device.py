@@ -8,7 +8,7 @@ from nsff.fields import build_fields
 from nsff.fields.grid import cuda
 from nsff.losses import VARIANT_RULES, NeighbourCameras, compute_losses
 from nsff.poses import Intrinsics
-from nsff.rays import make_rays
+from nsff.rays import Camera, make_rays
 from nsff.renderer import choose_depths, render_background, render_frame, render_train
 from nsff.sampling import DepthSampling, density_noise
 from nsff.scene import Scene
@@ -55,7 +55,7 @@ def test_training_step_stays_on_the_device(variant, field, monkeypatch):
         )
         assert terms.total().device.type == "cuda"
         assert terms.total().shape == ()
-        frame = render_frame(fields, scene.c2w[0], scene.intrinsics, 0.0, sampling, 64)
+        frame = render_frame(fields, Camera(scene.c2w[0], scene.intrinsics, scene.intrinsics), 0.0, sampling, 64)
         assert frame.rgb.device.type == "cuda"
         assert frame.rgb.shape == (12, 20, 3)
         assert frame.rgb.dtype == torch.float32

@@ -3,37 +3,19 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 import zlib
-from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 import torchvision
-from nsff.checkpoint import restore_fields
-from nsff.clips import write_clip
 from nsff.config import InputError, UsageError
 from nsff.evaluator import _write_json, evaluate, mean_of
-from nsff.fields import build_fields
-from nsff.in_between import render_between
 from nsff.metrics import Lpips, load_lpips, psnr, ssim
-from nsff.novel_views import _window, render_bullet_time, render_slow_motion
-from nsff.renderer import render_frame
-from nsff.sampling import DepthSampling
-from nsff.scene import load_cameras
-from nsff.timeline import Timeline
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="session")
-def variant() -> str:
-    """Nothing here depends on it."""
-    return "paper"
 
 
 ALEXNET = {"0": (64, 3, 11), "3": (192, 64, 5), "6": (384, 192, 3), "8": (256, 384, 3), "10": (256, 256, 3)}
@@ -125,109 +107,6 @@ def no_lpips(monkeypatch):
     monkeypatch.setattr("nsff.evaluator.load_lpips", lambda *_: None)
 
 
-@pytest.fixture(scope="module")
-def trained(golden, tmp_path_factory, golden_config):
-    """The golden checkpoint in an experiment folder."""
-    basedir = tmp_path_factory.mktemp("logs")
-    config = dataclasses.replace(golden_config, basedir=str(basedir), image_ext="png")
-    config.experiment_dir.mkdir()
-    shutil.copy(golden / "render/002000.tar", config.experiment_dir)
-    return config
-
-
-def test_bullet_time_frames(trained, golden):
-    folder = render_bullet_time(trained, CPU)
-    assert folder.name == "render-spiral-frame-010_path_002000"
-    with np.load(golden / "render/frames.npz") as published:
-        for index in range(6):
-            ours = iio.imread(folder / f"images/{index:03d}.png").astype(int)
-            assert np.abs(ours - published[f"render_bt/{index:03d}"]).max() <= 1
-    video = iio.imread(folder / "video.mp4", plugin="FFMPEG")
-    assert video.shape == (60, 36, 64, 3)
-    assert not list(folder.rglob("*partial*"))
-
-
-@pytest.mark.parametrize(
-    ("moving", "name", "n_frames"),
-    [(False, "lockcam-slowmo-frame-010", 161), (True, "slowmo-bt-frame-010", 201)],
-)
-def test_slow_motion_frames(trained, golden, moving, name, n_frames, monkeypatch):
-    """The 14 frames that were recorded of each mode."""
-    rendered = []
-
-    def first_frames(folder, total, render, *_):
-        assert folder.name == f"render-{name}_path_002000"
-        assert total == n_frames
-        rendered.extend(render(index) for index in range(14))
-
-    monkeypatch.setattr("nsff.novel_views.write_clip", first_frames)
-    render_slow_motion(trained, CPU, moving)
-    key = "render_slowmo_bt" if moving else "render_lockcam_slowmo"
-    with np.load(golden / "render/frames.npz") as published:
-        for index, frame in enumerate(rendered):
-            assert np.abs(frame.astype(int) - published[f"{key}/{index:03d}"]).max() <= 1, index
-
-
-def test_a_frame_itself_is_no_special_case(trained):
-    """At the time of a frame nothing is splatted: the planes give what the rays give."""
-    cameras, fields = load_cameras(trained), build_fields(trained)
-    restore_fields(fields, trained)
-    timeline, c2w = Timeline(24), torch.from_numpy(cameras.c2w[3].astype(np.float32))
-    even = DepthSampling(trained.N_samples, 0, 0.0)
-    expected = render_frame(fields, c2w, cameras.intrinsics, timeline.time_of(5), even, 10_000).rgb
-    for points in (100, 10_000, 10_000_000):  # a plane at a time, some, all
-        found = render_between(fields, c2w, cameras.intrinsics, timeline, 5, trained.N_samples, points)
-        torch.testing.assert_close(found, expected, atol=3e-4, rtol=0.0)  # what is behind 99.99 % is left out
-    almost = render_between(fields, c2w, cameras.intrinsics, timeline, 5 + 1e-5, trained.N_samples, 10_000)
-    torch.testing.assert_close(almost, expected, atol=2e-3, rtol=0.0)
-
-
-def test_windows_keep_to_the_sequence(caplog):
-    caplog.set_level("INFO")
-    assert _window(Timeline(24), 10, 8) == [k / 10 for k in range(20, 181)]
-    assert not caplog.text
-    assert _window(Timeline(24), 20, 8) == [k / 10 for k in range(120, 231)]
-    assert "times 12 to 23 instead of 12 to 28" in caplog.text
-
-
-def test_render_factor_and_odd_sizes(trained, tmp_path):
-    folder = render_bullet_time(dataclasses.replace(trained, render_factor=4, image_ext="jpg"), CPU)
-    assert iio.imread(folder / "images/000.jpg").shape == (9, 16, 3)
-    write_clip(tmp_path, 3, lambda _: np.full((9, 15, 3), 200, np.uint8), {}, "png", 24.0)
-    clip = iio.imread(tmp_path / "video.mp4", plugin="FFMPEG")
-    assert clip.shape == (3, 8, 14, 3)
-    assert abs(int(clip.mean()) - 200) <= 2
-
-
-def test_a_clip_goes_on_where_it_stopped(tmp_path):
-    rendered = []
-
-    def render(index: int) -> np.ndarray:
-        if index == 3 and rendered == [0, 1, 2]:
-            raise RuntimeError
-        rendered.append(index)
-        return np.full((8, 8, 3), 10 * index, np.uint8)
-
-    with pytest.raises(RuntimeError):
-        write_clip(tmp_path, 5, render, {"a": 1.5}, "png", 24.0)
-    assert len(list((tmp_path / "images").iterdir())) == 3
-    rendered.append(-1)
-    write_clip(tmp_path, 5, render, {"a": 1.5}, "png", 24.0)
-    assert rendered == [0, 1, 2, -1, 3, 4]
-    assert iio.imread(tmp_path / "video.mp4", plugin="FFMPEG").shape == (5, 8, 8, 3)
-    rendered.clear()
-    with pytest.raises(RuntimeError):
-        write_clip(tmp_path, 4, render, {"a": 2.0}, "png", 24.0)  # other settings: all anew
-    assert not (tmp_path / "video.mp4").exists()  # of the old frames
-    rendered.append(-1)
-    write_clip(tmp_path, 4, render, {"a": 2.0}, "png", 24.0)
-    assert rendered == [0, 1, 2, -1, 3]
-    assert len(list((tmp_path / "images").iterdir())) == 4
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot write to"):
-        write_clip(tmp_path / "file", 4, render, {}, "png", 24.0)
-
-
 def test_all_views_of_the_published_evaluation(trained, golden, trunk, tmp_path):
     torch.save(trunk, tmp_path / "alexnet.pth")
     path = evaluate(dataclasses.replace(trained, lpips_trunk=str(tmp_path / "alexnet.pth")), CPU)
@@ -310,35 +189,8 @@ def test_protocols_without_their_files(trained, tmp_path):
         evaluate(dataclasses.replace(trained, protocol="view0", heldout=str(tmp_path)), CPU)
 
 
-def typed(script: str, config, golden, *more: str) -> subprocess.CompletedProcess:
-    """A script as a user types it, inside its folder."""
-    command = [sys.executable, f"{script}.py", "--config", config.config, "--datadir", str(golden / "scene")]
-    folder = Path(__file__).resolve().parents[2] / "nsff_exp"
-    return subprocess.run(
-        [*command, "--basedir", config.basedir, *more], cwd=folder, capture_output=True, text=True, check=False
-    )
-
-
-@pytest.mark.parametrize("script", ["render", "run_nerf"])
-def test_render_as_typed(trained, golden, script):
-    video = trained.experiment_dir / "render-spiral-frame-010_path_002000/video.mp4"
-    video.unlink(missing_ok=True)
-    out = typed(script, trained, golden, "--render_bt", "--render_factor", "9")
-    assert out.returncode == 0, out.stderr
-    assert iio.imread(video, plugin="FFMPEG").shape == (60, 4, 6, 3)
-
-
-def test_render_without_a_mode(trained, golden):
-    out = typed("render", trained, golden)
-    assert out.returncode == 2
-    assert (
-        out.stderr.splitlines()[-1]
-        == "error: nothing to render: give --render_bt, --render_lockcam_slowmo or --render_slowmo_bt"
-    )
-
-
-def test_evaluation_as_typed(trained, golden, tmp_path):
+def test_evaluation_as_typed(typed, golden, tmp_path):
     shutil.copy(golden / "scene/images/00002.png", tmp_path / "00002.png")
-    out = typed("evaluation", trained, golden, "--protocol", "view0", "--heldout", str(tmp_path), "--lpips_trunk", "x")
+    out = typed("evaluation", "--protocol", "view0", "--heldout", str(tmp_path), "--lpips_trunk", "x")
     assert out.returncode == 1
     assert "error: --lpips_trunk x holds no AlexNet weights" in out.stderr

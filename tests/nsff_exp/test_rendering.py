@@ -8,11 +8,11 @@ import torch
 from nsff.compositing import composite, composite_union, intervals, transmittance
 from nsff.fields import DynamicSamples, StaticSamples
 from nsff.poses import Intrinsics, average, from_llff, interpolate, recentre, scene_scale
-from nsff.rays import camera_rays, make_rays, ndc_to_world, pixel_grid, project, world_to_camera
+from nsff.rays import Camera, camera_rays, make_rays, ndc_to_world, pixel_grid, project, world_to_camera
 from nsff.renderer import render_frame, render_train
 from nsff.sampling import DepthSampling, density_noise, sample_depths
 from nsff.timeline import Timeline
-from nsff.trajectories import bullet_time, space_time_offsets
+from nsff.trajectories import space_time_offsets, wander
 from toy_fields import AHEAD, toy
 
 CPU = torch.device("cpu")
@@ -116,12 +116,12 @@ def test_empty_space_and_closed_space_have_finite_gradients():
 
 
 def test_frame_of_a_wall():
-    whole = render_frame(toy(), AHEAD, SIZE, 0.0, DepthSampling(101, 0, 0.0), rays_at_once=1000)
+    whole = render_frame(toy(), Camera(AHEAD, SIZE, SIZE), 0.0, DepthSampling(101, 0, 0.0), rays_at_once=1000)
     assert whole.rgb.shape == (12, 20, 3)
     torch.testing.assert_close(whole.rgb, torch.full((12, 20, 3), 0.5))
     assert float((whole.depth - 0.5).abs().max()) < 0.011
     assert float(whole.dynamic_weight.max()) == 0.0
-    in_parts = render_frame(toy(), AHEAD, SIZE, 0.0, DepthSampling(101, 0, 0.0), rays_at_once=7)
+    in_parts = render_frame(toy(), Camera(AHEAD, SIZE, SIZE), 0.0, DepthSampling(101, 0, 0.0), rays_at_once=7)
     assert torch.equal(whole.rgb, in_parts.rgb)
     assert torch.equal(whole.depth, in_parts.depth)
 
@@ -187,7 +187,7 @@ def test_interpolation_is_halfway():
 
 
 def test_paths_circle_around_the_target():
-    path = bullet_time(np.eye(4)[:3], 96.0)
+    path = wander(np.eye(4)[:3], 96.0)
     np.testing.assert_allclose(path[:, :, :3], np.broadcast_to(np.eye(3), (60, 3, 3)))
     np.testing.assert_allclose(path[0, :, 3], [0, -0.5 / 3, -0.5 / 3])
     np.testing.assert_allclose(path[15, :, 3], [-0.5, 0, 0], atol=1e-12)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nsff.config import Config
-from nsff.encoding import encode, encoded_size
+from nsff.encoding import encode, encode_rows, encoded_size
 from nsff.fields.grid import HashGrid, make_layout
 from nsff.fields.interface import DynamicField, DynamicSamples, Radiance, StaticField, StaticSamples
 
@@ -47,9 +47,12 @@ class _Heads(nn.Module):
         colour = F.relu_(self.from_hidden(hidden).view(n_rays, -1, view_term.shape[1]) + view_term[:, None])
         return self.rgb(colour), self.others(hidden).view(n_rays, colour.shape[1], -1)
 
-    def without_colour(self, features: Float[Tensor, "m e"]) -> Float[Tensor, "m o"]:
-        """The other outputs only."""
-        return self.others(self.trunk(features))
+    def without_colour(self, features: Float[Tensor, "e m"]) -> Float[Tensor, "o m"]:
+        """The other outputs only; features and outputs lie in rows, as the grid's kernels write them."""
+        first, last = self.trunk[0], self.others
+        assert isinstance(first, nn.Linear)
+        hidden = torch.addmm(first.bias[:, None], first.weight, features).relu_()
+        return torch.addmm(last.bias[:, None], last.weight, hidden)
 
 
 def mixed_precision(like: Tensor, amp: bool) -> torch.autocast:
@@ -77,9 +80,9 @@ class StaticHash(StaticField):
         return StaticSamples(rgb_raw.float(), sigma_raw, blend.sigmoid())
 
     def geometry(self, points_ndc: Float[Tensor, "n s 3"]) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
-        sigma_raw, blend = (
-            self.heads.without_colour(self._features(points_ndc)).view(*points_ndc.shape[:2], 2).unbind(-1)
-        )
+        points = points_ndc.reshape(-1, 3)
+        features = torch.cat([self.grid(points / self.box + 0.5).T, encode_rows(points.T.contiguous(), N_FREQS)])
+        sigma_raw, blend = self.heads.without_colour(features).unflatten(1, points_ndc.shape[:2])
         return sigma_raw, blend.sigmoid()
 
     def _features(self, points_ndc: Float[Tensor, "n s 3"]) -> Float[Tensor, "m e"]:
@@ -150,12 +153,18 @@ class DynamicHash(DynamicField):
         return Radiance(rgb_raw.float(), sigma_raw.float().squeeze(-1))
 
     def geometry(self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
-        unit, encoded = self._unit_and_encoded(points_ndc, time)
-        return self.heads.without_colour(torch.cat([self.grid(unit), encoded], dim=-1)).view(points_ndc.shape[:2])
+        xyzt = _with_time(points_ndc, time)
+        features = torch.cat([self.grid(xyzt / self.box + 0.5).T, encode_rows(xyzt.T.contiguous(), N_FREQS)])
+        return self.heads.without_colour(features).view(points_ndc.shape[:2])
 
     def _unit_and_encoded(
         self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]
     ) -> tuple[Float[Tensor, "m 4"], Float[Tensor, "m e"]]:
         """Points in the unit box of the grids, and their encoding."""
-        xyzt = torch.cat([points_ndc, time[:, None, None].expand_as(points_ndc[..., :1])], dim=-1).view(-1, 4)
+        xyzt = _with_time(points_ndc, time)
         return xyzt / self.box + 0.5, encode(xyzt, N_FREQS)
+
+
+def _with_time(points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "m 4"]:
+    """Points and the time of their ray, one below the other."""
+    return torch.cat([points_ndc, time[:, None, None].expand_as(points_ndc[..., :1])], dim=-1).view(-1, 4)

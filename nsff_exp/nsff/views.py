@@ -1,0 +1,198 @@
+"""Which views a clip has: a camera and a moment for each frame, from the options."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from nsff.camera_path import Keyframe, read_camera_path
+from nsff.config import Config, InputError, UsageError
+from nsff.poses import Intrinsics, Pose, homogeneous, interpolate
+from nsff.scene import Cameras
+from nsff.timeline import Timeline
+from nsff.trajectories import BULLET_TIME_FRAMES, dolly, lemniscate, space_time_offsets, spiral, wander
+
+log = logging.getLogger("nsff")
+
+LOCKED_WINDOW, SPACE_TIME_WINDOW = 8, 10  # frames before and after the target
+NEAREST_SHARE = 0.25  # of the focus in inverse depth, between the nearest and the farthest thing (LLFF)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Where a frame of a video is seen from, and when: a moment in frames of the sequence."""
+
+    c2w: Pose
+    moment: float
+    lens: Intrinsics
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """The views of a video; `between` if its moments lie between the frames."""
+
+    name: str
+    views: list[View]
+    between: bool
+
+
+def wants_videos(config: Config) -> bool:
+    """Whether anything to render was asked for."""
+    modes = (config.render_bt, config.render_lockcam_slowmo, config.render_slowmo_bt)
+    return any(modes) or bool(config.path or config.camera_path)
+
+
+def plan_clips(config: Config, cameras: Cameras) -> list[Clip]:
+    """The clips that the options ask for, the published modes first.
+
+    Raises:
+        InputError: `target_idx`, `times` or `camera_path` cannot be followed.
+    """
+    plan = _Planner(config, cameras)
+    clips = []
+    if config.render_bt:
+        clips.append(plan.bullet_time())
+    if config.render_lockcam_slowmo:
+        clips.append(plan.lockcam_slow_motion())
+    if config.render_slowmo_bt:
+        clips.append(plan.space_time())
+    if config.path:
+        clips.append(plan.path(config.path))
+    if config.camera_path:
+        clips.append(plan.camera_file(Path(config.camera_path)))
+    return clips
+
+
+class _Planner:
+    """Turns options into views; all clips of a run share the cameras, the target and the size."""
+
+    def __init__(self, config: Config, cameras: Cameras):
+        self.config, self.cameras = config, cameras
+        self.timeline = Timeline(len(cameras.c2w))
+        self.target = self.timeline.check_frame(config.target_idx)
+        self.lens = cameras.intrinsics.divided_by(max(1, config.render_factor))
+        self.focal = cameras.intrinsics.focal
+
+    def bullet_time(self) -> Clip:
+        """The camera circles around that of the target while its moment stands still."""
+        poses = wander(self.cameras.c2w[self.target], self.focal)
+        views = [View(pose, self.target, self.lens) for pose in poses]
+        return Clip(f"spiral-frame-{self.target:03d}", views, between=False)
+
+    def lockcam_slow_motion(self) -> Clip:
+        """The camera stays at the target while time runs."""
+        pose = self.cameras.c2w[self.target]
+        views = [View(pose, moment, self.lens) for moment in self._slow_moments(self._window(LOCKED_WINDOW))]
+        return Clip(f"lockcam-slowmo-frame-{self.target:03d}", views, between=True)
+
+    def space_time(self) -> Clip:
+        """Time runs, the camera goes on as it filmed, and circles about its way by the published loop."""
+        offsets, views = space_time_offsets(self.focal), []
+        for index, moment in enumerate(self._slow_moments(self._window(SPACE_TIME_WINDOW))):
+            pose = homogeneous(self._filmed(moment)) @ offsets[index % len(offsets)]
+            views.append(View(pose[:3], moment, self.lens))
+        return Clip(f"slowmo-bt-frame-{self.target:03d}", views, between=True)
+
+    def path(self, name: str) -> Clip:
+        """A named path, around the camera of the target, at the times of `--time`."""
+        time = self.config.time or ("run" if name in ("fixed", "train") else "fixed")
+        if self.config.times and time == "fixed" and name != "train":
+            raise UsageError("--times needs --time run or slowmo, or --path train")
+        still = name == time == "fixed"
+        moments = self._moments(time, self.config.frames or (1 if still else 0))
+        target = self.cameras.c2w[self.target]
+        focus = _focus(self.cameras.bounds)
+        poses_of: dict[str, Callable[[int], np.ndarray]] = {
+            "wander": lambda n: wander(target, self.focal, n),
+            "spiral": lambda n: spiral(target, self.focal, focus, n),
+            "lemniscate": lambda n: lemniscate(target, self.focal, focus, n),
+            "dolly": lambda n: dolly(target, n),
+            "fixed": lambda n: np.stack([target] * n),
+            "train": lambda n: np.stack([self._filmed(moment) for moment in self._along(n)]),
+        }
+        views = [View(*pair, self.lens) for pair in zip(poses_of[name](len(moments)), moments, strict=True)]
+        return Clip(f"{name}-{time}-frame-{self.target:03d}", views, between=time == "slowmo")
+
+    def camera_file(self, path: Path) -> Clip:
+        """The cameras of a file, at its times, or at those of `--time` where that is given."""
+        keyframes = read_camera_path(path)
+        given, n_given = self.config.time, sum(keyframe.time is not None for keyframe in keyframes)
+        if not given and n_given:
+            if n_given < len(keyframes):
+                raise InputError(f"--camera_path {path}: only {n_given} of {len(keyframes)} cameras have a render_time")
+            last = self.timeline.n_frames - 1
+            moments = [_on_frame(last * (keyframe.time or 0.0)) for keyframe in keyframes]
+        else:
+            moments = self._moments(given or "fixed", len(keyframes))
+        factor = max(1, self.config.render_factor)
+        views = [
+            View(self.cameras.from_world(keyframe.c2w_world), moment, keyframe.lens.divided_by(factor))
+            for keyframe, moment in zip(keyframes, moments, strict=True)
+        ]
+        return Clip(f"{path.stem}-frame-{self.target:03d}", views, between=any(m != round(m) for m in moments))
+
+    def _moments(self, time: str, n_frames: int) -> list[float]:
+        """One for each frame of a clip; with 0 frames wanted, as many as the times ask for."""
+        if time == "fixed":
+            return [float(self.target)] * (n_frames or BULLET_TIME_FRAMES)
+        first, last = self._window(self.timeline.n_frames)
+        if not n_frames:
+            return self._slow_moments((first, last)) if time == "slowmo" else [float(k) for k in range(first, last + 1)]
+        moments = np.linspace(first, last, n_frames).tolist()
+        return moments if time == "slowmo" else [float(round(moment)) for moment in moments]
+
+    def _along(self, n_views: int) -> list[float]:
+        """Evenly spaced moments of the filmed path."""
+        return np.linspace(*self._window(self.timeline.n_frames), n_views).tolist()
+
+    def _slow_moments(self, window: tuple[int, int]) -> list[float]:
+        """`slowmo_factor` moments from each frame to the next."""
+        factor = self.config.slowmo_factor
+        return [step / factor for step in range(window[0] * factor, window[1] * factor + 1)]
+
+    def _window(self, reach: int) -> tuple[int, int]:
+        """First and last frame of a clip: `--times`, or those around the target, which ends where the sequence does."""
+        last = self.timeline.n_frames - 1
+        if self.config.times:
+            return _parse_times(self.config.times, last)
+        window = max(0, self.target - reach), min(last, self.target + reach)
+        if reach <= last and window != (self.target - reach, self.target + reach):
+            log.info(
+                "the sequence ends: times %d to %d instead of %d to %d",
+                *window, self.target - reach, self.target + reach,
+            )  # fmt: skip
+        return window
+
+    def _filmed(self, moment: float) -> Pose:
+        """The camera of the video at a moment, between those of two frames."""
+        c2w, (first, share) = self.cameras.c2w, self.timeline.split(moment)
+        return interpolate(c2w[first], c2w[first + 1], share) if share else c2w[first]
+
+
+def world_keyframes(clip: Clip, cameras: Cameras) -> list[Keyframe]:
+    """The views of a clip as a camera path that `--camera_path` reads."""
+    last = len(cameras.c2w) - 1
+    return [Keyframe(cameras.to_world(view.c2w), view.lens, view.moment / last) for view in clip.views]
+
+
+def _parse_times(text: str, last: int) -> tuple[int, int]:
+    try:
+        first, end = (int(part) for part in text.split(":"))
+    except ValueError as error:
+        raise UsageError(f"--times {text}: give two frames, like 3:8") from error
+    if not 0 <= first < end <= last:
+        raise InputError(f"--times {text}: choose two frames of the sequence, 0 to {last}, the earlier first")
+    return first, end
+
+
+def _on_frame(moment: float) -> float:
+    """The moment, or the frame that it was meant to be before it was written with few digits."""
+    return float(round(moment)) if abs(moment - round(moment)) < 1e-6 else moment
+
+
+def _focus(bounds: np.ndarray) -> float:
+    """Distance that paths look at: nearer things count more (LLFF's mean of inverse depths)."""
+    near, far = 0.9 * float(bounds.min()), 5.0 * float(bounds.max())
+    return 1.0 / (NEAREST_SHARE / near + (1.0 - NEAREST_SHARE) / far)
