@@ -24,14 +24,15 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(RUN)/mypy
 
-# A tiny scene, a few hundred steps, a bullet-time clip and metrics against held-out cameras.
+# A tiny scene, a few thousand steps, three videos and metrics against held-out cameras.
 DEMO = --config configs/config_demo.txt --datadir ../demo/dense --basedir ../demo/logs
+DEMO_VIDEOS = --render_bt --render_lockcam_slowmo --render_slowmo_bt --times 6:14 --slowmo_factor 8
 demo: $(STAMP)
 	test -d demo/dense || $(RUN)/python nsff_scripts/make_demo_scene.py --data_path demo/dense
 	cd nsff_exp && $(RUN)/python run_nerf.py $(DEMO)
-	cd nsff_exp && $(RUN)/python run_nerf.py $(DEMO) --render_bt
+	cd nsff_exp && $(RUN)/python render.py $(DEMO) $(DEMO_VIDEOS)
 	cd nsff_exp && $(RUN)/python evaluation.py $(DEMO)
-	@echo "video: $$(ls -d demo/logs/*/render-*/video.mp4 | tail -1)"
+	@ls demo/logs/*/render-*/video.mp4 demo/logs/*/sheet.jpg
 
 clean:
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache

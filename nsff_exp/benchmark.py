@@ -5,8 +5,8 @@
     python benchmark.py --config ... --compare mlp,hash --bench_minutes 10 --bench_plot F.png \\
         --protocol view0 --heldout DIR
 
-CPU-seconds count all cores. Peak memory is that of the whole process (on CUDA: of its tensors). A frame's time is
-measured on a strip of it and scaled by its pixels.
+CPU-seconds count all cores. Peak memory is that of the whole process in a training step (on CUDA: of its tensors). The
+time of a frame, and of one of slow motion, is measured on a strip and scaled by its pixels.
 """
 
 import json

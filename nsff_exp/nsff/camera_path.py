@@ -93,7 +93,7 @@ def _keyframe(entry: Any, height: int, width: int, where: str) -> Keyframe:
 def _pose(value: Any, where: str) -> Pose:
     try:
         matrix = np.array(value, dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = np.zeros(0)
     if matrix.size not in (12, 16) or not np.isfinite(matrix).all():
         raise InputError(f"{where}: camera_to_world must be 16 finite numbers, row by row")
@@ -114,4 +114,4 @@ def _rotation(matrix: Float[np.ndarray, "3 3"], where: str) -> Float[np.ndarray,
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

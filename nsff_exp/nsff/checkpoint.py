@@ -1,6 +1,7 @@
 """Checkpoints: the published keys and parameter names, written atomically, read without executing anything."""
 
 import dataclasses
+import hashlib
 import logging
 import os
 import pickle
@@ -34,6 +35,14 @@ class Checkpoint:
     rng: dict[str, Any] | None
     seconds: float  # of training so far
     described: dict[str, Any] | None
+
+    def fingerprint(self) -> str:
+        """The same for the same weights, whatever their file is called and when it was copied."""
+        digest = hashlib.sha256()
+        for state in (self.static, self.dynamic):
+            for name, value in state.items():
+                digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def architecture(self) -> dict[str, Any]:
         """Sizes of the fields: as the file describes them, else (published ones) from the shapes of the weights."""

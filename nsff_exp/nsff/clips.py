@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
-import shutil
+import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,12 @@ from tqdm import tqdm
 from nsff.config import InputError, UsageError
 from nsff.workers import ALONE, Workers
 
+log = logging.getLogger("nsff")
+
 JPEG_QUALITY = 95
-SETTINGS = "clip.json"  # beside the frames: of what they are; frames of something else are made anew
+SETTINGS = "clip.json"  # beside the frames: of what they are; a folder with something else is moved aside
 IMAGE_FORMATS, VIDEO_FORMATS = ("png", "jpg"), ("mp4", "gif")
 SHEET_COLUMNS, SHEET_HEIGHT = 6, 180
-LAYERS = ("rgb", "depth", "static", "dynamic", "blend", "flow", "side_by_side")
 
 Frame = UInt8[np.ndarray, "h w 3"]
 
@@ -44,7 +47,8 @@ class ClipFiles:
     """Which files a clip has: `images/000.jpg`, `video.mp4` for colour, `<layer>/000.jpg`, `<layer>.mp4` for others."""
 
     folder: Path
-    layers: tuple[str, ...]
+    n_frames: int
+    layers: tuple[str, ...]  # 'rgb+depth': both beside each other
     images: tuple[str, ...]  # png, jpg
     videos: tuple[str, ...]  # mp4, gif
     fps: float
@@ -90,7 +94,6 @@ def to_uint8(rgb: Float[Tensor, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
 
 def write_clip(
     files: ClipFiles,
-    n_frames: int,
     render: Callable[[int], Rendered],
     settings: dict[str, Any],
     workers: Workers = ALONE,
@@ -101,7 +104,6 @@ def write_clip(
 
     Args:
         files: which, and where.
-        n_frames: how many.
         render: makes one of them.
         settings: all that the frames depend on, for JSON.
         workers: the processes that call this together.
@@ -109,42 +111,52 @@ def write_clip(
     Raises:
         InputError: the folder cannot be written; what is there stays, and the next run goes on.
     """
-    try:
+    with writing_to(files.folder):
         if workers.first:
-            _keep_if_same(files, json.loads(json.dumps(settings)))
+            _move_aside_if_other(files, json.loads(json.dumps(settings)))
         workers.wait()
-        missing = [index for index in range(n_frames) if not all(path.is_file() for path in files.all_of(index))]
+        numbers = range(files.n_frames)
+        missing = [index for index in numbers if not all(path.is_file() for path in files.all_of(index))]
         workers.wait()  # until all have seen the same
-        mine = workers.share(missing)
-        done, bar_off = n_frames - len(missing), not workers.first
-        for index in tqdm(mine, files.folder.name, initial=done, total=done + len(mine), unit="frame", disable=bar_off):
+        mine, done = workers.share(missing), files.n_frames - len(missing)
+        bar = tqdm(
+            mine, files.folder.name, initial=done, total=done + len(mine), unit="frame", disable=not workers.first
+        )
+        for index in bar:
             _write_frame(files, index, render(index))
         workers.wait()
         if workers.first:
             for layer in files.layers:
-                _write_videos(files, layer, n_frames)
+                _write_videos(files, layer)
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say in one line what cannot be written.
+
+    Raises:
+        InputError: instead of an OSError within.
+    """
+    try:
+        yield
     except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())[:160]
         raise InputError(
-            f"cannot write to {files.folder.absolute()} ({error.strerror or error}); frames that are done stay there, "
-            "the same command goes on"
+            f"cannot write to {folder.absolute()} ({reason}); what is done stays there, the same command goes on"
         ) from error
 
 
-def _keep_if_same(files: ClipFiles, settings: dict[str, Any]) -> None:
-    """Drop what an earlier run with other settings left."""
+def _move_aside_if_other(files: ClipFiles, settings: dict[str, Any]) -> None:
+    """Make room where the folder holds frames of other settings: nothing that took hours is deleted."""
     note = files.folder / SETTINGS
     try:
         same = json.loads(note.read_text()) == settings
-    except (OSError, ValueError):  # no note, or a broken one
+    except (FileNotFoundError, ValueError):  # no note, or a broken one
         same = False
-    if not same:
-        note.unlink(missing_ok=True)
-        for layer in LAYERS:
-            every = dataclasses.replace(files, layers=(layer,), images=IMAGE_FORMATS, videos=VIDEO_FORMATS)
-            for path in every.video_paths(layer):
-                path.unlink(missing_ok=True)
-            shutil.rmtree(every.frame_paths(layer, 0)[0].parent, ignore_errors=True)
-        shutil.rmtree(files.depth_path(0).parent, ignore_errors=True)
+    if not same and files.folder.is_dir() and any(files.folder.iterdir()):
+        aside = next(path for k in itertools.count(1) if not (path := Path(f"{files.folder}-old{k}")).exists())
+        files.folder.rename(aside)
+        log.info("%s was rendered with other settings; it is kept as %s", files.folder.name, aside.name)
     for path in files.all_of(0):
         path.parent.mkdir(parents=True, exist_ok=True)
     if not same:
@@ -158,6 +170,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".partial-{path.name}")
     try:
         yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # a power cut leaves the old file or the new one
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -180,8 +194,8 @@ def _write_frame(files: ClipFiles, index: int, rendered: Rendered) -> None:
             np.savez_compressed(file, depth=rendered.depth)
 
 
-def _write_videos(files: ClipFiles, layer: str, n_frames: int) -> None:
-    frames = [files.frame_paths(layer, index)[0] for index in range(n_frames)]
+def _write_videos(files: ClipFiles, layer: str) -> None:
+    frames = [files.frame_paths(layer, index)[0] for index in range(files.n_frames)]
     for path in files.video_paths(layer):
         write = _write_gif if path.suffix == ".gif" else _write_mp4
         with whole_file(path) as partial:
@@ -207,7 +221,9 @@ def _write_mp4(path: Path, frames: list[Path], fps: float) -> None:
 
 def _write_gif(path: Path, frames: list[Path], fps: float) -> None:
     pictures = _pictures(frames)
-    next(pictures).save(path, save_all=True, append_images=pictures, duration=1000.0 / fps, loop=0)
+    ends = [round(100.0 * (index + 1) / fps) for index in range(len(frames))]  # a gif counts hundredths of a second
+    durations = [10 * max(2, end - begin) for begin, end in itertools.pairwise([0, *ends])]  # browsers play 1 as 10
+    next(pictures).save(path, save_all=True, append_images=pictures, duration=durations, loop=0)
 
 
 def _pictures(frames: list[Path]) -> Iterator[Image.Image]:
@@ -220,15 +236,13 @@ def write_sheet(path: Path, clips: list[ClipFiles]) -> None:
     """A picture with a row a clip: some frames of its first layer, evenly spaced, all of one height."""
     rows = []
     for files in clips:
-        frames = sorted(files.frame_paths(files.layers[0], 0)[0].parent.glob(f"*.{files.images[0]}"))
-        chosen = [frames[k] for k in np.linspace(0, len(frames) - 1, SHEET_COLUMNS).round().astype(int)]
-        rows.append(np.concatenate([_fitted(iio.imread(frame)) for frame in chosen], axis=1))
+        chosen = np.linspace(0, files.n_frames - 1, SHEET_COLUMNS).round().astype(int)
+        frames = [iio.imread(files.frame_paths(files.layers[0], int(index))[0]) for index in chosen]
+        rows.append(np.concatenate([_fitted(frame) for frame in frames], axis=1))
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-    try:
+    with writing_to(path.parent):
         write_image(path, np.concatenate(padded))
-    except OSError as error:
-        raise InputError(f"cannot write {path.absolute()} ({error.strerror or error})") from error
 
 
 def _fitted(frame: Frame) -> UInt8[np.ndarray, "H W 3"]:

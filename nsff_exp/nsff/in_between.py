@@ -20,7 +20,7 @@ from nsff.splatting import splat
 from nsff.timeline import FlowDirection, Timeline
 
 UNSEEN = 1e-4  # share of the light: what is behind so much else is not looked for
-REACH = 24  # pixels that a sample may be splatted away, and still be looked for where it comes from
+REACH = 0.05  # of the width, that a sample may be splatted away, and still be looked for where it comes from
 PLANES_A_SPAN = 4
 FAINT = 4e-3  # share of the light in a span of the first look, from which its planes are worth it
 
@@ -30,7 +30,8 @@ class PlaneSampling:
     """How many planes a frame has, evenly from the near plane of NDC to infinity.
 
     With `n_look` > 0 the fields are first looked at, without colour, at so many depths a ray, and a ray has samples
-    only on the planes around those where that found light; else on all of them, as published.
+    only on the planes around those where that found light; else on all of them, as published. What no light reaches,
+    on the ray or near it, has none in any case.
     """
 
     n_planes: int
@@ -83,7 +84,7 @@ def render_between(
         timeline: of the sequence.
         frame: 0 .. n_frames - 1, and anything between.
         sampling: planes, and where they have samples.
-        points_at_once: most points in memory, about; at least one plane is.
+        points_at_once: most points given to a field; images of at least one plane are in memory.
         with_flow: render scene flow too.
     """
     rays, moments = camera.rays(), _moments(timeline, frame)
@@ -124,12 +125,16 @@ def _lit_spans(
         for k, moment in enumerate(moments):
             dynamic = fields.dynamic.geometry(points_ndc, points_ndc.new_full((len(rows),), moment.time))
             of_static, of_dynamic = weights_union(static, blend_w, dynamic, deltas)
-            of_static[:, -1] += 1.0 - (of_static + of_dynamic).sum(-1)  # the last plane takes what is left
+            left = 1.0 - (of_static + of_dynamic).sum(-1)  # the last plane takes it, of whichever field that is
+            of_static[:, -1] += left
+            of_dynamic[:, -1] += left
             light = torch.maximum(light, of_static + of_dynamic)
             found[1 + k][:, rows] = (spread(of_dynamic) > FAINT).T
         found[0][:, rows] = (spread(light) > FAINT).T
-    images = found.view(-1, 1, height, width).float()
-    return F.max_pool2d(images, 3, stride=1, padding=1).view_as(found) > 0.0
+    for span in range(n_spans):  # one by one: as numbers, all would take gigabytes
+        images = found[:, span].view(-1, 1, height, width).float()
+        found[:, span] = F.max_pool2d(images, 3, stride=1, padding=1).flatten(1) > 0.0
+    return found
 
 
 def _evaluate(
@@ -224,9 +229,9 @@ class _Canvas:
 
     def in_sight(self) -> Bool[Tensor, " n"]:
         """The pixels on which, or near which, light is left."""
-        image, size = self.clear.view(1, 1, *self.size), 2 * REACH + 1
-        rows = F.max_pool2d(image, (1, size), stride=1, padding=(0, REACH))
-        return F.max_pool2d(rows, (size, 1), stride=1, padding=(REACH, 0)).flatten() > UNSEEN
+        image, reach = self.clear.view(1, 1, *self.size), max(1, round(REACH * self.size[1]))
+        rows = F.max_pool2d(image, (1, 2 * reach + 1), stride=1, padding=(0, reach))
+        return F.max_pool2d(rows, (2 * reach + 1, 1), stride=1, padding=(reach, 0)).flatten() > UNSEEN
 
     def add(
         self,

@@ -11,17 +11,18 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.utils import flow_to_image
 
-from nsff.clips import LAYERS, Frame, to_uint8
+from nsff.clips import Frame, to_uint8
 from nsff.config import UsageError
 from nsff.rays import Camera, ndc_to_world, world_to_camera
 from nsff.renderer import FrameRender
 
+LAYERS = ("rgb", "depth", "static", "dynamic", "blend", "flow", "side_by_side")
 OUTLIERS = 0.01  # share of a clip's values that the ends of a colour map leave out, on each side
 BEHIND = 1e-6  # smallest disparity: what lies at infinity, or behind a camera
 
 
 def parse_layers(text: str) -> tuple[str, ...]:
-    """The layers of `--layers rgb,depth`.
+    """The layers of `--layers rgb,depth`; `side_by_side` becomes 'rgb+depth', all others, or these if there are none.
 
     Raises:
         UsageError: one is unknown, or none is named.
@@ -31,17 +32,13 @@ def parse_layers(text: str) -> tuple[str, ...]:
         raise UsageError(f"--layers: '{unknown[0]}' is not one of {', '.join(LAYERS)}")
     if not names:
         raise UsageError(f"--layers names none of {', '.join(LAYERS)}")
-    return names
-
-
-def shown_in(layers: Iterable[str]) -> list[str]:
-    """The layers that `side_by_side` puts beside each other: the others that were named, or colour and depth."""
-    return [name for name in layers if name != "side_by_side"] or ["rgb", "depth"]
+    others = [name for name in names if name != "side_by_side"] or ["rgb", "depth"]
+    return tuple("+".join(others) if name == "side_by_side" else name for name in names)
 
 
 def needed_for(layers: Iterable[str]) -> set[str]:
     """All layers that have to be rendered for those that were named."""
-    return {*layers, *(shown_in(layers) if "side_by_side" in layers else [])}
+    return {part for name in layers for part in name.split("+")}
 
 
 def disparity(frame: FrameRender, camera: Camera) -> Float[Tensor, "h w"]:
@@ -64,12 +61,13 @@ class Ranges:
         """From some frames of a clip, rendered small."""
         disparities = np.concatenate([disparity(frame, camera).cpu().numpy().ravel() for frame, camera in frames])
         speeds = [
-            (frame.flow.norm(dim=-1) / camera.lens.width).cpu().numpy().ravel()
+            (frame.flow.norm(dim=-1) / camera.lens.width)[frame.dynamic_weight > 0.5].cpu().numpy()
             for frame, camera in frames
             if frame.flow is not None
         ]
         farthest, nearest = np.quantile(disparities, [OUTLIERS, 1.0 - OUTLIERS])
-        fastest = float(np.quantile(np.concatenate(speeds), 1.0 - OUTLIERS)) if speeds else 0.0
+        moving = np.concatenate(speeds) if speeds else np.zeros(0)
+        fastest = float(np.quantile(moving, 1.0 - OUTLIERS)) if len(moving) else 0.0
         return Ranges(float(farthest), float(max(nearest, farthest + BEHIND)), max(fastest, 1.0 / 4096))
 
 
@@ -79,14 +77,14 @@ def draw(
     """A picture for each layer.
 
     Args:
-        layers: names, of `LAYERS`.
+        layers: names, from `parse_layers`.
         frame: rendered, with flow if that is among the layers.
         static: the static field alone, if that is.
         camera: that it was rendered with.
         ranges: of the colour maps.
     """
     pictures = {}
-    for name in needed_for(layers) - {"side_by_side"}:
+    for name in needed_for(layers):
         if name == "rgb":
             pictures[name] = to_uint8(frame.rgb)
         elif name == "depth":
@@ -99,9 +97,7 @@ def draw(
             pictures[name] = to_uint8(static)
         elif name == "flow" and frame.flow is not None:
             pictures[name] = _flow_picture(frame.flow, ranges.fastest * camera.lens.width)
-    if "side_by_side" in layers:
-        pictures["side_by_side"] = np.concatenate([pictures[name] for name in shown_in(layers)], axis=1)
-    return {name: pictures[name] for name in layers}
+    return {name: np.concatenate([pictures[part] for part in name.split("+")], axis=1) for name in layers}
 
 
 def _depth_picture(values: Float[Tensor, "h w"], ranges: Ranges) -> Frame:

@@ -15,13 +15,17 @@ import torch
 from tqdm import tqdm
 
 from nsff.batches import draw_batch
+from nsff.checkpoint import configured_architecture, load_weights, read_newest
 from nsff.config import Config, InputError
+from nsff.fields import Fields
+from nsff.in_between import PlaneSampling, render_between
 from nsff.poses import Intrinsics
 from nsff.rays import Camera
 from nsff.renderer import render_frame
 from nsff.sampling import DepthSampling
 from nsff.scene import Scene, load_cameras
 from nsff.schedules import plan_step
+from nsff.splatting import splat
 from nsff.trainer import Trainer
 
 STRIP_RAYS = 4096  # rays of a frame that are rendered to time it
@@ -55,15 +59,6 @@ def measure_cost(config: Config, scene: Scene, device: torch.device) -> Figures:
     steps = [timed(trainer.train_step, device) for _ in range(max(1, config.bench_steps))]
     wall, cpu = (sorted(values)[len(values) // 2] for values in zip(*steps, strict=True))
     peak = peak_bytes(device)
-    full, sampling = scene.intrinsics, DepthSampling.of(config)
-    strip = Intrinsics(min(full.height, -(-STRIP_RAYS // full.width)), full.width, full.focal)
-
-    def render() -> object:
-        return render_frame(trainer.fields, Camera(scene.c2w[0], strip, full), 0.0, sampling, config.rays_at_once)
-
-    render()
-    frame_wall, frame_cpu = timed(render, device)
-    share = strip.height / full.height
     plan = plan_step(config, 0, config.n_frames)
     rays = len(draw_batch(scene, 0, config.N_rand, plan.n_hard, trainer.samples).rgb)
     return {
@@ -71,17 +66,52 @@ def measure_cost(config: Config, scene: Scene, device: torch.device) -> Figures:
         "device": str(device),
         "threads": torch.get_num_threads(),
         "rays_a_step": rays,
-        "samples_a_ray": sampling.n_samples,
+        "samples_a_ray": DepthSampling.of(config).n_samples,
         "netwidth": config.netwidth if config.field == "mlp" else config.hash_width,
         "step_wall_s": wall,
         "step_cpu_s": cpu,
         "rays_per_s": rays / wall,
         "peak_memory_gb": peak / 1e9,
         "peak_above_idle_gb": (peak - before) / 1e9,
-        "frame": f"{full.width}x{full.height}",
-        "frame_wall_s": frame_wall / share,
-        "frame_cpu_s": frame_cpu / share,
+        **measure_frames(config, scene, trainer.fields, device),
+        "splats_wall_s": measure_splats(device),
     }
+
+
+def measure_frames(config: Config, scene: Scene, fields: Fields, device: torch.device) -> Figures:
+    """Seconds of a frame and of one of slow motion, half way between two, from strips of them.
+
+    What slow motion costs depends on where the fields are dense: those of the experiment are taken, if it has such.
+    """
+    trained = read_newest(config.experiment_dir)
+    if trained and trained.architecture() == configured_architecture(config):
+        load_weights(fields, trained, config)
+    full, middle = scene.intrinsics, len(scene.images) // 2
+    strip = Intrinsics(min(full.height, -(-STRIP_RAYS // full.width)), full.width, full.focal)
+    camera, share, timeline = Camera(scene.c2w[middle], strip, full), strip.height / full.height, scene.timeline
+
+    def of_a_frame() -> object:
+        return render_frame(fields, camera, timeline.time_of(middle), DepthSampling.of(config), config.rays_at_once)
+
+    def between_two() -> object:
+        return render_between(fields, camera, timeline, middle - 0.5, PlaneSampling.of(config), config.netchunk)
+
+    figures: Figures = {"frame": f"{full.width}x{full.height}"}
+    for name, render in (("frame", of_a_frame), ("slow_frame", between_two)):
+        render()
+        wall, cpu = timed(render, device)
+        figures |= {f"{name}_wall_s": wall / share, f"{name}_cpu_s": cpu / share}
+    figures["slow_to_frame"] = figures["slow_frame_wall_s"] / figures["frame_wall_s"]
+    return figures
+
+
+def measure_splats(device: torch.device) -> float:
+    """Seconds of the splats of a 512x288 frame: 128 planes with colour and opacity, in one call."""
+    generator = torch.Generator(device).manual_seed(0)
+    planes = torch.rand(128, 4, 288, 512, generator=generator, device=device)
+    flow = 16.0 * torch.rand(128, 2, 288, 512, generator=generator, device=device) - 8.0
+    splat(planes, flow, "average")
+    return timed(lambda: splat(planes, flow, "average"), device)[0]
 
 
 def measure_curve(config: Config, scene: Scene, device: torch.device) -> list[Figures]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from nsff.camera_path import write_camera_path
 from nsff.checkpoint import Checkpoint, restore_fields
-from nsff.clips import ClipFiles, Rendered, parse_formats, whole_file, write_clip, write_sheet
-from nsff.config import Config
+from nsff.clips import ClipFiles, Rendered, parse_formats, whole_file, write_clip, write_sheet, writing_to
+from nsff.config import Config, InputError
 from nsff.fields import Fields, build_fields
 from nsff.in_between import PlaneSampling, render_between
 from nsff.layers import Ranges, disparity, draw, needed_for, parse_layers
@@ -49,17 +50,18 @@ def render_videos(config: Config, device: torch.device, workers: Workers = ALONE
     layers, (images, videos) = parse_layers(config.layers), parse_formats(config.format, config.image_ext)
     cameras = load_cameras(config)
     clips = plan_clips(config, cameras)
+    for clip in clips:
+        _check_size(clip, videos)
     fields = build_fields(config).to(device)
     checkpoint = restore_fields(fields, config)
     renderer = ViewRenderer(fields, config, cameras)
     written = []
     for clip in clips:
         folder = config.experiment_dir / f"render-{clip.name}_path_{checkpoint.step:06d}"
-        files = ClipFiles(folder, layers, images, videos, config.fps, config.raw_depth)
-        write_clip(files, len(clip.views), renderer.of(clip, files), _settings(config, clip, checkpoint), workers)
+        files = ClipFiles(folder, len(clip.views), layers, images, videos, config.fps, config.raw_depth)
+        write_clip(files, renderer.of(clip, layers, config.raw_depth), _settings(config, clip, checkpoint), workers)
         if workers.first:
-            with whole_file(folder / "camera_path.json") as partial:
-                write_camera_path(partial, world_keyframes(clip, cameras), config.fps)
+            _write_path(folder / "camera_path.json", clip, cameras, config.fps)
             log.info("wrote %s", folder)
         written.append(files)
     if workers.first:
@@ -67,13 +69,30 @@ def render_videos(config: Config, device: torch.device, workers: Workers = ALONE
     return [files.folder for files in written]
 
 
+def _write_path(path: Path, clip: Clip, cameras: Cameras, fps: float) -> None:
+    """The cameras of a clip beside its frames; a file that is there, perhaps changed by its user, stays."""
+    if not path.exists():
+        with writing_to(path.parent), whole_file(path) as partial:
+            write_camera_path(partial, world_keyframes(clip, cameras), fps)
+
+
+def _check_size(clip: Clip, videos: tuple[str, ...]) -> None:
+    """Before anything is rendered.
+
+    Raises:
+        InputError: too small a frame for a video.
+    """
+    lens = min((view.lens for view in clip.views), key=lambda lens: min(lens.height, lens.width))
+    if videos and min(lens.height, lens.width) < 2:
+        raise InputError(f"frames of {lens.width}x{lens.height} make no video; lower --render_factor")
+
+
 def _settings(config: Config, clip: Clip, checkpoint: Checkpoint) -> dict[str, Any]:
     """All that the frames of a clip depend on."""
-    file = checkpoint.path.stat()
     return {
         "between": clip.between,
-        "samples": [config.N_samples, config.hash_look, config.hash_samples],
-        "weights": [checkpoint.step, file.st_size, file.st_mtime_ns],
+        "samples": [config.N_samples, config.hash_look, config.hash_samples, config.amp],
+        "weights": [checkpoint.step, checkpoint.fingerprint()],
         "views": [[view.moment, *dataclasses.astuple(view.lens), *view.c2w.ravel().tolist()] for view in clip.views],
     }
 
@@ -86,9 +105,9 @@ class ViewRenderer:
         self.timeline = Timeline(len(cameras.c2w))
         self.device = next(fields.parameters()).device
 
-    def of(self, clip: Clip, files: ClipFiles) -> Any:
+    def of(self, clip: Clip, layers: tuple[str, ...], raw_depth: bool) -> Callable[[int], Rendered]:
         """A function that renders a frame of a clip by its number."""
-        needed = needed_for(files.layers)
+        needed = needed_for(layers)
         ranges: list[Ranges] = []  # found when the first frame is rendered: not at all where all are there
 
         def render(index: int) -> Rendered:
@@ -97,8 +116,8 @@ class ViewRenderer:
             view = clip.views[index]
             camera, frame = self.camera(view), self.frame(view, clip.between, "flow" in needed)
             static = self.static(view) if "static" in needed else None
-            depth = self._depth(frame, camera) if files.raw_depth else None
-            return Rendered(draw(files.layers, frame, static, camera, ranges[0]), depth)
+            depth = self._depth(frame, camera) if raw_depth else None
+            return Rendered(draw(layers, frame, static, camera, ranges[0]), depth)
 
         return render
 

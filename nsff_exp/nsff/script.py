@@ -1,6 +1,7 @@
 """What all scripts share: one clear line and an exit status for errors, and the device."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -21,6 +22,9 @@ def pick_device(config: Config) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no CUDA device is available to this torch; use --device cpu")
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":  # torchrun's processes on a machine have one each
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
     if config.amp and device.type == "cpu":
         log.info("without effect here: amp (CUDA only)")
     return device

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from nsff.trajectories import BULLET_TIME_FRAMES, dolly, lemniscate, space_time_
 log = logging.getLogger("nsff")
 
 LOCKED_WINDOW, SPACE_TIME_WINDOW = 8, 10  # frames before and after the target
+SIDEWAYS = 0.05  # cosine between a ray and the axis of the scene, below which NDC breaks down
 NEAREST_SHARE = 0.25  # of the focus in inverse depth, between the nearest and the farthest thing (LLFF)
 
 
@@ -50,6 +52,7 @@ def plan_clips(config: Config, cameras: Cameras) -> list[Clip]:
     Raises:
         InputError: `target_idx`, `times` or `camera_path` cannot be followed.
     """
+    _check_options(config)
     plan = _Planner(config, cameras)
     clips = []
     if config.render_bt:
@@ -98,8 +101,6 @@ class _Planner:
     def path(self, name: str) -> Clip:
         """A named path, around the camera of the target, at the times of `--time`."""
         time = self.config.time or ("run" if name in ("fixed", "train") else "fixed")
-        if self.config.times and time == "fixed" and name != "train":
-            raise UsageError("--times needs --time run or slowmo, or --path train")
         still = name == time == "fixed"
         moments = self._moments(time, self.config.frames or (1 if still else 0))
         target = self.cameras.c2w[self.target]
@@ -131,21 +132,23 @@ class _Planner:
             View(self.cameras.from_world(keyframe.c2w_world), moment, keyframe.lens.divided_by(factor))
             for keyframe, moment in zip(keyframes, moments, strict=True)
         ]
-        return Clip(f"{path.stem}-frame-{self.target:03d}", views, between=any(m != round(m) for m in moments))
+        for index, view in enumerate(views):
+            _check_forward(view, f"--camera_path {path}: camera {index}")
+        return Clip(f"file-{path.stem}-frame-{self.target:03d}", views, between=any(m != round(m) for m in moments))
 
     def _moments(self, time: str, n_frames: int) -> list[float]:
         """One for each frame of a clip; with 0 frames wanted, as many as the times ask for."""
         if time == "fixed":
             return [float(self.target)] * (n_frames or BULLET_TIME_FRAMES)
-        first, last = self._window(self.timeline.n_frames)
+        first, last = self._all_or_times()
         if not n_frames:
             return self._slow_moments((first, last)) if time == "slowmo" else [float(k) for k in range(first, last + 1)]
         moments = np.linspace(first, last, n_frames).tolist()
-        return moments if time == "slowmo" else [float(round(moment)) for moment in moments]
+        return moments if time == "slowmo" else [float(math.floor(moment + 0.5)) for moment in moments]
 
     def _along(self, n_views: int) -> list[float]:
         """Evenly spaced moments of the filmed path."""
-        return np.linspace(*self._window(self.timeline.n_frames), n_views).tolist()
+        return np.linspace(*self._all_or_times(), n_views).tolist()
 
     def _slow_moments(self, window: tuple[int, int]) -> list[float]:
         """`slowmo_factor` moments from each frame to the next."""
@@ -158,17 +161,50 @@ class _Planner:
         if self.config.times:
             return _parse_times(self.config.times, last)
         window = max(0, self.target - reach), min(last, self.target + reach)
-        if reach <= last and window != (self.target - reach, self.target + reach):
+        if window != (self.target - reach, self.target + reach):
             log.info(
                 "the sequence ends: times %d to %d instead of %d to %d",
                 *window, self.target - reach, self.target + reach,
             )  # fmt: skip
         return window
 
+    def _all_or_times(self) -> tuple[int, int]:
+        """First and last frame of a clip: `--times`, or those of the sequence."""
+        last = self.timeline.n_frames - 1
+        return _parse_times(self.config.times, last) if self.config.times else (0, last)
+
     def _filmed(self, moment: float) -> Pose:
         """The camera of the video at a moment, between those of two frames."""
         c2w, (first, share) = self.cameras.c2w, self.timeline.split(moment)
         return interpolate(c2w[first], c2w[first + 1], share) if share else c2w[first]
+
+
+def _check_options(config: Config) -> None:
+    """Refuse options that no clip would look at."""
+    if config.frames and not config.path:
+        raise UsageError("--frames is the length of a clip along --path; the other clips have lengths of their own")
+    if config.time and not (config.path or config.camera_path):
+        raise UsageError("--time needs --path or --camera_path: the published modes have times of their own")
+    time = config.time or ("run" if config.path in ("fixed", "train") else "fixed")
+    runs = config.render_lockcam_slowmo or config.render_slowmo_bt or config.path == "train" or time != "fixed"
+    if config.times and not runs:
+        raise UsageError("--times needs --time run or slowmo, --path train, or a published slow motion")
+
+
+def _check_forward(view: View, where: str) -> None:
+    """NDC holds what lies before its near plane, on the side that the video looked at.
+
+    Raises:
+        InputError: the camera stands beyond that plane, or a corner of its frame looks sideways or back.
+    """
+    right, up = 0.5 * view.lens.width / view.lens.focal, 0.5 * view.lens.height / view.lens.focal
+    corners = np.array([[x, y, -1.0] for x in (-right, right) for y in (-up, up)]) @ view.c2w[:, :3].T
+    if (corners[:, 2] > -SIDEWAYS * np.linalg.norm(corners, axis=1)).any():
+        raise InputError(
+            f"{where} looks sideways or back in part; the scene is only known in front of the video's cameras"
+        )
+    if view.c2w[2, 3] <= -1.0:
+        raise InputError(f"{where} stands beyond the near plane, in the middle of the scene; move it back")
 
 
 def world_keyframes(clip: Clip, cameras: Cameras) -> list[Keyframe]:

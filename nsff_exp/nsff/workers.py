@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import torch.distributed
 
+from nsff.config import InputError
+
 PATIENCE = datetime.timedelta(days=2)  # a process may wait so long for the others' frames
 
 
@@ -23,9 +25,16 @@ class Workers:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Until all have come here.
+
+        Raises:
+            InputError: one of them has ended; it has said why.
+        """
         if self.count > 1:
-            torch.distributed.barrier()
+            try:
+                torch.distributed.barrier()
+            except RuntimeError as error:
+                raise InputError("another of the processes failed, its line says why") from error
 
     def share(self, items: list[int]) -> list[int]:
         """What falls to this process; all must have made the same list."""

@@ -54,6 +54,8 @@ def test_written_and_read(tmp_path):
         ({"camera_to_world": TURNED[:9]}, "16 finite numbers"),
         ({"camera_to_world": "abc"}, "16 finite numbers"),
         ({"camera_to_world": None}, "16 finite numbers"),
+        ({"fov": 10**400}, "between 0 and 180"),
+        ({"camera_to_world": [10**400, *TURNED[1:]]}, "16 finite numbers"),
         ({"fov": 0}, "between 0 and 180"),
         ({"fov": 180}, "between 0 and 180"),
         ({"fov": "wide"}, "between 0 and 180"),

@@ -13,13 +13,13 @@ from nsff.clips import ClipFiles, Rendered, write_clip, write_sheet
 from nsff.config import InputError
 from nsff.layers import Ranges, _depth_picture, _flow_picture
 from nsff.workers import Workers
+from PIL import Image, ImageSequence
 from torch import tensor
 
 
-def files(folder: Path, **options) -> ClipFiles:
-    return ClipFiles(
-        **{"folder": folder, "layers": ("rgb",), "images": ("png",), "videos": ("mp4",), "fps": 24.0} | options
-    )
+def files(folder: Path, n_frames: int, **options) -> ClipFiles:
+    given = {"layers": ("rgb",), "images": ("png",), "videos": ("mp4",), "fps": 24.0} | options
+    return ClipFiles(folder=folder, n_frames=n_frames, **given)
 
 
 def grey(value: int, size: tuple[int, int] = (8, 8)) -> Rendered:
@@ -27,17 +27,17 @@ def grey(value: int, size: tuple[int, int] = (8, 8)) -> Rendered:
 
 
 def test_odd_sizes(tmp_path):
-    write_clip(files(tmp_path), 3, lambda _: grey(200, (9, 15)), {})
+    write_clip(files(tmp_path, 3), lambda _: grey(200, (9, 15)), {})
     clip = iio.imread(tmp_path / "video.mp4", plugin="FFMPEG")
     assert clip.shape == (3, 8, 14, 3)
     assert abs(int(clip.mean()) - 200) <= 2
     with pytest.raises(InputError, match="frames of 0x4 make no video; lower --render_factor"):
-        write_clip(files(tmp_path / "thin"), 1, lambda _: grey(0, (4, 1)), {})
+        write_clip(files(tmp_path / "thin", 1), lambda _: grey(0, (4, 1)), {})
 
 
 def test_videos_play_in_a_browser(tmp_path):
     """h264 in yuv420p, at the wanted pace; a gif as well."""
-    write_clip(files(tmp_path, videos=("mp4", "gif"), fps=12.5), 5, lambda index: grey(50 * index), {})
+    write_clip(files(tmp_path, 5, videos=("mp4", "gif"), fps=12.5), lambda index: grey(50 * index), {})
     about = iio.immeta(tmp_path / "video.mp4", plugin="FFMPEG")
     assert about["codec"] == "h264"
     assert about["pix_fmt"].startswith("yuv420p")
@@ -45,6 +45,9 @@ def test_videos_play_in_a_browser(tmp_path):
     shades = iio.imread(tmp_path / "video.gif", index=None)[:, 0, 0, 0].astype(int)
     np.testing.assert_allclose(shades, [0, 50, 100, 150, 200], atol=2)
     assert iio.immeta(tmp_path / "video.gif")["duration"] == 80
+    write_clip(files(tmp_path / "b", 31, videos=("gif",), fps=30.0), lambda index: grey(8 * index), {})
+    with Image.open(tmp_path / "b/video.gif") as gif:
+        assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(gif)) == 1030  # not 31 times 33
 
 
 def test_a_clip_goes_on_where_it_stopped(tmp_path):
@@ -57,27 +60,37 @@ def test_a_clip_goes_on_where_it_stopped(tmp_path):
         return grey(10 * index)
 
     with pytest.raises(RuntimeError):
-        write_clip(files(tmp_path), 5, render, {"a": 1.5})
+        write_clip(files(tmp_path, 5), render, {"a": 1.5})
     assert len(list((tmp_path / "images").iterdir())) == 3
     rendered.append(-1)
-    write_clip(files(tmp_path), 5, render, {"a": 1.5})
+    write_clip(files(tmp_path, 5), render, {"a": 1.5})
     assert rendered == [0, 1, 2, -1, 3, 4]
     assert iio.imread(tmp_path / "video.mp4", plugin="FFMPEG").shape == (5, 8, 8, 3)
-    rendered.clear()
-    (tmp_path / "mine.txt").write_text("no part of the clip")
-    with pytest.raises(RuntimeError):
-        write_clip(files(tmp_path), 4, render, {"a": 2.0})  # other settings: all anew
-    assert not (tmp_path / "video.mp4").exists()  # of the old frames
-    rendered.append(-1)
-    write_clip(files(tmp_path), 4, render, {"a": 2.0})
-    assert rendered == [0, 1, 2, -1, 3]
-    assert len(list((tmp_path / "images").iterdir())) == 4
-    assert (tmp_path / "mine.txt").exists()
+
+
+def test_other_settings_start_anew_and_delete_nothing(tmp_path, caplog):
+    caplog.set_level("INFO")
+    clip = tmp_path / "clip"
+    write_clip(files(clip, 5), grey, {"a": 1.5})
+    (clip / "mine.txt").write_text("no part of the clip")
+    write_clip(files(clip, 4), lambda index: grey(index + 100), {"a": 2.0})
+    assert "clip was rendered with other settings; it is kept as clip-old1" in caplog.text
+    assert iio.imread(clip / "images/003.png")[0, 0, 0] == 103
+    assert iio.imread(clip / "video.mp4", plugin="FFMPEG").shape == (4, 8, 8, 3)
+    assert {path.name for path in (tmp_path / "clip-old1").iterdir()} == {
+        "images",
+        "video.mp4",
+        "clip.json",
+        "mine.txt",
+    }
+    write_clip(files(clip, 4), grey, {"a": 3.0})
+    assert (tmp_path / "clip-old2").is_dir()
+    assert iio.imread(tmp_path / "clip-old2/images/003.png")[0, 0, 0] == 103
 
 
 def test_only_missing_files_are_made(tmp_path):
     """Another layer or format later: all frames get it, those that have everything are not rendered again."""
-    write_clip(files(tmp_path), 3, grey, {})
+    write_clip(files(tmp_path, 3), grey, {})
     rendered = []
 
     def render(index: int) -> Rendered:
@@ -85,10 +98,10 @@ def test_only_missing_files_are_made(tmp_path):
         frame = np.full((8, 8, 3), index, np.uint8)
         return Rendered({"rgb": frame, "blend": frame})
 
-    both = files(tmp_path, layers=("rgb", "blend"))
-    write_clip(both, 3, render, {})
+    both = files(tmp_path, 3, layers=("rgb", "blend"))
+    write_clip(both, render, {})
     (tmp_path / "blend/001.png").unlink()
-    write_clip(both, 3, render, {})
+    write_clip(both, render, {})
     assert rendered == [0, 1, 2, 1]
     assert (tmp_path / "blend.mp4").is_file()
 
@@ -108,7 +121,7 @@ with join_workers() as workers:
     def render(index):
         (Path(sys.argv[1]) / f"{index}-by-{workers.rank}").touch()
         return Rendered({"rgb": np.full((8, 8, 3), index, np.uint8)})
-    write_clip(ClipFiles(Path(sys.argv[1]) / "clip", ("rgb",), ("png",), ("mp4",), 24.0), 7, render, {}, workers)
+    write_clip(ClipFiles(Path(sys.argv[1]) / "clip", 7, ("rgb",), ("png",), ("mp4",), 24.0), render, {}, workers)
 """
 
 
@@ -137,8 +150,8 @@ def main(_):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     noise = np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3), dtype=np.uint8)
     noise[:3] = 0  # small files
-    files = ClipFiles(Path(sys.argv[1]), ("rgb",), ("png",), ("mp4",), 24.0)
-    write_clip(files, 6, lambda k: Rendered({"rgb": noise[k]}), {})
+    files = ClipFiles(Path(sys.argv[1]), 6, ("rgb",), ("png",), ("mp4",), 24.0)
+    write_clip(files, lambda k: Rendered({"rgb": noise[k]}), {})
 run_script(main)
 """
 
@@ -167,13 +180,13 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, limit, n_frames):
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot write to"):
-        write_clip(files(tmp_path / "file"), 4, grey, {})
+        write_clip(files(tmp_path / "file", 4), grey, {})
 
 
 def test_sheet_has_a_row_a_clip(tmp_path):
-    clips = [files(tmp_path / name) for name in ("a", "b")]
+    clips = [files(tmp_path / name, 11) for name in ("a", "b")]
     for clip, size in zip(clips, [(90, 160), (360, 400)], strict=True):
-        write_clip(clip, 11, lambda index, size=size: grey(20 * index, size), {})
+        write_clip(clip, lambda index, size=size: grey(20 * index, size), {})
     write_sheet(tmp_path / "sheet.png", clips)
     sheet = iio.imread(tmp_path / "sheet.png").astype(int)
     assert sheet.shape == (360, 6 * 320, 3)

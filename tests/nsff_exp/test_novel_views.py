@@ -7,7 +7,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from nsff.camera_path import read_camera_path
+from nsff.camera_path import Keyframe, read_camera_path, write_camera_path
 from nsff.checkpoint import restore_fields
 from nsff.config import InputError, UsageError
 from nsff.fields import build_fields
@@ -86,6 +86,30 @@ def test_windows_keep_to_the_sequence(trained, cameras, caplog):
     assert [view.moment for view in clip.views] == [k / 4 for k in range(12, 21)]
 
 
+def test_a_short_sequence_ends_on_both_sides(trained, caplog):
+    caplog.set_level("INFO")
+    config = dataclasses.replace(trained, end_frame=8, target_idx=3)
+    clip = only(config, load_cameras(config), render_lockcam_slowmo=True)
+    assert (clip.views[0].moment, clip.views[-1].moment) == (0.0, 7.0)
+    assert "times 0 to 7 instead of -5 to 11" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("turn", "move", "message"),
+    [
+        (np.pi, 0.0, "camera 0 looks sideways or back"),
+        (np.pi / 2.5, 0.0, "camera 0 looks sideways or back"),
+        (0.0, -1.1, "camera 0 stands beyond the near plane"),
+    ],
+)
+def test_cameras_that_see_nothing_of_the_scene(trained, cameras, tmp_path, turn, move, message):
+    turned = np.array([[np.cos(turn), 0, np.sin(turn), 0], [0, 1, 0, 0], [-np.sin(turn), 0, np.cos(turn), move]])
+    path = tmp_path / "odd.json"
+    write_camera_path(path, [Keyframe(cameras.to_world(turned), cameras.intrinsics, None)], 30.0)
+    with pytest.raises(InputError, match=message):
+        only(trained, cameras, camera_path=str(path))
+
+
 def test_times_of_a_path(trained, cameras):
     def moments(**options):
         return [view.moment for view in only(trained, cameras, **options).views]
@@ -93,7 +117,7 @@ def test_times_of_a_path(trained, cameras):
     assert moments(path="wander") == [10.0] * 60
     assert moments(path="fixed", time="fixed") == [10.0]
     assert moments(path="fixed") == [float(k) for k in range(24)]
-    assert moments(path="dolly", time="run", frames=47) == [float(round(k / 2)) for k in range(47)]
+    assert moments(path="dolly", time="run", frames=47)[:7] == [0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
     assert moments(path="spiral", time="slowmo", times="2:4", slowmo_factor=2) == [2.0, 2.5, 3.0, 3.5, 4.0]
     assert moments(path="spiral", time="slowmo", times="2:4", frames=3) == [2.0, 3.0, 4.0]
     assert only(trained, cameras, path="train", time="slowmo").between
@@ -140,6 +164,10 @@ def test_the_filmed_path(trained, cameras):
         ({"path": "fixed", "times": "5:5"}, InputError, "the earlier first"),
         ({"path": "fixed", "times": "3:24"}, InputError, "0 to 23"),
         ({"path": "wander", "times": "3:5"}, UsageError, "--times needs --time run or slowmo"),
+        ({"render_bt": True, "times": "3:5"}, UsageError, "--times needs --time run or slowmo"),
+        ({"render_bt": True, "frames": 9}, UsageError, "--frames is the length of a clip along --path"),
+        ({"render_bt": True, "time": "run"}, UsageError, "--time needs --path or --camera_path"),
+        ({"render_bt": True, "render_factor": 99}, InputError, "frames of 1x1 make no video; lower --render_factor"),
         ({"render_bt": True, "layers": "rgb,normals"}, UsageError, "--layers: 'normals' is not one of rgb, depth"),
         ({"render_bt": True, "layers": ","}, UsageError, "--layers names none of"),
         ({"render_bt": True, "format": "avi"}, UsageError, "--format: 'avi' is not one of mp4, gif, png, jpg"),
@@ -163,7 +191,8 @@ def test_all_layers(trained, tmp_path, golden):
     (folder,) = render_videos(config, CPU)
     assert folder.name == "render-train-slowmo-frame-010_path_002000"
     for layer in layers:
-        place, video = ("images", "video") if layer == "rgb" else (layer, layer)
+        joined = "+".join(layers[:-1])
+        place, video = {"rgb": ("images", "video"), "side_by_side": (joined, joined)}.get(layer, (layer, layer))
         width = 12 * 6 if layer == "side_by_side" else 12
         for extension in ("png", "jpg"):
             frames = sorted((folder / place).glob(f"*.{extension}"))
@@ -172,7 +201,7 @@ def test_all_layers(trained, tmp_path, golden):
         assert iio.imread(folder / f"{video}.mp4", plugin="FFMPEG").shape == (5, 6, width, 3)
         assert iio.imread(folder / f"{video}.gif", index=None).shape == (5, 7, width, 3)
     panels = np.concatenate([iio.imread(folder / f"{name}/002.png") for name in ("images", *layers[1:-1])], axis=1)
-    np.testing.assert_array_equal(iio.imread(folder / "side_by_side/002.png"), panels)
+    np.testing.assert_array_equal(iio.imread(folder / joined / "002.png"), panels)
     with np.load(folder / "depth_raw/002.npz") as data:
         assert data["depth"].shape == (7, 12)
         assert np.isfinite(data["depth"]).all()
@@ -190,7 +219,7 @@ def test_a_written_path_gives_the_same_frames(trained, golden, tmp_path):
     (second,) = render_videos(
         dataclasses.replace(config, camera_path=str(tmp_path / "mine.json"), render_factor=0), CPU
     )
-    assert second.name == "render-mine-frame-010_path_002000"
+    assert second.name == "render-file-mine-frame-010_path_002000"
     for index in range(4):
         pair = [iio.imread(folder / f"images/{index:03d}.png").astype(int) for folder in (first, second)]
         assert np.abs(pair[0] - pair[1]).max() <= 1
@@ -198,13 +227,10 @@ def test_a_written_path_gives_the_same_frames(trained, golden, tmp_path):
 
 def test_distance_of_what_is_seen(trained, cameras, fields):
     """Raw depth is along the camera's axis, in units of the world: a point there is seen where it was taken from."""
-    from nsff.clips import ClipFiles
-
     config = dataclasses.replace(trained, render_factor=4)
     clip = only(config, cameras, path="wander", frames=3)
     renderer = ViewRenderer(fields, config, cameras)
-    files = ClipFiles(config.experiment_dir, ("rgb",), ("png",), (), 30.0, raw_depth=True)
-    depth = renderer.of(clip, files)(1).depth
+    depth = renderer.of(clip, ("rgb",), True)(1).depth
     view, z_ndc = clip.views[1], renderer.frame(clip.views[1], between=False).depth.numpy()
     row, column = 4, 11
     c2w = cameras.to_world(view.c2w)
@@ -217,7 +243,7 @@ def test_distance_of_what_is_seen(trained, cameras, fields):
 @pytest.mark.parametrize("script", ["render", "run_nerf"])
 def test_render_as_typed(trained, typed, script):
     video = trained.experiment_dir / "render-spiral-frame-010_path_002000/video.mp4"
-    video.unlink(missing_ok=True)
+    shutil.rmtree(video.parent, ignore_errors=True)
     out = typed(script, "--render_bt", "--render_factor", "9")
     assert out.returncode == 0, out.stderr
     assert iio.imread(video, plugin="FFMPEG").shape == (60, 4, 6, 3)
