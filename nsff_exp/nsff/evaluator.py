@@ -1,228 +1,261 @@
-"""Metrics against what other cameras really saw. The protocols:
+"""Views rendered and compared with the truth; figures written as tables and a page. An evaluation goes on where it
+stopped, and several processes share the views."""
 
-* `nsff`: at every time the views of 12 cameras, whose poses are those of the first 12 frames; not the training view.
-  Source: evaluation of the published code.
-* `view0`: the camera of frame 0 at every time for which a frame is given, but time 0. Renders are rounded to 8 bits.
-  Source: DynamicNeRF (Gao et al. 2021). The moving part is where a frame differs from the camera's median over time.
-"""
-
-import dataclasses
 import json
 import logging
 import platform
+import resource
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from nsff.checkpoint import restore_fields
-from nsff.clips import write_image
-from nsff.config import Config, InputError, UsageError
+from nsff.checkpoint import Checkpoint, restore_fields
+from nsff.clips import Frame, whole_file, write_image
+from nsff.config import Config, InputError
 from nsff.fields import Fields, build_fields
-from nsff.metrics import Image, Lpips, Mask, load_lpips, psnr, ssim
+from nsff.keypoints import percentage_of_correct_keypoints
+from nsff.layers import Ranges, draw
+from nsff.metrics import Image, Lpips, Mask, load_lpips, masked_ssim, psnr, ssim
+from nsff.protocols import PROTOCOLS, Protocol, View, find_views
 from nsff.rays import Camera
-from nsff.renderer import render_frame
+from nsff.renderer import FrameRender, render_frame
+from nsff.report import write_page, write_tables
 from nsff.sampling import DepthSampling
-from nsff.scene import Cameras, list_images, load_cameras, read_pixels, to_float
+from nsff.scene import Cameras, load_cameras, read_pixels
 from nsff.timeline import Timeline
+from nsff.workers import ALONE, Workers
 
 log = logging.getLogger("nsff")
 
-N_CAMERAS = 12
-MASK_ABOVE = 1e-3  # share of white in a held-out mask from which a pixel counts as moving, as published
-CHANGE_ABOVE = 0.1  # protocol view0: a pixel moves where it differs so much from its median over time
+Row = dict[str, Any]
+SETTINGS = "evaluation.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class View:
-    """One held-out view: what camera `camera` (a frame whose pose it has) saw at frame `frame`."""
+def evaluate(config: Config, device: torch.device, workers: Workers = ALONE) -> Path:
+    """Render every view of the protocol and write `metrics_<protocol>.json` (and .csv .md .tex .html).
 
-    name: str
-    frame: int
-    camera: int
-    truth: Callable[[], Image]
-    mask: Callable[[], Mask]
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """The rules of a protocol.
-
-    `ssim_range`, `scaled_lpips`: see `metrics`. `quantised`: renders are rounded to 8 bits before they are compared.
-    `empty_counts_zero`: figures of an empty mask are 0, as published, instead of missing.
-    """
-
-    views: Callable[[Config, Cameras], list[View]]
-    ssim_range: float
-    scaled_lpips: bool
-    quantised: bool
-    empty_counts_zero: bool
-
-
-def _nsff_views(config: Config, cameras: Cameras) -> list[View]:
-    folder = Path(config.datadir)
-    size = (cameras.intrinsics.width, cameras.intrinsics.height)
-    if len(cameras.c2w) < N_CAMERAS:
-        raise InputError(f"protocol nsff needs the poses of {N_CAMERAS} frames, {folder} has {len(cameras.c2w)}")
-    if not (folder / "mv_images").is_dir():
-        raise InputError(
-            f"{folder / 'mv_images'} is missing: protocol nsff needs held-out cameras; try --protocol view0"
-        )
-    views = []
-    for frame in range(len(cameras.c2w)):
-        for pose in range(N_CAMERAS):
-            if pose == frame % N_CAMERAS:
-                continue  # the training view
-            camera = (config.start_frame + pose) % N_CAMERAS  # frame t of the video was taken by camera t mod 12
-            name = f"{config.start_frame + frame:05d}/cam{camera + 1:02d}"
-            image, mask = folder / "mv_images" / f"{name}.jpg", folder / "mv_masks" / f"{name}.png"
-            for path in (image, mask):
-                if not path.is_file():
-                    raise InputError(f"{path} is missing: protocol nsff needs all {N_CAMERAS} cameras at every time")
-            views.append(View(name, frame, pose, partial(_truth, image, size), partial(_moving, mask, size)))
-    return views
-
-
-def _view0_views(config: Config, cameras: Cameras) -> list[View]:
-    if not config.heldout:
-        raise UsageError("protocol view0 needs --heldout DIR: frames seen from the camera of frame 0")
-    if config.start_frame:
-        raise UsageError("protocol view0 needs start_frame = 0: the held-out camera is that of frame 0")
-    size = (cameras.intrinsics.width, cameras.intrinsics.height)
-    files = {int(path.stem): path for path in list_images(Path(config.heldout)) if path.stem.isdigit()}
-    frames = [frame for frame in sorted(files) if 0 < frame < len(cameras.c2w)]
-    if not frames:
-        raise InputError(f"{config.heldout} has no frame 00001 to {len(cameras.c2w) - 1:05d} named by its time")
-    still = np.median(np.stack([_truth(path, size) for path in files.values()]), axis=0)
-    views = []
-    for frame in frames:
-        truth = partial(_truth, files[frame], size)
-        views.append(View(f"{frame:05d}", frame, 0, truth, lambda truth=truth: _change(truth(), still)))
-    return views
-
-
-def _truth(path: Path, size: tuple[int, int]) -> Image:
-    """A held-out image at the size of the renders: area average, rounded to 8 bits, as published."""
-    return to_float(cv2.resize(read_pixels(path), size, interpolation=cv2.INTER_AREA))
-
-
-def _moving(path: Path, size: tuple[int, int]) -> Mask:
-    pixels = cv2.resize(read_pixels(path), size, interpolation=cv2.INTER_NEAREST)[..., 0]
-    return pixels > MASK_ABOVE * 255.0
-
-
-def _change(image: Image, still: Image) -> Mask:
-    """Where a frame of a fixed camera differs from its median over time, without specks, a little widened."""
-    change = (np.abs(image - still).max(-1) > CHANGE_ABOVE).astype(np.uint8)
-    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    return cv2.dilate(cv2.morphologyEx(change, cv2.MORPH_OPEN, disk), disk) > 0
-
-
-PROTOCOLS = {
-    "nsff": Protocol(_nsff_views, 2.0, scaled_lpips=False, quantised=False, empty_counts_zero=True),
-    "view0": Protocol(_view0_views, 1.0, scaled_lpips=True, quantised=True, empty_counts_zero=False),
-}
-
-
-def evaluate(config: Config, device: torch.device) -> Path:
-    """Render every view of the protocol and write `metrics_<protocol>.json` into the experiment.
+    Args:
+        config: of the experiment.
+        device: to render on.
+        workers: the processes that share the views.
 
     Returns:
-        The path of the file.
+        The path of the json file.
 
     Raises:
-        InputError: no checkpoint, or the protocol's files are not there.
+        InputError: no checkpoint, or files of the protocol are not there. Where some views lack theirs, the others are
+            evaluated and the report written before it is raised, unless `allow_missing`.
     """
-    protocol = PROTOCOLS[config.protocol]
-    cameras = load_cameras(config)
-    views = protocol.views(config, cameras)
+    protocol, cameras = PROTOCOLS[config.protocol], load_cameras(config)
+    views = find_views(config, cameras)
     fields = build_fields(config).to(device)
     checkpoint = restore_fields(fields, config)
-    _make_folder(config.experiment_dir)
     perceptual = load_lpips(config.lpips_trunk, protocol.scaled_lpips, device)
-    shown = tqdm(views, desc=f"protocol {config.protocol}", unit="view")
-    rows = score_views(fields, config, protocol, cameras, shown, perceptual)
-    mean = mean_of(rows)
-    report = {
-        "protocol": config.protocol,
-        "mean": mean,
-        "views": rows,
-        "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step},
-        "command": " ".join(sys.argv),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-    }
-    path = config.experiment_dir / f"metrics_{config.protocol}.json"
-    _write_json(path, report)
-    log.info("%s", "  ".join(f"{name} {_shown(value)}" for name, value in mean.items()))
-    log.info("wrote %s", path)
+    folder = config.experiment_dir / f"renders_{config.protocol}"
+    names = [view.name for view in views.there]
+    try:
+        if workers.first:
+            _keep_if_same(folder, _settings(config, checkpoint, perceptual is not None))
+        workers.wait()
+        missing = [index for index, name in enumerate(names) if not _row_path(folder, name).is_file()]
+        workers.wait()
+        todo = workers.share(missing)
+        bar = tqdm(todo, f"protocol {config.protocol}", unit="view", disable=not workers.first)
+        scorer = Scorer(fields, config, protocol, cameras, perceptual)
+        for index in bar:
+            scorer.keep(views.there[index], folder)
+        workers.wait()
+        path = config.experiment_dir / f"metrics_{config.protocol}.json"
+        if workers.first:
+            _report(path, folder, config, checkpoint, scorer, views.there, views.missing)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder.absolute()} ({error.strerror or error}); set --basedir") from error
+    if views.missing and not config.allow_missing:
+        raise InputError(
+            f"{len(views.missing)} files are missing, the first is {views.missing[0]}; the figures are over the views "
+            "that are there; --allow_missing makes that no error"
+        )
     return path
 
 
-def score_views(
-    fields: Fields,
-    config: Config,
-    protocol: Protocol,
-    cameras: Cameras,
-    views: Iterable[View],
-    perceptual: Lpips | None,
-) -> list[dict[str, Any]]:
-    """Render each view and compare it with the truth: a row of figures a view."""
-    timeline, device, rows = Timeline(len(cameras.c2w)), next(fields.parameters()).device, []
-    for view in views:
+class Scorer:
+    """Renders views and compares them with the truth."""
+
+    def __init__(
+        self, fields: Fields, config: Config, protocol: Protocol, cameras: Cameras, perceptual: Lpips | None = None
+    ):
+        self.fields, self.config, self.protocol, self.cameras = fields, config, protocol, cameras
+        self.perceptual, self.timeline = perceptual, Timeline(len(cameras.c2w))
+        self.device = next(fields.parameters()).device
+
+    def score(self, view: View) -> tuple[Row, FrameRender]:
+        """A row of figures of a view, and the render."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         begun = time.perf_counter()
-        pose = torch.from_numpy(cameras.c2w[view.camera]).to(device)
-        camera, sampling = Camera(pose, cameras.intrinsics, cameras.intrinsics), DepthSampling.of(config)
-        frame = render_frame(fields, camera, timeline.time_of(view.frame), sampling, config.rays_at_once)
+        frame = self.render(view)
         render = frame.rgb.cpu().numpy()
         seconds = time.perf_counter() - begun
-        if protocol.quantised:
+        if self.protocol.quantised:
             render = np.round(render.clip(0.0, 1.0) * 255.0).astype(np.float32) / 255.0
-        if config.save_renders:
-            _save_render(config, view, render)
-        figures = compare(view.truth(), render, view.mask(), protocol, perceptual)
-        rows.append({"name": view.name, **figures, "seconds": seconds})
-    return rows
+        visible = view.visible() if view.visible else None
+        figures = compare(view.truth(), render, view.mask(), self.protocol, self.perceptual, visible)
+        return {"name": view.name, **figures, "seconds": seconds, "peak_memory_gb": self._peak() / 1e9}, frame
+
+    def render(self, view: View) -> FrameRender:
+        sampling, time_ = DepthSampling.of(self.config), self.timeline.time_of(view.frame)
+        return render_frame(self.fields, self.camera(view), time_, sampling, self.config.rays_at_once)
+
+    def camera(self, view: View) -> Camera:
+        pose = torch.from_numpy(self.cameras.c2w[view.camera]).to(self.device)
+        return Camera(pose, self.cameras.intrinsics, self.cameras.intrinsics)
+
+    def keep(self, view: View, folder: Path) -> None:
+        """Score a view; its render, its depth and, last, its row go into files."""
+        row, frame = self.score(view)
+        _row_path(folder, view.name).parent.mkdir(parents=True, exist_ok=True)
+        camera = self.camera(view)
+        depth = draw(("depth",), frame, None, camera, self._ranges())["depth"]
+        write_image(folder / f"{view.name}.png", _rounded(frame.rgb.cpu().numpy()))
+        write_image(folder / f"{view.name}_depth.png", depth)
+        with whole_file(_row_path(folder, view.name)) as partial:
+            partial.write_text(json.dumps(_strict(row)))
+
+    def _ranges(self) -> Ranges:
+        """The ends of the colour map: the bounds of the scene, so that all views have the same."""
+        bounds = self.cameras.bounds
+        return Ranges(float(1.0 / bounds.max()), float(1.0 / (self.config.bd_factor * bounds.min())), 1.0)
+
+    def _peak(self) -> float:
+        if self.device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self.device))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
-def compare(truth: Image, render: Image, mask: Mask, protocol: Protocol, perceptual: Lpips | None) -> dict[str, Any]:
-    """All figures of one view: whole image, moving part, rest. None where a figure could not be had."""
-    figures: dict[str, Any] = {}
-    for suffix, region in (("", None), ("_dynamic", mask), ("_static", ~mask)):
+def compare(
+    truth: Image, render: Image, mask: Mask, protocol: Protocol, perceptual: Lpips | None, visible: Mask | None = None
+) -> Row:
+    """All figures of one view: whole image, moving part, rest. None where a figure could not be had.
+
+    Args:
+        truth: what the camera saw.
+        render: rounded already where the protocol says so.
+        mask: the moving part.
+        protocol: its rules.
+        perceptual: LPIPS, if there are weights.
+        visible: pixels that count; None for all.
+    """
+    figures: Row = {}
+    for suffix, part in (("", None), ("_dynamic", mask), ("_static", ~mask)):
+        region = part if visible is None else visible if part is None else visible & part
         missing = region is not None and not region.any() and not protocol.empty_counts_zero
+        similarity = ssim if visible is None else masked_ssim
         figures[f"psnr{suffix}"] = None if missing else psnr(truth, render, region)
-        figures[f"ssim{suffix}"] = None if missing else ssim(truth, render, region, protocol.ssim_range)
+        figures[f"ssim{suffix}"] = None if missing else similarity(truth, render, region, protocol.ssim_range)
         figures[f"lpips{suffix}"] = None if missing or perceptual is None else perceptual(truth, render, region)
     return figures
 
 
-def mean_of(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+def mean_of(rows: list[Row]) -> dict[str, float | None]:
     """Mean of each figure over the views; None where no view has it."""
-    names = [name for name in rows[0] if name != "name"]
     means = {}
-    for name in names:
+    for name in [name for name in rows[0] if name != "name"]:
         values = [row[name] for row in rows if row[name] is not None]
         means[name] = float(np.mean(values)) if values else None
     return means
 
 
-def _save_render(config: Config, view: View, render: Image) -> None:
-    path = config.experiment_dir / f"renders_{config.protocol}" / f"{view.name}.png"
-    _make_folder(path.parent)
-    write_image(path, (render.clip(0.0, 1.0) * 255.0).round().astype(np.uint8))
+def flicker(views: Iterable[View], folder: Path) -> dict[str, float | None]:
+    """What a render changes from one time to the next that the truth does not, by the name of the later view.
+
+    Mean of |(R(t) - R(t')) - (G(t) - G(t'))| in grey levels (0..255) over pixels and channels, for two times that one
+    camera was scored at, one after the other; None for its first.
+    """
+    before: dict[int, np.ndarray] = {}
+    result: dict[str, float | None] = {}
+    for view in views:
+        error = read_pixels(folder / f"{view.name}.png").astype(np.float32) - 255.0 * view.truth()
+        last = before.get(view.camera)
+        result[view.name] = None if last is None else float(np.abs(error - last).mean())
+        before[view.camera] = error
+    return result
 
 
-def _make_folder(folder: Path) -> None:
+def _report(
+    path: Path,
+    folder: Path,
+    config: Config,
+    checkpoint: Checkpoint,
+    scorer: Scorer,
+    views: list[View],
+    missing: list[Path],
+) -> None:
+    """Put the rows of all views together, and write every kind of report."""
+    rows = [json.loads(_row_path(folder, view.name).read_text()) for view in views]
+    flickers = flicker(views, folder)
+    for row in rows:
+        row["flicker"] = flickers[row["name"]]
+    mean = mean_of(rows)
+    if scorer.protocol.keypoints:
+        mean["pck_t"] = percentage_of_correct_keypoints(scorer.fields, config, scorer.cameras)
+    report = {
+        "protocol": config.protocol,
+        "mean": mean,
+        "views": rows,
+        "missing": [str(file) for file in missing],
+        "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step},
+        "command": " ".join(sys.argv),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(_strict(report), indent=1, allow_nan=False) + "\n")
+    write_tables(path, report)
+    write_page(path.with_suffix(".html"), report, views, folder)
+    if not config.save_renders:
+        shutil.rmtree(folder)
+    log.info("%s", "  ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in mean.items()))
+    log.info("wrote %s and .csv .md .tex .html beside it", path)
+
+
+def _settings(config: Config, checkpoint: Checkpoint, with_lpips: bool) -> Row:
+    """All that a row depends on."""
+    file = checkpoint.path.stat()
+    return {
+        "weights": [checkpoint.step, file.st_size, file.st_mtime_ns],
+        "scene": [str(Path(config.datadir).absolute()), config.start_frame, config.end_frame, config.final_height],
+        "heldout": config.heldout,
+        "samples": [config.N_samples, config.hash_look, config.hash_samples],
+        "lpips": with_lpips,
+    }
+
+
+def _keep_if_same(folder: Path, settings: Row) -> None:
+    """Drop what an earlier evaluation of other weights left."""
+    note = folder / SETTINGS
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder.absolute()} ({error.strerror}); set --basedir") from error
+        same = json.loads(note.read_text()) == settings
+    except (OSError, ValueError):  # no note, or a broken one
+        same = False
+    if not same and folder.is_dir():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(note) as partial:
+        partial.write_text(json.dumps(settings))
+
+
+def _row_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.json"
+
+
+def _rounded(render: Image) -> Frame:
+    return (render.clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
 
 
 def _strict(value: Any) -> Any:
@@ -232,18 +265,3 @@ def _strict(value: Any) -> Any:
     if isinstance(value, list):
         return [_strict(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _write_json(path: Path, report: dict[str, Any]) -> None:
-    aside = path.with_suffix(".partial")
-    try:
-        aside.write_text(json.dumps(_strict(report), indent=1, allow_nan=False) + "\n")
-        aside.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path.absolute()} ({error.strerror})") from error
-    finally:
-        aside.unlink(missing_ok=True)

@@ -116,19 +116,21 @@ def measure_splats(device: torch.device) -> float:
 
 def measure_curve(config: Config, scene: Scene, device: torch.device) -> list[Figures]:
     """Train for `bench_minutes` and score the protocol's views along the way; scoring does not count as time."""
-    from nsff.evaluator import PROTOCOLS, mean_of, score_views  # here: its libraries would count as memory of a step
+    from nsff.evaluator import Scorer, mean_of  # here: its libraries would count as memory of a step
+    from nsff.protocols import PROTOCOLS, find_views
 
     config = dataclasses.replace(config, max_minutes=config.bench_minutes)
-    protocol, cameras = PROTOCOLS[config.protocol], load_cameras(config)
-    views = protocol.views(config, cameras)
+    cameras = load_cameras(config)
+    views = find_views(config, cameras).there
     trainer, points = Trainer(config, scene, device), []
+    scorer = Scorer(trainer.fields, config, PROTOCOLS[config.protocol], cameras)
     assert config.N_iters is not None  # resolved by load_config
     with tqdm(total=CURVE_POINTS, desc=f"{config.field}, PSNR against time", unit="point") as bar:
         for point in range(1, CURVE_POINTS + 1):
             until = 60.0 * config.bench_minutes * point / CURVE_POINTS
             while trainer.seconds < until and trainer.step < config.N_iters:
                 trainer.seconds += timed(trainer.train_step, device)[0]
-            mean = mean_of(score_views(trainer.fields, config, protocol, cameras, views, None))
+            mean = mean_of([scorer.score(view)[0] for view in views])
             names = ("psnr", "psnr_dynamic", "psnr_static")
             points.append({"minutes": trainer.seconds / 60.0, "step": trainer.step} | {n: mean[n] for n in names})
             bar.update()

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import cv2
 import lpips
 import numpy as np
 import torch
@@ -47,6 +48,34 @@ def ssim(truth: Image, render: Image, mask: Mask | None = None, data_range: floa
         return float(mean)
     weight = mask[..., None].astype(np.float64)
     return float((similarity * weight).sum() / (weight.sum() * truth.shape[-1] + TINY))
+
+
+def masked_ssim(truth: Image, render: Image, mask: Mask | None = None, data_range: float = 1.0) -> float:
+    """Structural similarity of what lies inside a mask alone (DyCheck, arXiv:2210.13445, appendix).
+
+    Gaussian windows of 11x11, sigma 1.5; each sees only the pixels of the mask, its weights scaled up for the rest.
+    0 for an empty mask.
+    """
+    inside = np.ones(truth.shape[:2]) if mask is None else mask.astype(np.float64)
+    if not inside.any():
+        return 0.0
+    seen = _gaussian(inside)[..., None]
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.where(seen > 0.0, _gaussian(values * inside[..., None]) / np.maximum(seen, TINY), 0.0)
+
+    a, b = truth.astype(np.float64), render.astype(np.float64)
+    mean_a, mean_b = mean(a), mean(b)
+    var_a, var_b = (np.maximum(mean(x * x) - m * m, 0.0) for x, m in ((a, mean_a), (b, mean_b)))
+    covariance = np.clip(mean(a * b) - mean_a * mean_b, -np.sqrt(var_a * var_b), np.sqrt(var_a * var_b))
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    similarity /= (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
+    return float(similarity[inside > 0.0].mean())
+
+
+def _gaussian(values: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(values, (11, 11), 1.5, borderType=cv2.BORDER_CONSTANT).reshape(values.shape)
 
 
 class Lpips:

@@ -10,6 +10,7 @@ FIELDS = ("mlp", "hash")
 SCHEDULES = ("published", "scaled")
 PATHS = ("wander", "spiral", "lemniscate", "dolly", "fixed", "train")
 TIMES = ("fixed", "run", "slowmo")
+PROTOCOL_NAMES = ("nsff", "nsff-fixed", "view0", "dynibar", "dycheck")
 FIELD_DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {"schedule": "published"},
     "hash": {"schedule": "scaled", "N_iters": 30_000},
@@ -109,6 +110,7 @@ class Config:
     i_print: int = _log(1000, "steps between TensorBoard scalars")
     i_img: int = _log(1000, "steps between TensorBoard images; 0 = none")
     i_weights: int = _log(10000, "steps between checkpoints")
+    i_val: int = _log(0, "steps between evaluations of a few held-out views of protocol, into TensorBoard; 0 = none")
 
     render_bt: bool = _render(False, "bullet time: the camera circles at the time of target_idx")
     render_lockcam_slowmo: bool = _render(False, "slow motion seen from the camera of target_idx")
@@ -135,7 +137,9 @@ class Config:
     chunk: int = _render(1024 * 128, "most rays rendered at once")
     netchunk: int = _render(1024 * 128, "most points given to a field at once when rendering")
 
-    protocol: str = _eval("nsff", "what is compared with what", choices=("nsff", "view0"))
+    protocol: str = _eval("nsff", "what is compared with what, by which rules", choices=PROTOCOL_NAMES)
+    every: int = _eval(1, "evaluate every so manyth view only, for a quick look")
+    allow_missing: bool = _eval(False, "views without their files are no error, only left out and named")
     heldout: str | None = _eval(None, "protocol view0: folder of frames seen from the camera of frame 0")
     lpips_trunk: str | None = _eval(None, "file of AlexNet weights (torchvision's); default: torchvision's download")
     save_renders: bool = _eval(False, "keep the rendered views as png files beside the metrics")

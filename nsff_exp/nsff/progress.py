@@ -15,6 +15,7 @@ class ProgressBar:
 
     def __init__(self, step: int, share: float):
         self.first_step, self.first_share, self.begun, self.next_reading = step, share, time.monotonic(), 0.0
+        self.held_out: float | None = None  # PSNR of held-out views, once it is known
         self.bar = tqdm(total=1.0, initial=share, bar_format="{percentage:3.0f}% |{bar}| [{elapsed}{postfix}]")
 
     def due(self) -> bool:
@@ -27,8 +28,9 @@ class ProgressBar:
         self.next_reading = self.begun + elapsed + 1.0
         seconds_left = elapsed * (1.0 - share) / max(share - self.first_share, 1e-6)
         speed, left = (step - self.first_step) / elapsed, tqdm.format_interval(int(seconds_left))
+        held_out = "" if self.held_out is None else f", held-out {self.held_out:.2f}"
         self.bar.n = share
-        self.bar.set_postfix_str(f"step {step}, {speed:.2f}/s, loss {loss:.4f}, psnr {psnr:.2f}, left {left}")
+        self.bar.set_postfix_str(f"step {step}, {speed:.2f}/s, loss {loss:.4f}, psnr {psnr:.2f}{held_out}, left {left}")
 
     def close(self, share: float) -> None:
         """Leave the last state on the screen."""

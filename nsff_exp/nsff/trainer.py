@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -29,6 +30,9 @@ from nsff.renderer import NoiseSource, TrainRender, choose_depths, render_backgr
 from nsff.sampling import DepthSampling, density_noise
 from nsff.scene import Scene
 from nsff.schedules import StepPlan, learning_rate, plan_step, share_done
+
+if TYPE_CHECKING:
+    from nsff.validation import Validation
 
 log = logging.getLogger("nsff")
 
@@ -197,6 +201,7 @@ def train(trainer: Trainer) -> None:
         log.info("%s", reason)
         return
     _write_settings(config)
+    validation = _validation(config)
     begun, before = time.monotonic(), trainer.seconds
     with SummaryWriter(str(config.experiment_dir)) as board, interruptible() as interrupted:
         bar = ProgressBar(trainer.step, trainer.share)
@@ -209,12 +214,26 @@ def train(trainer: Trainer) -> None:
                 _log_scalars(board, trainer.step, report)
             if config.i_img and trainer.step % config.i_img == 0:
                 _log_images(board, trainer, report.frame)
+            if validation and trainer.step % config.i_val == 0:
+                figures = validation.score(trainer.fields)
+                for name, value in figures.items():
+                    board.add_scalar(f"held-out/{name}", value, trainer.step)
+                bar.held_out = figures.get("psnr")
             trainer.seconds = before + time.monotonic() - begun
             if trainer.step % config.i_weights == 0:
                 trainer.save()
         bar.close(trainer.share)
         path = trainer.save()
     log.info("saved %s; %s", path, _finished(trainer) or "to go on, run the same command again")
+
+
+def _validation(config: Config) -> "Validation | None":
+    """Held-out views, if they are to be scored while training."""
+    if not config.i_val:
+        return None
+    from nsff.validation import Validation  # here: the libraries of the metrics would take memory of every run
+
+    return Validation.of(config)
 
 
 def _finished(trainer: Trainer) -> str | None:

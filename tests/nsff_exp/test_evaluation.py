@@ -1,18 +1,27 @@
 """Metrics against other libraries and the published figures; the golden checkpoint rendered and evaluated."""
 
+import csv
 import dataclasses
 import json
 import shutil
 import zlib
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 import torchvision
+from nsff.checkpoint import restore_fields
 from nsff.config import InputError, UsageError
-from nsff.evaluator import _write_json, evaluate, mean_of
-from nsff.metrics import Lpips, load_lpips, psnr, ssim
+from nsff.evaluator import Scorer, _strict, compare, evaluate, flicker, mean_of
+from nsff.fields import build_fields
+from nsff.metrics import Lpips, load_lpips, masked_ssim, psnr, ssim
+from nsff.protocols import PROTOCOLS, View, find_views
+from nsff.report import error_map, latex, markdown
+from nsff.scene import load_cameras
+from nsff.scoreboard import evaluate_all, score_table
+from nsff.validation import Validation
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 CPU = torch.device("cpu")
@@ -63,6 +72,18 @@ def test_ssim_against_skimage(pair):
         assert ssim(truth, render, None, data_range) == pytest.approx(expected, abs=1e-9)
     assert ssim(truth, truth, mask) == pytest.approx(1.0, abs=1e-6)
     assert ssim(truth, render, np.zeros_like(mask)) == 0.0
+
+
+def test_masked_ssim_sees_nothing_outside_the_mask(pair):
+    truth, render, mask = pair
+    inside = mask.copy()
+    elsewhere = np.where(mask[..., None], render, 0.3).astype(np.float32)
+    assert masked_ssim(truth, elsewhere, inside) == pytest.approx(masked_ssim(truth, render, inside), abs=1e-12)
+    assert masked_ssim(truth, truth, inside) == pytest.approx(1.0)
+    assert masked_ssim(truth, render, np.zeros_like(mask)) == 0.0
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "win_size": 11}
+    whole = structural_similarity(truth, render, channel_axis=-1, data_range=1.0, full=True, **options)[1]
+    assert masked_ssim(truth, render) == pytest.approx(float(whole.mean()), abs=0.02)  # borders differ
 
 
 def test_lpips_against_published_figures(golden, trunk):
@@ -167,17 +188,192 @@ def test_weights_from_a_file_need_no_experiment(trained, golden, tmp_path, no_lp
     assert "00002/cam01" in names
 
 
-def test_missing_held_out_view_is_found_before_rendering(trained, golden, tmp_path):
+def test_a_perfect_render(pair):
+    """Infinite PSNR is null in the file; empty and full masks."""
+    truth, _, mask = pair
+    fixed, published = PROTOCOLS["nsff-fixed"], PROTOCOLS["nsff"]
+    row = compare(truth, truth, mask, fixed, None)
+    assert row["psnr"] == row["psnr_dynamic"] == float("inf")
+    assert row["ssim_static"] == pytest.approx(1.0)
+    assert _strict({"mean": {"psnr": row["psnr"]}, "views": [row | {"psnr": 3.5}]})["mean"] == {"psnr": None}
+    empty, full = np.zeros_like(mask), np.ones_like(mask)
+    assert compare(truth, truth, empty, fixed, None)["psnr_dynamic"] is None
+    assert compare(truth, truth, empty, published, None)["psnr_dynamic"] == 0.0
+    assert compare(truth, truth, full, fixed, None)["ssim_static"] is None
+    visible = np.zeros_like(mask)
+    visible[:, :20] = True
+    half = np.where(visible[..., None], truth, 0.0).astype(np.float32)
+    assert compare(truth, half, mask, PROTOCOLS["dycheck"], None, visible)["psnr"] == float("inf")
+
+
+def test_fixed_protocol(trained, golden, trunk, tmp_path):
+    """The same views by the mended rules, each against another library."""
+    torch.save(trunk, tmp_path / "alexnet.pth")
+    config = dataclasses.replace(
+        trained, protocol="nsff-fixed", every=40, save_renders=True, lpips_trunk=str(tmp_path / "alexnet.pth")
+    )
+    report = json.loads(evaluate(config, CPU).read_text())
+    assert len(report["views"]) == 7
+    scaled = Lpips(trunk, True, CPU)
+    for view in report["views"]:
+        render = iio.imread(config.experiment_dir / f"renders_nsff-fixed/{view['name']}.png")
+        truth = iio.imread(golden / f"scene/mv_images/{view['name']}.jpg")
+        truth = truth.reshape(36, 2, 64, 2, 3).mean((1, 3)).round().astype(np.uint8)
+        assert view["psnr"] == pytest.approx(peak_signal_noise_ratio(truth, render, data_range=255), abs=0.01)
+        expected = structural_similarity(truth / 255.0, render / 255.0, channel_axis=-1, data_range=1.0)
+        assert view["ssim"] == pytest.approx(expected, abs=1e-3)
+        assert view["lpips"] == pytest.approx(scaled((truth / 255).astype("f4"), (render / 255).astype("f4")), abs=1e-3)
+        assert view["peak_memory_gb"] > 0.1
+
+
+def test_dynibar_leaves_out_both_ends(trained):
+    views = find_views(dataclasses.replace(trained, protocol="dynibar"), load_cameras(trained)).there
+    assert sorted({view.frame for view in views}) == list(range(3, 21))
+    assert len(views) == 18 * 11
+    assert (
+        len(find_views(dataclasses.replace(trained, protocol="dynibar", every=10), load_cameras(trained)).there) == 20
+    )
+
+
+def test_dycheck_counts_what_the_video_has_seen(trained, golden, tmp_path, no_lpips):
     scene = tmp_path / "dense"
     shutil.copytree(golden / "scene", scene)
-    (scene / "mv_masks/00005/cam07.png").unlink()
-    with pytest.raises(InputError, match=r"mv_masks/00005/cam07\.png is missing"):
-        evaluate(dataclasses.replace(trained, datadir=str(scene)), CPU)
+    config = dataclasses.replace(trained, datadir=str(scene), protocol="dycheck", every=100)
+    with pytest.raises(InputError, match=r"covisible is missing: .* run make_covisibility\.py"):
+        evaluate(config, CPU)
+    for image in (scene / "mv_images").glob("*/*.jpg"):
+        mask = np.zeros((72, 128), np.uint8)
+        mask[:, :64] = 255
+        path = scene / "covisible" / image.parent.name / f"{image.stem}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        iio.imwrite(path, mask)
+    masked = json.loads(evaluate(config, CPU).read_text())
+    assert masked["mean"]["pck_t"] is None  # no key points
+    fixed = dataclasses.replace(config, protocol="nsff-fixed", save_renders=True)
+    evaluate(fixed, CPU)
+    for view in masked["views"]:
+        render = iio.imread(fixed.experiment_dir / f"renders_nsff-fixed/{view['name']}.png")
+        truth = iio.imread(scene / f"mv_images/{view['name']}.jpg")
+        truth = truth.reshape(36, 2, 64, 2, 3).mean((1, 3)).round().astype(np.uint8)
+        expected = peak_signal_noise_ratio(truth[:, :32], render[:, :32], data_range=255)
+        assert view["psnr"] == pytest.approx(expected, abs=0.01)
 
 
-def test_infinite_psnr_is_null_in_the_file(tmp_path):
-    _write_json(tmp_path / "m.json", {"mean": {"psnr": float("inf")}, "views": [{"psnr": 3.5}]})
-    assert json.loads((tmp_path / "m.json").read_text()) == {"mean": {"psnr": None}, "views": [{"psnr": 3.5}]}
+def test_reports(trained, no_lpips):
+    """Tables and a page that needs no other file, the worst view first."""
+    config = dataclasses.replace(trained, protocol="nsff-fixed", every=60)
+    path = evaluate(config, CPU)
+    report = json.loads(path.read_text())
+    with path.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [view["name"] for view in report["views"]]
+    assert float(rows[1]["psnr"]) == pytest.approx(report["views"][1]["psnr"])
+    assert (
+        f"| whole | {report['mean']['psnr']:.2f} | {report['mean']['ssim']:.4f} | - |"
+        in path.with_suffix(".md").read_text()
+    )
+    assert f"whole & {report['mean']['psnr']:.2f} &" in path.with_suffix(".tex").read_text()
+    page = path.with_suffix(".html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 4 * len(rows)
+    assert "http" not in page
+    worst_first = [view["name"] for view in sorted(report["views"], key=lambda view: view["psnr"])]
+    places = [page.index(f"<h3>{name}</h3>") for name in worst_first]
+    assert places == sorted(places)
+    assert not (config.experiment_dir / "renders_nsff-fixed").exists()  # not asked for
+
+
+def test_table_formats():
+    rows = [["scene", "PSNR"], ["a_b", "20.00"]]
+    assert markdown(rows) == "| scene | PSNR |\n| --- | ---: |\n| a_b | 20.00 |\n"
+    assert latex(rows).splitlines() == [
+        r"\begin{tabular}{lr}", r"\toprule", r"scene & PSNR \\", r"\midrule", r"a\_b & 20.00 \\", r"\bottomrule",
+        r"\end{tabular}",
+    ]  # fmt: skip
+    black, white = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
+    assert error_map(black, black).max() == 0
+    assert error_map(black, white).min() == 255
+
+
+def test_an_evaluation_goes_on_where_it_stopped(trained, no_lpips, monkeypatch):
+    config = dataclasses.replace(trained, protocol="nsff-fixed", every=50)
+    scored, score = [], Scorer.score
+
+    def stopping(self, view):
+        if len(scored) == 3:
+            scored.append("stop")
+            raise RuntimeError
+        scored.append(view.name)
+        return score(self, view)
+
+    monkeypatch.setattr(Scorer, "score", stopping)
+    with pytest.raises(RuntimeError):
+        evaluate(config, CPU)
+    report = json.loads(evaluate(config, CPU).read_text())
+    names = [view["name"] for view in report["views"]]
+    assert [name for name in scored if name != "stop"] == names
+    assert len(names) == 6
+
+
+def test_flicker_of_hand_made_frames(tmp_path):
+    """Truth gets brighter by 10 grey levels; a render that does so as well does not flicker, whatever its error."""
+    shown = {0: 50, 1: 60, 2: 65, 3: 200}
+    views = []
+    for frame, value in shown.items():
+        iio.imwrite(tmp_path / f"{frame}.png", np.full((4, 5, 3), value, np.uint8))
+        truth = np.full((4, 5, 3), (100 + 10 * frame) / 255.0, np.float32)
+        camera = 1 if frame == 3 else 0
+        views.append(View(str(frame), frame, camera, lambda truth=truth: truth, lambda: np.zeros((4, 5), bool)))
+    found = flicker(views, tmp_path)
+    assert found == {"0": None, "1": pytest.approx(0.0, abs=1e-4), "2": pytest.approx(5.0, abs=1e-4), "3": None}
+
+
+def test_missing_views_are_named_and_counted(trained, golden, tmp_path, no_lpips):
+    scene = tmp_path / "dense"
+    shutil.copytree(golden / "scene", scene)
+    for name in ("mv_masks/00005/cam07.png", "mv_images/00008/cam02.jpg"):
+        (scene / name).unlink()
+    config = dataclasses.replace(trained, datadir=str(scene), every=100)
+    with pytest.raises(InputError, match=r"2 files are missing, the first is .*mv_masks/00005/cam07\.png"):
+        evaluate(config, CPU)
+    report = json.loads((config.experiment_dir / "metrics_nsff.json").read_text())
+    assert [path[-24:] for path in report["missing"]] == ["mv_masks/00005/cam07.png", "v_images/00008/cam02.jpg"]
+    assert len(report["views"]) == 3
+    evaluate(dataclasses.replace(config, allow_missing=True), CPU)
+
+
+@pytest.mark.parametrize("name", ["mv_images/00000/cam02.jpg", "mv_masks/00000/cam02.png"])
+def test_pictures_of_another_shape(trained, golden, tmp_path, no_lpips, name):
+    scene = tmp_path / "dense"
+    shutil.copytree(golden / "scene", scene)
+    iio.imwrite(scene / name, np.zeros((72, 72, 3), np.uint8))
+    with pytest.raises(InputError, match=rf"{Path(name).name} is 72x72, the frames are 64x36: not the same picture"):
+        evaluate(dataclasses.replace(trained, datadir=str(scene), every=100), CPU)
+
+
+def test_many_scenes_in_one_table(trained, tmp_path, no_lpips, capsys):
+    options = ["--datadir", trained.datadir, "--basedir", trained.basedir, "--protocol", "nsff-fixed", "--every", "90"]
+    other = tmp_path / "other.txt"
+    other.write_text(Path(trained.config).read_text().replace(trained.expname, "untrained"))
+    with pytest.raises(InputError, match="1 of 2 scenes could not be evaluated: untrained"):
+        evaluate_all([trained.config, str(other)], options)
+    table = (Path(trained.basedir) / "results_nsff-fixed.md").read_text()
+    mean = json.loads((trained.experiment_dir / "metrics_nsff-fixed.json").read_text())["mean"]
+    assert f"| {trained.expname} | {mean['psnr']:.2f} |" in table
+    assert table in capsys.readouterr().out
+    rows = score_table({"a": {"psnr": 20.0, "lpips": 0.1}, "b": {"psnr": 30.0, "lpips": None}}, "view0")
+    assert rows[3][:4] == ["mean of 2", "25.00", "-", "0.1000"]
+    assert ["NSFF, balloon1 (published)", "21.96", "-", "0.2150", "-", "-", "-"] in rows
+
+
+def test_validation_while_training(trained, tmp_path):
+    validation = Validation.of(dataclasses.replace(trained, protocol="nsff-fixed"))
+    assert [view.frame for view in validation.views] == [0, 8, 15, 23]
+    fields = build_fields(trained)
+    restore_fields(fields, trained)
+    figures = validation.score(fields)
+    assert 10.0 < figures["psnr"] < 15.0
+    assert "lpips" not in figures
+    assert Validation.of(dataclasses.replace(trained, protocol="view0")).score(fields) == {}
 
 
 def test_protocols_without_their_files(trained, tmp_path):

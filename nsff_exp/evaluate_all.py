@@ -1,0 +1,25 @@
+"""Evaluate many scenes into one table with their mean and the published figures.
+
+python evaluate_all.py configs/config_balloon1-2.txt configs/config_umbrella.txt
+python evaluate_all.py configs/*.txt --protocol nsff-fixed --every 10
+
+The first words are config files; all options behind them go to every scene.
+"""
+
+from nsff.config import UsageError
+from nsff.scoreboard import evaluate_all
+from nsff.script import run_script
+
+
+def main(argv: list[str]) -> None:
+    if "--help" in argv or "-h" in argv:
+        print(__doc__.strip() + "\nOptions: those of evaluation.py --help.")
+        return
+    first = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
+    if not first:
+        raise UsageError("give config files first, like configs/*.txt; options go behind them")
+    evaluate_all(argv[:first], argv[first:])
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,82 @@
+"""The figures of many scenes in one table, with their mean and what was published."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from nsff.clips import whole_file, writing_to
+from nsff.config import Config, InputError, load_config
+from nsff.evaluator import evaluate, mean_of
+from nsff.report import latex, markdown, number
+from nsff.script import pick_device
+
+log = logging.getLogger("nsff")
+
+PUBLISHED = Path(__file__).with_name("published.json")
+COLUMNS = (
+    ("psnr", "PSNR", 2), ("ssim", "SSIM", 4), ("lpips", "LPIPS", 4), ("psnr_dynamic", "PSNR moving", 2),
+    ("psnr_static", "PSNR still", 2), ("flicker", "flicker", 2),
+)  # fmt: skip
+
+
+def evaluate_all(configs: list[str], options: list[str]) -> Path:
+    """Evaluate scene after scene; write `results_<protocol>.md`, `.tex` and `.json` where their experiments are.
+
+    Args:
+        configs: config files.
+        options: for all of them, as typed.
+
+    Returns:
+        The path of the Markdown table.
+
+    Raises:
+        InputError: some scenes could not be evaluated; the table has the others.
+    """
+    means: dict[str, dict[str, Any]] = {}
+    failed: list[str] = []
+    loaded: list[Config] = []
+    for file in configs:
+        config = load_config(["--config", file, *options], "evaluate_all.py")
+        loaded.append(config)
+        try:
+            means[config.expname] = json.loads(evaluate(config, pick_device(config)).read_text())["mean"]
+        except InputError as error:
+            failed.append(config.expname)
+            log.error("%s: %s", config.expname, error)
+    if not means:
+        raise InputError(f"none of the {len(configs)} scenes could be evaluated")
+    protocol, folder = loaded[0].protocol, Path(loaded[0].basedir)
+    rows = score_table(means, protocol)
+    path = folder / f"results_{protocol}.md"
+    with writing_to(folder):
+        for suffix, text in ((".md", markdown(rows) + _source(protocol)), (".tex", latex(rows))):
+            with whole_file(path.with_suffix(suffix)) as partial:
+                partial.write_text(text)
+        with whole_file(path.with_suffix(".json")) as partial:
+            partial.write_text(json.dumps({"protocol": protocol, "scenes": means, "failed": failed}, indent=1) + "\n")
+    print(markdown(rows))
+    if failed:
+        raise InputError(f"{len(failed)} of {len(configs)} scenes could not be evaluated: {', '.join(failed)}")
+    return path
+
+
+def score_table(means: dict[str, dict[str, Any]], protocol: str) -> list[list[str]]:
+    """Rows of text: scenes, their mean, then the published ones of the protocol."""
+    rows = [["scene", *(title for _, title, _ in COLUMNS)]]
+    rows += [_row(scene, mean) for scene, mean in means.items()]
+    if len(means) > 1:
+        every = [{name: mean.get(name) for name, _, _ in COLUMNS} for mean in means.values()]
+        rows.append(_row(f"mean of {len(means)}", mean_of(every)))
+    published = json.loads(PUBLISHED.read_text()).get(protocol, [])
+    rows += [_row(f"{entry['method']}, {entry['scene']} (published)", entry) for entry in published]
+    return rows
+
+
+def _row(title: str, mean: dict[str, Any]) -> list[str]:
+    return [title, *(number(mean.get(name), digits) for name, _, digits in COLUMNS)]
+
+
+def _source(protocol: str) -> str:
+    published = json.loads(PUBLISHED.read_text())
+    return f"\n{published['source']}.\n" if protocol in published else ""

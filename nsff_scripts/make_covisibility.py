@@ -1,0 +1,24 @@
+"""Masks of what the video has seen of the held-out cameras' pictures: covisible/ (evaluation.py --protocol dycheck).
+
+python make_covisibility.py --data_path SCENE/dense/
+"""
+
+from pathlib import Path
+
+from nsff_prep.covisibility import make_covisibility
+from nsff_prep.flow import DisFlow
+from nsff_prep.folder import SceneFolder
+from nsff_prep.script import Parser, log, run_script
+
+
+def main(argv: list[str]) -> None:
+    """Make the masks that are missing."""
+    parser = Parser(__doc__)
+    parser.add_argument("--data_path", type=Path, required=True, help="the `dense` folder")
+    parser.add_argument("--resize_height", type=int, help="which images_<W>x<H>, where there are several")
+    args = parser.parse_args(argv)
+    log.info("%s", make_covisibility(SceneFolder(args.data_path), DisFlow(), args.resize_height))
+
+
+if __name__ == "__main__":
+    run_script(main)
