@@ -36,7 +36,8 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     Exits with 0 if all went well, 2 for a wrong command line, 1 for anything else.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("nsff").setLevel(logging.INFO)
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, one tells how it goes
+    logging.getLogger("nsff").setLevel(logging.INFO if first else logging.ERROR)
     try:
         main(sys.argv[1:])
     except InputError as error:
