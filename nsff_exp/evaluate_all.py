@@ -6,9 +6,10 @@ python evaluate_all.py configs/*.txt --protocol nsff-fixed --every 10
 The first words are config files; all options behind them go to every scene.
 """
 
-from nsff.config import UsageError
+from nsff.config import REPOSITORY, UsageError
 from nsff.scoreboard import evaluate_all
 from nsff.script import run_script
+from nsff.workers import join_workers
 
 
 def main(argv: list[str]) -> None:
@@ -18,7 +19,13 @@ def main(argv: list[str]) -> None:
     first = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
     if not first:
         raise UsageError("give config files first, like configs/*.txt; options go behind them")
-    evaluate_all(argv[:first], argv[first:])
+    with join_workers() as workers:
+        evaluate_all([path for word in argv[:first] for path in matching(word)], argv[first:], workers)
+
+
+def matching(word: str) -> list[str]:
+    """A pattern that the shell found nothing for is looked up under the repository root, like any config."""
+    return sorted(map(str, REPOSITORY.glob(word))) if "*" in word else [word]
 
 
 if __name__ == "__main__":

@@ -113,7 +113,9 @@ def write_clip(
     """
     with writing_to(files.folder):
         if workers.first:
-            _move_aside_if_other(files, json.loads(json.dumps(settings)))
+            claim_folder(files.folder, SETTINGS, settings)
+            for path in files.all_of(0):
+                path.parent.mkdir(parents=True, exist_ok=True)
         workers.wait()
         numbers = range(files.n_frames)
         missing = [index for index in numbers if not all(path.is_file() for path in files.all_of(index))]
@@ -146,22 +148,24 @@ def writing_to(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _move_aside_if_other(files: ClipFiles, settings: dict[str, Any]) -> None:
-    """Make room where the folder holds frames of other settings: nothing that took hours is deleted."""
-    note = files.folder / SETTINGS
+def claim_folder(folder: Path, note_name: str, settings: dict[str, Any]) -> None:
+    """Make a folder for what depends on `settings`, which a note in it tells.
+
+    Where it holds something else it is moved aside: nothing that took hours is deleted.
+    """
+    note, wanted = folder / note_name, json.loads(json.dumps(settings))
     try:
-        same = json.loads(note.read_text()) == settings
+        same = json.loads(note.read_text()) == wanted
     except (FileNotFoundError, ValueError):  # no note, or a broken one
         same = False
-    if not same and files.folder.is_dir() and any(files.folder.iterdir()):
-        aside = next(path for k in itertools.count(1) if not (path := Path(f"{files.folder}-old{k}")).exists())
-        files.folder.rename(aside)
-        log.info("%s was rendered with other settings; it is kept as %s", files.folder.name, aside.name)
-    for path in files.all_of(0):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if not same and folder.is_dir() and any(folder.iterdir()):
+        aside = next(path for k in itertools.count(1) if not (path := Path(f"{folder}-old{k}")).exists())
+        folder.rename(aside)
+        log.info("%s is of other settings; it is kept as %s", folder.name, aside.name)
+    folder.mkdir(parents=True, exist_ok=True)
     if not same:
         with whole_file(note) as partial:
-            partial.write_text(json.dumps(settings) + "\n")
+            partial.write_text(json.dumps(wanted) + "\n")
 
 
 @contextlib.contextmanager

@@ -149,8 +149,11 @@ def format_health(rows: list[dict[str, Any]]) -> str:
 
 
 def of_cameras(cameras: Cameras) -> Figures:
-    """Parallax over the clip, and of a step: shift of a point at the nearest depth, in percent of the width."""
-    centres, nearest = cameras.c2w[:, :, 3], float(np.median(cameras.bounds[:, 0]))
+    """Parallax over the clip, and of a step: shift of a point at the nearest depth, in percent of the width.
+
+    Only motion across the axis of the scene counts: forward there is hardly any.
+    """
+    centres, nearest = cameras.c2w[:, :2, 3], float(np.median(cameras.bounds[:, 0]))
     percent = 100.0 * cameras.intrinsics.focal / (nearest * cameras.intrinsics.width)
     widest = np.linalg.norm(centres[:, None] - centres[None], axis=-1).max()
     steps = np.linalg.norm(np.diff(centres, axis=0), axis=-1)
@@ -158,7 +161,7 @@ def of_cameras(cameras: Cameras) -> Figures:
 
 
 def of_masks(scene: Scene) -> Figures:
-    """Shares of what moves and of what never does, in percent."""
+    """Shares of what moves, and of what is well outside the masks, in percent."""
     return {
         "moving pixels": 100.0 * float(scene.motion_masks.float().mean()),
         "still pixels": 100.0 * float(scene.background.float().mean()),
@@ -172,14 +175,15 @@ def measure_frame(
     """What one frame says; NaN where it has no such pixels."""
     uv, moving, still = _draw_pixels(scene, frame, generator)
     render = _render(fields, config, scene, frame, uv)
-    rows, columns = uv[:, 1].long(), uv[:, 0].long()
+    rows, columns, uniform = uv[:, 1].long(), uv[:, 0].long(), PIXELS // 2
     truth = scene.images[frame][rows, columns]
     weight = render.ref.union.dynamic_weight.clamp(0.0, 1.0)
     entropy = -(torch.xlogy(weight, weight) + torch.xlogy(1.0 - weight, 1.0 - weight)) / np.log(2.0)
     warps = [
         warp.rgb for warp, there in ((render.prev, frame > 0), (render.next, frame + 1 < len(scene.images))) if there
     ]
-    depth, disparity = render.ref.union.depth.cpu().numpy(), scene.disparity[frame][rows, columns].cpu().numpy()
+    given = scene.disparity[frame][rows, columns]
+    depth, disparity = (values[:uniform].cpu().numpy() for values in (render.ref.union.depth, given))
     varied = np.ptp(depth) > 0.0 and np.ptp(disparity) > 0.0
     return {
         "fit, still": _psnr(truth, render.ref.union.rgb, still),
@@ -188,7 +192,7 @@ def measure_frame(
         "flow": _flow_error(fields, config, scene, cameras, frame, uv[moving]),
         "static share of what moves": _percent(1.0 - weight, moving),
         "dynamic share of what is still": _percent(weight, still),
-        "undecided pixels": 100.0 * float(entropy.mean()),
+        "undecided pixels": 100.0 * float(entropy[:uniform].mean()),
         "depth": float(spearmanr(1.0 - depth, disparity).statistic) if varied else float("nan"),
     }
 

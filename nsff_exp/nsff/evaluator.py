@@ -1,6 +1,7 @@
 """Views rendered and compared with the truth; figures written as tables and a page. An evaluation goes on where it
 stopped, and several processes share the views."""
 
+import hashlib
 import json
 import logging
 import platform
@@ -17,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from nsff.checkpoint import Checkpoint, restore_fields
-from nsff.clips import Frame, whole_file, write_image
+from nsff.clips import Frame, claim_folder, whole_file, write_image
 from nsff.config import Config, InputError
 from nsff.fields import Fields, build_fields
 from nsff.keypoints import percentage_of_correct_keypoints
@@ -36,6 +37,7 @@ log = logging.getLogger("nsff")
 
 Row = dict[str, Any]
 SETTINGS = "evaluation.json"
+KEEP = ".keep"  # in a folder of renders: they were asked for
 
 
 def evaluate(config: Config, device: torch.device, workers: Workers = ALONE) -> Path:
@@ -62,7 +64,9 @@ def evaluate(config: Config, device: torch.device, workers: Workers = ALONE) -> 
     names = [view.name for view in views.there]
     try:
         if workers.first:
-            _keep_if_same(folder, _settings(config, checkpoint, perceptual is not None))
+            claim_folder(folder, SETTINGS, _settings(config, cameras, checkpoint, perceptual is not None))
+            if config.save_renders:
+                (folder / KEEP).touch()
         workers.wait()
         missing = [index for index, name in enumerate(names) if not _row_path(folder, name).is_file()]
         workers.wait()
@@ -75,6 +79,7 @@ def evaluate(config: Config, device: torch.device, workers: Workers = ALONE) -> 
         path = config.experiment_dir / f"metrics_{config.protocol}.json"
         if workers.first:
             _report(path, folder, config, checkpoint, scorer, views.there, views.missing)
+        workers.wait()  # for the report: torchrun ends all processes when one fails
     except OSError as error:
         raise InputError(f"cannot write to {folder.absolute()} ({error.strerror or error}); set --basedir") from error
     if views.missing and not config.allow_missing:
@@ -106,8 +111,9 @@ class Scorer:
         if self.protocol.quantised:
             render = np.round(render.clip(0.0, 1.0) * 255.0).astype(np.float32) / 255.0
         visible = view.visible() if view.visible else None
+        peak = self._peak() / 1e9
         figures = compare(view.truth(), render, view.mask(), self.protocol, self.perceptual, visible)
-        return {"name": view.name, **figures, "seconds": seconds, "peak_memory_gb": self._peak() / 1e9}, frame
+        return {"name": view.name, **figures, "seconds": seconds, "peak_memory_gb": peak}, frame
 
     def render(self, view: View) -> FrameRender:
         sampling, time_ = DepthSampling.of(self.config), self.timeline.time_of(view.frame)
@@ -126,7 +132,7 @@ class Scorer:
         write_image(folder / f"{view.name}.png", _rounded(frame.rgb.cpu().numpy()))
         write_image(folder / f"{view.name}_depth.png", depth)
         with whole_file(_row_path(folder, view.name)) as partial:
-            partial.write_text(json.dumps(_strict(row)))
+            partial.write_text(json.dumps(row))
 
     def _ranges(self) -> Ranges:
         """The ends of the colour map: the bounds of the scene, so that all views have the same."""
@@ -134,6 +140,7 @@ class Scorer:
         return Ranges(float(1.0 / bounds.max()), float(1.0 / (self.config.bd_factor * bounds.min())), 1.0)
 
     def _peak(self) -> float:
+        """Bytes: on CUDA of the tensors of this view, else the most that the process ever had."""
         if self.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self.device))
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
@@ -153,13 +160,16 @@ def compare(
         visible: pixels that count; None for all.
     """
     figures: Row = {}
+    blank = (lambda image: image) if visible is None else (lambda image: image * visible[..., None])
     for suffix, part in (("", None), ("_dynamic", mask), ("_static", ~mask)):
         region = part if visible is None else visible if part is None else visible & part
         missing = region is not None and not region.any() and not protocol.empty_counts_zero
         similarity = ssim if visible is None else masked_ssim
         figures[f"psnr{suffix}"] = None if missing else psnr(truth, render, region)
         figures[f"ssim{suffix}"] = None if missing else similarity(truth, render, region, protocol.ssim_range)
-        figures[f"lpips{suffix}"] = None if missing or perceptual is None else perceptual(truth, render, region)
+        figures[f"lpips{suffix}"] = (
+            None if missing or perceptual is None else perceptual(blank(truth), blank(render), region)
+        )
     return figures
 
 
@@ -182,8 +192,9 @@ def flicker(views: Iterable[View], folder: Path) -> dict[str, float | None]:
     result: dict[str, float | None] = {}
     for view in views:
         error = read_pixels(folder / f"{view.name}.png").astype(np.float32) - 255.0 * view.truth()
-        last = before.get(view.camera)
-        result[view.name] = None if last is None else float(np.abs(error - last).mean())
+        last, visible = before.get(view.camera), slice(None) if view.visible is None else view.visible()
+        change = None if last is None else np.abs(error - last)[visible]
+        result[view.name] = None if change is None or not change.size else float(change.mean())
         before[view.camera] = error
     return result
 
@@ -218,36 +229,38 @@ def _report(
         partial.write_text(json.dumps(_strict(report), indent=1, allow_nan=False) + "\n")
     write_tables(path, report)
     write_page(path.with_suffix(".html"), report, views, folder)
-    if not config.save_renders:
-        shutil.rmtree(folder)
+    if not (folder / KEEP).exists():
+        _remove(folder, views)
     log.info("%s", "  ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in mean.items()))
     log.info("wrote %s and .csv .md .tex .html beside it", path)
 
 
-def _settings(config: Config, checkpoint: Checkpoint, with_lpips: bool) -> Row:
+def _settings(config: Config, cameras: Cameras, checkpoint: Checkpoint, with_lpips: bool) -> Row:
     """All that a row depends on."""
-    file = checkpoint.path.stat()
+    truths = [Path(config.datadir) / name for name in ("mv_images", "mv_masks", "covisible")]
     return {
-        "weights": [checkpoint.step, file.st_size, file.st_mtime_ns],
-        "scene": [str(Path(config.datadir).absolute()), config.start_frame, config.end_frame, config.final_height],
-        "heldout": config.heldout,
-        "samples": [config.N_samples, config.hash_look, config.hash_samples],
-        "lpips": with_lpips,
+        "weights": [checkpoint.step, checkpoint.fingerprint()],
+        "cameras": [cameras.intrinsics.width, cameras.intrinsics.height, cameras.c2w.round(5).tolist()],
+        "truths": [_stamp(folder) for folder in [*truths, *([Path(config.heldout)] if config.heldout else [])]],
+        "samples": [config.N_samples, config.hash_look, config.hash_samples, config.amp, config.device],
+        "lpips": [with_lpips, config.lpips_trunk],
     }
 
 
-def _keep_if_same(folder: Path, settings: Row) -> None:
-    """Drop what an earlier evaluation of other weights left."""
-    note = folder / SETTINGS
-    try:
-        same = json.loads(note.read_text()) == settings
-    except (OSError, ValueError):  # no note, or a broken one
-        same = False
-    if not same and folder.is_dir():
+def _stamp(folder: Path) -> str:
+    """Changes when a file of a folder does."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _remove(folder: Path, views: list[View]) -> None:
+    """The files of views that have been reported; those of a larger evaluation that was stopped stay."""
+    for view in views:
+        for suffix in (".png", "_depth.png", ".json"):
+            (folder / f"{view.name}{suffix}").unlink(missing_ok=True)
+    if not [path for path in folder.rglob("*") if path.is_file() and path.name != SETTINGS]:
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(note) as partial:
-        partial.write_text(json.dumps(settings))
 
 
 def _row_path(folder: Path, name: str) -> Path:

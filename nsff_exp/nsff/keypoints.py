@@ -24,6 +24,7 @@ from nsff.timeline import Timeline
 
 log = logging.getLogger("nsff")
 
+LEAST_WEIGHT = 1e-3  # of the samples of a ray together: below it nothing is seen
 CORRECT_WITHIN = 0.05  # of the larger side of a frame
 
 
@@ -83,7 +84,8 @@ def carry(
         weights = composite(samples, depths, intervals(depths, rays.directions_ndc)).weights[..., None]
         moved = points_ndc + (samples.sf_fwd if step > 0 else samples.sf_bwd)
         target = Camera(torch.from_numpy(cameras.c2w[frame + step]).to(device), camera.lens, camera.ndc)
-        uv = target.image(ndc_to_world((weights * moved).sum(-2), camera.ndc))
+        seen = (weights * moved).sum(-2) / weights.sum(-2).clamp(min=LEAST_WEIGHT)
+        uv = target.image(ndc_to_world(seen, camera.ndc))
     return uv
 
 

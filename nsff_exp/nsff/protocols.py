@@ -32,7 +32,7 @@ OTHER_SHAPE = 0.03  # relative difference of two aspect ratios from which it is 
 class View:
     """One held-out view: what camera `camera` (a frame whose pose it has) saw at frame `frame`.
 
-    `visible`: pixels that count at all; None for all of them.
+    `visible`: pixels that count at all; None for all of them. `absent`: its files that are not there.
     """
 
     name: str
@@ -41,11 +41,12 @@ class View:
     truth: Callable[[], Image]
     mask: Callable[[], Mask]
     visible: Callable[[], Mask] | None = None
+    absent: tuple[Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """The views of a protocol, and the files of others that are missing."""
+    """The views to score, and the files of others that are missing."""
 
     there: list[View]
     missing: list[Path]
@@ -59,7 +60,7 @@ class Protocol:
     `empty_counts_zero`: figures of an empty mask are 0, as published, instead of missing. `keypoints`: carry them.
     """
 
-    views: Callable[[Config, Cameras], Views]
+    views: Callable[[Config, Cameras], list[View]]
     ssim_range: float = 1.0
     scaled_lpips: bool = True
     quantised: bool = True
@@ -67,7 +68,7 @@ class Protocol:
     keypoints: bool = False
 
 
-def _camera_views(config: Config, cameras: Cameras, margin: int = 0, covisible: bool = False) -> Views:
+def _camera_views(config: Config, cameras: Cameras, margin: int = 0, covisible: bool = False) -> list[View]:
     """The views of 12 cameras at every time, `margin` frames left out at both ends."""
     folder, n_frames = Path(config.datadir), len(cameras.c2w)
     if n_frames < N_CAMERAS:
@@ -80,7 +81,7 @@ def _camera_views(config: Config, cameras: Cameras, margin: int = 0, covisible: 
             raise InputError(
                 f"{folder / needed} is missing: protocol {config.protocol} needs held-out cameras; {remedy}"
             )
-    size, views, missing = (cameras.intrinsics.width, cameras.intrinsics.height), [], []
+    size, views = (cameras.intrinsics.width, cameras.intrinsics.height), []
     for frame in range(margin, n_frames - margin):
         for pose in range(N_CAMERAS):
             if pose == frame % N_CAMERAS:
@@ -91,16 +92,14 @@ def _camera_views(config: Config, cameras: Cameras, margin: int = 0, covisible: 
                 folder / "mv_images" / f"{name}.jpg", folder / "mv_masks" / f"{name}.png",
                 folder / "covisible" / f"{name}.png",
             )  # fmt: skip
-            absent = [path for path in (image, mask, *([seen] if covisible else [])) if not path.is_file()]
-            missing += absent
-            if not absent:
-                truth, moving = partial(_truth, image, size), partial(_mask, mask, size)
-                visible = partial(_mask, seen, size) if covisible else None
-                views.append(View(name, frame, pose, truth, moving, visible))
-    return Views(views, missing)
+            absent = tuple(path for path in (image, mask, *([seen] if covisible else [])) if not path.is_file())
+            truth, moving = partial(_truth, image, size), partial(_mask, mask, size)
+            visible = partial(_mask, seen, size) if covisible else None
+            views.append(View(name, frame, pose, truth, moving, visible, absent))
+    return views
 
 
-def _view0_views(config: Config, cameras: Cameras) -> Views:
+def _view0_views(config: Config, cameras: Cameras) -> list[View]:
     if not config.heldout:
         raise UsageError("protocol view0 needs --heldout DIR: frames seen from the camera of frame 0")
     if config.start_frame:
@@ -115,7 +114,7 @@ def _view0_views(config: Config, cameras: Cameras) -> Views:
     for frame in frames:
         truth = partial(_truth, files[frame], size)
         views.append(View(f"{frame:05d}", frame, 0, truth, lambda truth=truth: _change(truth(), still)))
-    return Views(views, [])
+    return views
 
 
 def _truth(path: Path, size: tuple[int, int]) -> Image:
@@ -164,7 +163,8 @@ def find_views(config: Config, cameras: Cameras) -> Views:
         InputError: the protocol's files are not there.
         UsageError: an option that it needs was not given.
     """
-    views = PROTOCOLS[config.protocol].views(config, cameras)
-    if not views.there:
-        raise InputError(f"protocol {config.protocol}: no view has all its files; {views.missing[0]} is missing")
-    return dataclasses.replace(views, there=views.there[:: max(1, config.every)])
+    chosen = PROTOCOLS[config.protocol].views(config, cameras)[:: max(1, config.every)]
+    there, missing = [view for view in chosen if not view.absent], [path for view in chosen for path in view.absent]
+    if not there:
+        raise InputError(f"protocol {config.protocol}: no view has all its files; {missing[0]} is missing")
+    return Views(there, missing)

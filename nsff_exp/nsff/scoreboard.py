@@ -1,15 +1,17 @@
 """The figures of many scenes in one table, with their mean and what was published."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from nsff.clips import whole_file, writing_to
-from nsff.config import Config, InputError, load_config
+from nsff.config import InputError, load_config
 from nsff.evaluator import evaluate, mean_of
 from nsff.report import latex, markdown, number
 from nsff.script import pick_device
+from nsff.workers import ALONE, Workers
 
 log = logging.getLogger("nsff")
 
@@ -20,27 +22,30 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def evaluate_all(configs: list[str], options: list[str]) -> Path:
+def evaluate_all(configs: list[str], options: list[str], workers: Workers = ALONE) -> Path:
     """Evaluate scene after scene; write `results_<protocol>.md`, `.tex` and `.json` where their experiments are.
 
     Args:
         configs: config files.
         options: for all of them, as typed.
+        workers: the processes that share the views of each.
 
     Returns:
         The path of the Markdown table.
 
     Raises:
-        InputError: some scenes could not be evaluated; the table has the others.
+        InputError: some scenes could not be evaluated, or lack files; the table has what could be had.
     """
+    loaded = [load_config(["--config", path, *options], "evaluate_all.py") for path in configs]
     means: dict[str, dict[str, Any]] = {}
     failed: list[str] = []
-    loaded: list[Config] = []
-    for file in configs:
-        config = load_config(["--config", file, *options], "evaluate_all.py")
-        loaded.append(config)
+    for config in loaded:
         try:
-            means[config.expname] = json.loads(evaluate(config, pick_device(config)).read_text())["mean"]
+            file = evaluate(dataclasses.replace(config, allow_missing=True), pick_device(config), workers)
+            report = json.loads(file.read_text())
+            means[config.expname] = report["mean"]
+            if report["missing"] and not config.allow_missing:
+                raise InputError(f"{len(report['missing'])} files are missing, the first is {report['missing'][0]}")
         except InputError as error:
             failed.append(config.expname)
             log.error("%s: %s", config.expname, error)
@@ -49,16 +54,22 @@ def evaluate_all(configs: list[str], options: list[str]) -> Path:
     protocol, folder = loaded[0].protocol, Path(loaded[0].basedir)
     rows = score_table(means, protocol)
     path = folder / f"results_{protocol}.md"
-    with writing_to(folder):
-        for suffix, text in ((".md", markdown(rows) + _source(protocol)), (".tex", latex(rows))):
+    if workers.first:
+        _write(path, rows, {"protocol": protocol, "scenes": means, "failed": failed})
+        print(markdown(rows))
+    workers.wait()
+    if failed:
+        raise InputError(f"{len(failed)} of {len(configs)} scenes could not be evaluated in full: {', '.join(failed)}")
+    return path
+
+
+def _write(path: Path, rows: list[list[str]], content: dict[str, Any]) -> None:
+    with writing_to(path.parent):
+        for suffix, text in ((".md", markdown(rows) + _source(content["protocol"])), (".tex", latex(rows))):
             with whole_file(path.with_suffix(suffix)) as partial:
                 partial.write_text(text)
         with whole_file(path.with_suffix(".json")) as partial:
-            partial.write_text(json.dumps({"protocol": protocol, "scenes": means, "failed": failed}, indent=1) + "\n")
-    print(markdown(rows))
-    if failed:
-        raise InputError(f"{len(failed)} of {len(configs)} scenes could not be evaluated: {', '.join(failed)}")
-    return path
+            partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def score_table(means: dict[str, dict[str, Any]], protocol: str) -> list[list[str]]:

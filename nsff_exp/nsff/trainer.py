@@ -215,10 +215,12 @@ def train(trainer: Trainer) -> None:
             if config.i_img and trainer.step % config.i_img == 0:
                 _log_images(board, trainer, report.frame)
             if validation and trainer.step % config.i_val == 0:
+                paused = time.monotonic()
                 figures = validation.score(trainer.fields)
                 for name, value in figures.items():
                     board.add_scalar(f"held-out/{name}", value, trainer.step)
                 bar.held_out = figures.get("psnr")
+                begun += time.monotonic() - paused  # no minutes of training
             trainer.seconds = before + time.monotonic() - begun
             if trainer.step % config.i_weights == 0:
                 trainer.save()

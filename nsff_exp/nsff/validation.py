@@ -30,11 +30,13 @@ class Validation:
         cameras = load_cameras(config)
         try:
             views = find_views(config, cameras).there
+            chosen = [views[k] for k in np.unique(np.linspace(0, len(views) - 1, N_VIEWS).round().astype(int))]
+            for view in chosen:  # now, not in the middle of the training
+                view.truth(), view.mask()
         except InputError as error:
             log.info("no validation: %s", error)
             return Validation(config, cameras, [])
-        chosen = np.unique(np.linspace(0, len(views) - 1, N_VIEWS).round().astype(int))
-        return Validation(config, cameras, [views[index] for index in chosen])
+        return Validation(config, cameras, chosen)
 
     def score(self, fields: Fields) -> dict[str, float]:
         """Mean of each figure that could be had; without LPIPS."""

@@ -74,7 +74,7 @@ def test_other_settings_start_anew_and_delete_nothing(tmp_path, caplog):
     write_clip(files(clip, 5), grey, {"a": 1.5})
     (clip / "mine.txt").write_text("no part of the clip")
     write_clip(files(clip, 4), lambda index: grey(index + 100), {"a": 2.0})
-    assert "clip was rendered with other settings; it is kept as clip-old1" in caplog.text
+    assert "clip is of other settings; it is kept as clip-old1" in caplog.text
     assert iio.imread(clip / "images/003.png")[0, 0, 0] == 103
     assert iio.imread(clip / "video.mp4", plugin="FFMPEG").shape == (4, 8, 8, 3)
     assert {path.name for path in (tmp_path / "clip-old1").iterdir()} == {

@@ -3,7 +3,11 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from nsff.evaluator import Scorer, _strict, compare, evaluate, flicker, mean_of
 from nsff.fields import build_fields
 from nsff.metrics import Lpips, load_lpips, masked_ssim, psnr, ssim
 from nsff.protocols import PROTOCOLS, View, find_views
+from nsff.renderer import FrameRender
 from nsff.report import error_map, latex, markdown
 from nsff.scene import load_cameras
 from nsff.scoreboard import evaluate_all, score_table
@@ -314,6 +319,41 @@ def test_an_evaluation_goes_on_where_it_stopped(trained, no_lpips, monkeypatch):
     assert len(names) == 6
 
 
+def test_rows_of_other_truths_are_not_taken(trained, golden, tmp_path, no_lpips):
+    """A picture that changed, and a quick look at the same: nothing is mixed, nothing that was kept is lost."""
+    scene = tmp_path / "dense"
+    shutil.copytree(golden / "scene", scene)
+    config = dataclasses.replace(trained, datadir=str(scene), protocol="dynibar", every=60, save_renders=True)
+    before = json.loads(evaluate(config, CPU).read_text())
+    name = before["views"][1]["name"]
+    iio.imwrite(scene / f"mv_images/{name}.jpg", np.zeros((72, 128, 3), np.uint8))
+    after = json.loads(evaluate(config, CPU).read_text())
+    assert after["views"][0]["psnr"] == before["views"][0]["psnr"]
+    assert after["views"][1]["psnr"] != before["views"][1]["psnr"]
+    folder = config.experiment_dir / "renders_dynibar"
+    assert folder.with_name("renders_dynibar-old1").is_dir()
+    evaluate(dataclasses.replace(config, save_renders=False), CPU)
+    assert len(list(folder.glob("*/cam??.png"))) == 4
+
+
+def test_two_processes_share_an_evaluation(trained, typed):
+    """As torchrun starts them; a missing file is no reason to lose the report."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    options = ["--protocol", "nsff-fixed", "--every", "53"]
+    given = ["--config", trained.config, "--datadir", trained.datadir, "--basedir", trained.basedir]
+    command = [sys.executable, "evaluation.py", *given, *options]
+    environment = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    environment |= {"HTTPS_PROXY": "http://localhost:1", "https_proxy": "http://localhost:1"}
+    folder = Path(__file__).resolve().parents[2] / "nsff_exp"
+    (trained.experiment_dir / "metrics_nsff-fixed.json").unlink(missing_ok=True)
+    runs = [subprocess.Popen(command, cwd=folder, env=environment | {"RANK": str(rank)}) for rank in range(2)]
+    assert [run.wait(timeout=200) for run in runs] == [0, 0]
+    report = json.loads((trained.experiment_dir / "metrics_nsff-fixed.json").read_text())
+    assert len(report["views"]) == 5
+
+
 def test_flicker_of_hand_made_frames(tmp_path):
     """Truth gets brighter by 10 grey levels; a render that does so as well does not flicker, whatever its error."""
     shown = {0: 50, 1: 60, 2: 65, 3: 200}
@@ -327,17 +367,26 @@ def test_flicker_of_hand_made_frames(tmp_path):
     assert found == {"0": None, "1": pytest.approx(0.0, abs=1e-4), "2": pytest.approx(5.0, abs=1e-4), "3": None}
 
 
-def test_missing_views_are_named_and_counted(trained, golden, tmp_path, no_lpips):
+FRAME = FrameRender(torch.zeros(36, 64, 3), torch.zeros(36, 64), torch.zeros(36, 64), torch.zeros(36, 64, 3))
+
+
+def test_missing_views_are_named_and_counted(trained, golden, tmp_path, no_lpips, monkeypatch):
     scene = tmp_path / "dense"
     shutil.copytree(golden / "scene", scene)
     for name in ("mv_masks/00005/cam07.png", "mv_images/00008/cam02.jpg"):
         (scene / name).unlink()
     config = dataclasses.replace(trained, datadir=str(scene), every=100)
+    evaluate(config, CPU)  # the missing ones would not be looked at
+    config = dataclasses.replace(config, every=1, allow_missing=False)
+    monkeypatch.setattr(
+        Scorer, "score", lambda self, view: ({"name": view.name, "psnr": 1.0, "ssim": None, "lpips": None}, FRAME)
+    )
+    monkeypatch.setattr("nsff.evaluator.write_page", lambda *_: None)
     with pytest.raises(InputError, match=r"2 files are missing, the first is .*mv_masks/00005/cam07\.png"):
         evaluate(config, CPU)
     report = json.loads((config.experiment_dir / "metrics_nsff.json").read_text())
     assert [path[-24:] for path in report["missing"]] == ["mv_masks/00005/cam07.png", "v_images/00008/cam02.jpg"]
-    assert len(report["views"]) == 3
+    assert len(report["views"]) == 262
     evaluate(dataclasses.replace(config, allow_missing=True), CPU)
 
 
@@ -354,7 +403,7 @@ def test_many_scenes_in_one_table(trained, tmp_path, no_lpips, capsys):
     options = ["--datadir", trained.datadir, "--basedir", trained.basedir, "--protocol", "nsff-fixed", "--every", "90"]
     other = tmp_path / "other.txt"
     other.write_text(Path(trained.config).read_text().replace(trained.expname, "untrained"))
-    with pytest.raises(InputError, match="1 of 2 scenes could not be evaluated: untrained"):
+    with pytest.raises(InputError, match="1 of 2 scenes could not be evaluated in full: untrained"):
         evaluate_all([trained.config, str(other)], options)
     table = (Path(trained.basedir) / "results_nsff-fixed.md").read_text()
     mean = json.loads((trained.experiment_dir / "metrics_nsff-fixed.json").read_text())["mean"]

@@ -119,6 +119,25 @@ def test_time_limit(config, golden_scene):
     assert list_checkpoints(config.experiment_dir)[0].stem == f"{trainer.step:06d}"
 
 
+def test_held_out_views_while_training(config, golden_scene, monkeypatch):
+    """Scored every third step, into TensorBoard; that time is no training."""
+    scored = []
+
+    def slow(self, view):
+        scored.append(view.name)
+        time.sleep(0.3)
+        return {"name": view.name, "psnr": 20.0 + len(scored), "lpips": None}, None
+
+    monkeypatch.setattr("nsff.evaluator.Scorer.score", slow)
+    trainer = Trainer(dataclasses.replace(config, i_val=3), golden_scene, CPU)
+    train(trainer)
+    assert len(scored) == 8
+    assert trainer.seconds < 2.4
+    events = EventAccumulator(str(config.experiment_dir)).Reload()
+    found = {event.step: event.value for event in events.Scalars("held-out/psnr")}
+    assert found == {3: pytest.approx(22.5), 6: pytest.approx(26.5)}
+
+
 def test_it_learns(config, golden_scene):
     config = dataclasses.replace(config, lrate=2e-3, N_rand=128, netwidth=32, raw_noise_std=0.0)
     trainer = Trainer(config, golden_scene, CPU)
