@@ -16,7 +16,7 @@ from nsff.renderer import render_train
 from nsff.sampling import sample_depths
 from nsff.scene import load_cameras
 from nsff.schedules import plan_step, stage_length
-from nsff.trajectories import bullet_time, space_time_offsets
+from nsff.trajectories import space_time_offsets, wander
 
 CPU = torch.device("cpu")
 STAGES = [
@@ -71,7 +71,7 @@ def test_trajectories(figures, golden_scene, golden_config):
     c2w, focal = golden_scene.c2w.numpy(), golden_scene.intrinsics.focal
     target = c2w[golden_config.target_idx]
     assert_close(target, figures["load/ref_c2w"][:, :4], 1e-5)
-    assert_close(bullet_time(target, focal), figures["load/bullet_time_poses"][:, :, :4], 1e-5)
+    assert_close(wander(target, focal), figures["load/bullet_time_poses"][:, :, :4], 1e-5)
     assert_close(space_time_offsets(focal), figures["load/slowmo_bt_poses"], 1e-5)
     between = interpolate(c2w[2], c2w[3], 0.3)
     assert_close(between[:, :3], figures["geom/interp_rot"], 1e-5)
