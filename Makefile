@@ -26,7 +26,7 @@ types: $(STAMP)
 
 # A tiny scene, a few thousand steps, three videos and metrics against held-out cameras.
 DEMO = --config configs/config_demo.txt --datadir ../demo/dense --basedir ../demo/logs
-DEMO_VIDEOS = --render_bt --render_lockcam_slowmo --render_slowmo_bt --times 6:14 --slowmo_factor 8
+DEMO_VIDEOS = --render_bt --render_lockcam_slowmo --render_slowmo_bt --times 8:12 --slowmo_factor 6
 demo: $(STAMP)
 	test -d demo/dense || $(RUN)/python nsff_scripts/make_demo_scene.py --data_path demo/dense
 	cd nsff_exp && $(RUN)/python run_nerf.py $(DEMO)
