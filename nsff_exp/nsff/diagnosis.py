@@ -61,7 +61,7 @@ class Check:
         return "fair" if sign * value > sign * self.poor else "poor"
 
 
-# Thresholds: experience with Balloon1, the built-in scene and a toy train; none of them is from the paper.
+# Thresholds are judgement, looked at on three scenes (Balloon1, a toy train, a rendered room); none is from the paper.
 CHECKS = (
     Check("parallax", "% of the width", 4.0, 1.5, "how far a thing at the nearest depth shifts over the clip",
           "the camera hardly moves sideways: film with more sideways motion, or use more frames"),
