@@ -13,6 +13,7 @@ from nsff.workers import join_workers
 
 
 def main(argv: list[str]) -> None:
+    """Config files up to the first option, then options for all of them."""
     if "--help" in argv or "-h" in argv:
         print(__doc__.strip() + "\nOptions: those of evaluation.py --help.")
         return

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nsff.checkpoint import restore_fields
-from nsff.clips import Frame, to_uint8, whole_file
-from nsff.config import Config, InputError
+from nsff.clips import Frame, to_uint8, whole_file, writing_to
+from nsff.config import Config
 from nsff.fields import Fields, build_fields
 from nsff.keypoints import carry
 from nsff.layers import Ranges, draw
@@ -117,12 +117,10 @@ def diagnose(config: Config, device: torch.device) -> Path:
     shown = frames[np.linspace(0, len(frames) - 1, SHOWN).round().astype(int)]
     pictures = {f"frame {frame}": _pictures(fields, config, scene, int(frame)) for frame in shown}
     path = config.experiment_dir / "health.json"
-    try:
+    with writing_to(path.parent):
         with whole_file(path) as partial:
             partial.write_text(json.dumps({"checkpoint": str(checkpoint.path), "checks": rows}, indent=1) + "\n")
         write_health_page(path.with_suffix(".html"), checkpoint.step, rows, pictures)
-    except OSError as error:
-        raise InputError(f"cannot write to {path.parent.absolute()} ({error.strerror or error})") from error
     print(format_health(rows))
     log.info("wrote %s", path.with_suffix(".html"))
     return path.with_suffix(".html")
@@ -213,7 +211,7 @@ def _draw_pixels(
 
 def _render(fields: Fields, config: Config, scene: Scene, frame: int, uv: Float[Tensor, "n 2"]) -> TrainRender:
     rays = make_rays(uv, scene.c2w[frame], scene.intrinsics)
-    sampling = dataclasses.replace(DepthSampling.of(config), perturb=0.0)
+    sampling = DepthSampling.of(config).even()
     depths = choose_depths(fields, rays, scene.timeline.time_of(frame), sampling)
     return render_train(
         fields, rays, depths, scene.timeline, frame, n_static=len(rays), chain=False, chain_backward=False

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from nsff.checkpoint import Checkpoint, restore_fields
-from nsff.clips import Frame, claim_folder, whole_file, write_image
+from nsff.clips import Frame, claim_folder, whole_file, write_image, writing_to
 from nsff.config import Config, InputError
 from nsff.fields import Fields, build_fields
 from nsff.keypoints import percentage_of_correct_keypoints
@@ -62,7 +62,7 @@ def evaluate(config: Config, device: torch.device, workers: Workers = ALONE) -> 
     perceptual = load_lpips(config.lpips_trunk, protocol.scaled_lpips, device)
     folder = config.experiment_dir / f"renders_{config.protocol}"
     names = [view.name for view in views.there]
-    try:
+    with writing_to(folder):
         if workers.first:
             claim_folder(folder, SETTINGS, _settings(config, cameras, checkpoint, perceptual is not None))
             if config.save_renders:
@@ -80,8 +80,6 @@ def evaluate(config: Config, device: torch.device, workers: Workers = ALONE) -> 
         if workers.first:
             _report(path, folder, config, checkpoint, scorer, views.there, views.missing)
         workers.wait()  # for the report: torchrun ends all processes when one fails
-    except OSError as error:
-        raise InputError(f"cannot write to {folder.absolute()} ({error.strerror or error}); set --basedir") from error
     if views.missing and not config.allow_missing:
         raise InputError(
             f"{len(views.missing)} files are missing, the first is {views.missing[0]}; the figures are over the views "

@@ -256,6 +256,7 @@ class _Canvas:
         self.depth += torch.einsum("sn,s->n", through * (alpha_static + alpha_moving), depths)
 
     def picture(self) -> FrameRender:
+        """What has been composited so far."""
         rgb, moving = (self.rgb + self.moving[:3]).T.contiguous(), self.moving.unflatten(1, self.size)
         return FrameRender(
             rgb.view(*self.size, 3),

@@ -73,11 +73,11 @@ def carry(
     """
     timeline, device = Timeline(len(cameras.c2w)), uv.device
     step = 1 if end > start else -1
-    sampling = DepthSampling.of(config)
+    sampling = DepthSampling.of(config).even()
     for frame in range(start, end, step):
         camera = Camera(torch.from_numpy(cameras.c2w[frame]).to(device), cameras.intrinsics, cameras.intrinsics)
         rays = make_rays(uv, camera.c2w, camera.lens)
-        depths = choose_depths(fields, rays, timeline.time_of(frame), _even(sampling))
+        depths = choose_depths(fields, rays, timeline.time_of(frame), sampling)
         points_ndc = rays.points_ndc(depths)
         time = points_ndc.new_full((len(rays),), timeline.time_of(frame))
         samples = fields.dynamic(points_ndc, time, rays.viewdirs)
@@ -110,7 +110,3 @@ def percentage_of_correct_keypoints(fields: Fields, config: Config, cameras: Cam
             found = carry(fields, config, cameras, uv, start, end).cpu().numpy()
             correct.append(np.linalg.norm(found - wanted[seen, :2], axis=1) < limit)
     return float(np.concatenate(correct).mean()) if correct else None
-
-
-def _even(sampling: DepthSampling) -> DepthSampling:
-    return DepthSampling(sampling.n_samples, sampling.n_look, perturb=0.0)

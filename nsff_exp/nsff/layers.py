@@ -33,7 +33,7 @@ def parse_layers(text: str) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"--layers names none of {', '.join(LAYERS)}")
     others = [name for name in names if name != "side_by_side"] or ["rgb", "depth"]
-    return tuple("+".join(others) if name == "side_by_side" else name for name in names)
+    return tuple(dict.fromkeys("+".join(others) if name == "side_by_side" else name for name in names))
 
 
 def needed_for(layers: Iterable[str]) -> set[str]:

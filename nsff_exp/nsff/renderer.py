@@ -225,7 +225,7 @@ def render_frame(
     all_rays = camera.rays()
     parts: list[UnionComposite] = []
     flows: list[Tensor] = []
-    even = dataclasses.replace(sampling, perturb=0.0)
+    even = sampling.even()
     for start in range(0, len(all_rays), rays_at_once):
         rays = all_rays[start : start + rays_at_once]
         depths = choose_depths(fields, rays, time, even)
@@ -260,7 +260,7 @@ def flow_to_next(
 @torch.no_grad()
 def render_static(static: StaticField, camera: Camera, sampling: DepthSampling, rays_at_once: int) -> Tensor:
     """The static field alone, (h, w, 3), colours 0..1: the scene without what moves."""
-    all_rays, even = camera.rays(), dataclasses.replace(sampling, perturb=0.0)
+    all_rays, even = camera.rays(), sampling.even()
     parts = [
         render_background(static, all_rays[start : start + rays_at_once], even, None, lambda _: 0.0)
         for start in range(0, len(all_rays), rays_at_once)

@@ -30,6 +30,10 @@ class DepthSampling:
             return DepthSampling(config.hash_samples, config.hash_look, config.perturb)
         return DepthSampling(config.N_samples, 0, config.perturb)
 
+    def even(self) -> "DepthSampling":
+        """The same without jitter, for everything but training."""
+        return dataclasses.replace(self, perturb=0.0)
+
 
 def sample_depths(
     n_rays: int, n_samples: int, perturb: float, generator: torch.Generator | None, device: torch.device
