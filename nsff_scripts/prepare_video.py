@@ -17,20 +17,29 @@ from nsff_prep.options import (
     pick_device,
 )
 from nsff_prep.pipeline import STAGES, prepare, sensible
-from nsff_prep.script import Parser, run_script
+from nsff_prep.script import Parser, UsageError, run_script
 
 
 def main(argv: list[str]) -> None:
     """Run all stages and say where the page is."""
     parser = Parser(__doc__)
     parser.add_argument("--data_path", type=Path, required=True, help="folder of the scene; all is written below")
+    parser.add_argument(
+        "--views",
+        type=Path,
+        help="folder of mv_images/ and mv_masks/ for an evaluation: 12 cameras that filmed the video in turn",
+    )
     parser.add_argument("--force", choices=STAGES, help="run this stage and those after it again")
     add_capture(parser)
     add_depth(parser, alone=False)
     add_flow(parser, device=False)
     args = parser.parse_args(argv)
     depths, flow = sensible(depth_settings(args), flow_settings(args, args.resize_height))
-    page, lines = prepare(args.data_path, capture_settings(args), depths, flow, args.force, pick_device(args.device))
+    captured = capture_settings(args)
+    if args.views is not None and (captured.source.fps or captured.source.max_frames or captured.source.start):
+        raise UsageError("--views go by the number of the frame: not with --fps, --max_frames or --start")
+    device = pick_device(args.device)
+    page, lines = prepare(args.data_path, captured, depths, flow, args.views, args.force, device)
     print("\n".join(lines))
     print(f"prepared: {args.data_path / 'dense'}; look at {page}")
 

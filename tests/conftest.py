@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ jaxtyping.install_import_hook(["nsff", "nsff_prep"], "shape_check.checked")
 GOLDEN = Path(os.environ.get("NSFF_GOLDEN", Path(__file__).parent / "golden")).resolve()
 REPOSITORY = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
+ALEXNET = {"0": (64, 3, 11), "3": (192, 64, 5), "6": (384, 192, 3), "8": (256, 384, 3), "10": (256, 256, 3)}
 torch.set_num_threads(1)  # the tensors are small: threads that wait for each other cost more than they bring
 
 
@@ -90,3 +92,39 @@ def typed(trained) -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(command, cwd=REPOSITORY / "nsff_exp", capture_output=True, text=True, check=False)
 
     return run
+
+
+def rule(key: str, shape: tuple[int, ...], seed: int = 7) -> torch.Tensor:
+    """Weights from a rule, so that none need to be stored (golden/README)."""
+    x = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32).randn(*shape)
+    x = x * np.sqrt(2.0 / np.prod(shape[1:])) if len(shape) > 1 else 0.1 * x
+    return torch.from_numpy(x.astype(np.float32))
+
+
+@pytest.fixture(scope="session")
+def trunk() -> dict[str, torch.Tensor]:
+    """Weights of AlexNet's convolutions for LPIPS, from the rule."""
+    state = {}
+    for layer, (n_out, n_in, size) in ALEXNET.items():
+        state[f"features.{layer}.weight"] = rule(f"features.{layer}.weight", (n_out, n_in, size, size))
+        state[f"features.{layer}.bias"] = rule(f"features.{layer}.bias", (n_out,))
+    return state
+
+
+@pytest.fixture(scope="session")
+def trunk_file(trunk, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
+    torch.save(trunk, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 12 frames of the built-in room, from a hand-held camera; its truth is beside it, in `truth`."""
+    from nsff_prep.demo_scene import Settings, write_demo_scene, write_video
+    from nsff_prep.folder import SceneFolder
+
+    folder = tmp_path_factory.mktemp("video")
+    write_demo_scene(folder / "truth", Settings(160, 90, n_frames=12, path="smooth"))
+    write_video(folder / "a clip.mp4", SceneFolder(folder / "truth").list_images())
+    return folder / "a clip.mp4"

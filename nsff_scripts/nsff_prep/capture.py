@@ -76,6 +76,9 @@ def _make_cameras(scene: Path, settings: CaptureSettings) -> str:
     report = {
         "frames": len(names), "registered": len(kept), "error_px": result.error, "focal_px": camera.mean_focal_length(),
         "left_out": sorted(set(names) - set(kept)), "ray_angle_deg": angle,
+        "lens": {
+            "model": camera.model_name, "width": camera.width, "height": camera.height, "params": list(camera.params)
+        },
     }  # fmt: skip
     write_text(scene / "dense" / REPORT, json.dumps(report, indent=1) + "\n")  # first: it says that images/ are ours
     undistort(dataclasses.replace(result, registered=kept), scene / "frames", scene / "dense")

@@ -173,9 +173,12 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         aside.unlink(missing_ok=True)
 
 
-def write_image(path: Path, pixels: UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"]) -> None:
-    """RGB or grey, in the format of the suffix."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in (".jpg", ".jpeg") else []
+def write_image(path: Path, pixels: UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"], fine: bool = False) -> None:
+    """RGB or grey, in the format of the suffix; `fine`: a jpg that loses next to nothing."""
+    options = []
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        options = [cv2.IMWRITE_JPEG_QUALITY, 99 if fine else 95]
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444] if fine else []
     done, data = cv2.imencode(path.suffix, pixels[..., ::-1] if pixels.ndim == 3 else pixels, options)
     if not done:
         raise PrepError(f"cannot encode {path}")

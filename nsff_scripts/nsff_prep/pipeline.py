@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -17,9 +18,10 @@ from nsff_prep.folder import SceneFolder, read_image, write_text
 from nsff_prep.page import write_page
 from nsff_prep.script import PrepError, UsageError, log
 from nsff_prep.semantic import WEIGHTS
+from nsff_prep.views import forget_views, list_views, undistort_views
 from nsff_prep.weights import find_weights, has_weights
 
-STAGES = ("cameras", "poses", "depth", "flow")
+STAGES = ("cameras", "poses", "depth", "flow", "views")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ def prepare(
     captured: capture.CaptureSettings,
     depths: depth.DepthSettings,
     flow: flows.FlowSettings,
+    views: Path | None,
     force: str | None,
     device: torch.device,
 ) -> tuple[Path, list[str]]:
@@ -47,25 +50,35 @@ def prepare(
         captured: frames and cameras.
         depths: disparity.
         flow: flow and motion masks.
+        views: folder of held-out views, if there are any.
         force: run from this stage on, whatever is there.
         device: for networks.
     """
     folder = SceneFolder(scene / "dense")
     source = captured.source.path
+    if force == "views" and views is None:
+        raise UsageError("--force views needs --views DIR")
     if not source.exists():
         raise PrepError(f"{source} is missing; give --video FILE or --images DIR")
     newest = max(_changed(path) for path in (source, captured.masks, _folder_of(flow.semantic)) if path is not None)
     forced, lines = False, []
-    for stage in _stages(scene, folder, captured, depths, flow, device):
+    stages = _stages(scene, folder, captured, depths, flow, device)
+    if views is not None:
+        stages.append(_views_stage(views, folder, captured))
+    for stage in stages:
         forced = forced or stage.name == force
         stamp = folder.root / ".prepared" / f"{stage.name}.json"
         said = None if forced else _done(stage, stamp, newest)
         if said is None:
             log.info("== %s", stage.name)
+            log.debug("%s", stage.settings)
             stamp.unlink(missing_ok=True)
+            if stage.name == "cameras" and (views_stamp := stamp.with_name("views.json")).exists():
+                forget_views(folder)  # they were undistorted as the old frames
+                views_stamp.unlink()
             with _warnings() as found:
                 line = stage.run()
-            said = [line, *found]
+            said = [line, *(f"warning: {text}" for text in found)]
             write_text(stamp, json.dumps({"settings": stage.settings, "said": said}) + "\n")
         else:
             log.info("== %s is done", stage.name)
@@ -117,6 +130,19 @@ def _stages(
     ]  # fmt: skip
 
 
+def _views_stage(views: Path, folder: SceneFolder, captured: capture.CaptureSettings) -> Stage:
+    if views.resolve() == folder.root.resolve():
+        raise PrepError(f"--views {views} is where the views go, undistorted; keep the given ones elsewhere")
+    paths = list_views(views)
+    facts = [(str(path), (views / path).stat().st_size, (views / path).stat().st_mtime_ns) for path in paths]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return Stage(
+        "views", {"from": str(views.resolve()), "files": digest},
+        lambda: undistort_views(views, folder, captured.source.longest),
+        lambda: [folder.root / path for path in paths],
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def _warnings() -> Iterator[list[str]]:
     """The warnings that are given meanwhile, for the summary."""
@@ -159,10 +185,10 @@ def sensible(depths: depth.DepthSettings, flow: flows.FlowSettings) -> tuple[dep
         PrepError: masks that nothing will make.
     """
     if depths.method == "midas" and depths.model is None and not has_weights(depth.MIDAS):
-        log.warning("note: no MiDaS weights: depth from neighbouring frames; download_models.py gets the weights")
+        log.warning("no MiDaS weights: depth from neighbouring frames; download_models.py gets the weights")
         depths = dataclasses.replace(depths, method="multiview")
     if flow.method == "raft" and flow.model == flows.RAFT and not has_weights(flows.RAFT):
-        log.warning("note: no RAFT weights: flow from OpenCV's DIS; download_models.py gets the weights")
+        log.warning("no RAFT weights: flow from OpenCV's DIS; download_models.py gets the weights")
         flow = dataclasses.replace(flow, method="dis")
     semantic = flows.chosen_semantic(flow.semantic, depths.method == "multiview")
     if semantic == "multiview" and depths.method != "multiview":

@@ -23,6 +23,7 @@ BYTES_A_FEATURE = 400  # of COLMAP's database: 160 for a feature, the rest for i
 PNG_END = b"IEND\xaeB`\x82"  # the last bytes of a whole PNG file
 LEAST_REGISTERED = 10
 LEAST_ANGLE = 1.0  # degrees between rays to a point, median: below, the camera only turned
+IDEAL = pycolmap.UndistortCameraOptions(blank_pixels=0.0)  # what becomes of the lens: no borders that nobody saw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +148,9 @@ def undistort(result: SfmResult, images: Path, dense: Path) -> None:
     with tempfile.TemporaryDirectory(dir=dense.parent, prefix=ASIDE) as aside:
         model, out = Path(aside) / "model", Path(aside) / "dense"
         model.mkdir()
-        options = pycolmap.UndistortCameraOptions(blank_pixels=0.0)
         try:
             result.model.write(model)
-            pycolmap.undistort_images(out, model, images, image_names=result.registered, undistort_options=options)
+            pycolmap.undistort_images(out, model, images, image_names=result.registered, undistort_options=IDEAL)
             whole = is_whole(out, result)
         except Exception as error:  # whatever it meets; the model was fine, so that it is the writing that failed
             raise PrepError(f"cannot write {dense} ({type(error).__name__}): is the disk full?") from error
@@ -203,4 +203,4 @@ def check_registered(names: list[str], kept: list[str]) -> None:
         )
     if lost := [name for name in names if name not in set(kept)]:
         shown = ", ".join(lost[:8]) + (", ..." if len(lost) > 8 else "")
-        log.warning("warning: %d of %d frames are left out: %s", len(lost), len(names), shown)
+        log.warning("%d of %d frames are left out: %s", len(lost), len(names), shown)

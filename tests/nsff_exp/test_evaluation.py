@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -31,25 +30,6 @@ from nsff.validation import Validation
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 CPU = torch.device("cpu")
-
-
-ALEXNET = {"0": (64, 3, 11), "3": (192, 64, 5), "6": (384, 192, 3), "8": (256, 384, 3), "10": (256, 256, 3)}
-
-
-def rule(key: str, shape: tuple[int, ...], seed: int = 7) -> torch.Tensor:
-    """Weights from a rule, so that none need to be stored (golden/README)."""
-    x = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32).randn(*shape)
-    x = x * np.sqrt(2.0 / np.prod(shape[1:])) if len(shape) > 1 else 0.1 * x
-    return torch.from_numpy(x.astype(np.float32))
-
-
-@pytest.fixture(scope="session")
-def trunk() -> dict[str, torch.Tensor]:
-    state = {}
-    for layer, (n_out, n_in, size) in ALEXNET.items():
-        state[f"features.{layer}.weight"] = rule(f"features.{layer}.weight", (n_out, n_in, size, size))
-        state[f"features.{layer}.bias"] = rule(f"features.{layer}.bias", (n_out,))
-    return state
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """From a video to a scene that training reads, as typed; run again, and after a stage was lost."""
 
 import dataclasses
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +15,10 @@ import torch
 from nsff.config import load_config
 from nsff.scene import load_scene
 from nsff_prep.cameras import load_cameras
-from nsff_prep.demo_scene import Settings, write_demo_scene
 from nsff_prep.folder import SceneFolder, list_images, read_image
+from nsff_prep.script import PrepError
 from nsff_prep.sfm import SfmResult, SfmSettings, is_whole, reconstruct, undistort
+from nsff_prep.views import lens_of, list_views, undistort_views, undistorted
 from skimage.transform import SimilarityTransform
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "nsff_scripts"
@@ -30,15 +33,12 @@ def prepare(clip: Path, scene: Path, *more: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """(clip, scene, what was printed): the built-in room, seen by a hand-held camera; its truth is beside the clip."""
-    folder = tmp_path_factory.mktemp("video")
-    write_demo_scene(folder / "truth", Settings(160, 90, n_frames=12, path="smooth"))
-    frames = [read_image(path) for path in list_images(folder / "truth" / "images", "")]
-    iio.imwrite(folder / "a clip.mp4", np.stack(frames), plugin="FFMPEG", fps=10, macro_block_size=2, quality=10)
-    out = prepare(folder / "a clip.mp4", folder / "my scene")
+def prepared(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """(clip, scene, what was printed)."""
+    scene = tmp_path_factory.mktemp("prepared") / "my scene"
+    out = prepare(clip, scene)
     assert out.returncode == 0, out.stderr[-2000:]
-    return folder / "a clip.mp4", folder / "my scene", out.stderr
+    return clip, scene, out.stderr
 
 
 def test_all_files_are_there_and_readable(prepared):
@@ -110,3 +110,57 @@ def test_what_was_lost_is_made_again(prepared):
     assert "== flow is done" not in out.stderr  # it was made from the frames that depth makes anew
     assert (scene / "dense" / "disp" / "00003.npy").is_file()
     np.testing.assert_array_equal(np.load(scene / "dense" / "poses_bounds.npy"), poses)
+
+
+@pytest.fixture
+def views(prepared, tmp_path) -> Path:
+    """Two held-out views, as the camera of the video would have seen them: its raw frames 3 and 4."""
+    for frame in (3, 4):
+        raw = read_image(prepared[1] / "frames" / f"{frame:05d}.png")
+        mask = np.zeros(raw.shape[:2], np.uint8)
+        mask[:, : raw.shape[1] // 2] = 255
+        for name, picture in (("mv_images/{}/cam01.jpg", raw), ("mv_masks/{}/cam01.png", mask)):
+            path = tmp_path / "views" / name.format(f"{frame:05d}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            iio.imwrite(path, picture, **({"quality": 99, "subsampling": 0} if path.suffix == ".jpg" else {}))
+    return tmp_path / "views"
+
+
+def test_held_out_views_lose_their_lens_as_the_frames_did(prepared, views):
+    clip, scene, _ = prepared
+    lens = lens_of(json.loads((scene / "dense" / "sfm.json").read_text())["lens"])
+    raw, ideal = (read_image(scene / name / "00003.png") for name in ("frames", "dense/images"))
+    np.testing.assert_array_equal(undistorted(raw, lens), ideal)
+    out = prepare(clip, scene, "--views", str(views))
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert out.stderr.count("is done") == 4
+    assert "held-out views: 2" in out.stdout
+    made = read_image(scene / "dense/mv_images/00003/cam01.jpg").astype(int)
+    assert np.abs(made - ideal).mean() < 4.0  # JPEG of the given picture
+    mask = iio.imread(scene / "dense/mv_masks/00003/cam01.png")
+    assert mask.shape == ideal.shape[:2]
+    assert set(np.unique(mask)) == {0, 255}
+    assert prepare(clip, scene, "--views", str(views)).stderr.count("is done") == 5
+    shutil.rmtree(views / "mv_images/00004")
+    assert prepare(clip, scene, "--views", str(views)).stderr.count("is done") == 4
+    assert not (scene / "dense/mv_images/00004").exists()  # nothing of other views stays
+
+
+def test_held_out_views_that_cannot_be_used(prepared, views, tmp_path):
+    clip, scene, _ = prepared
+    with pytest.raises(PrepError, match=r"is no folder"):
+        list_views(tmp_path / "nowhere")
+    with pytest.raises(PrepError, match=r"holds no mv_images/00000/cam01\.jpg"):
+        list_views(scene)
+    assert "go by the number of the frame" in prepare(clip, scene, "--views", str(views), "--fps", "5").stderr
+    copy = SceneFolder(tmp_path / "dense")
+    shutil.copytree(scene / "dense", copy.root)
+    iio.imwrite(views / "mv_images/00003/cam01.jpg", np.zeros((40, 60, 3), np.uint8))
+    with pytest.raises(PrepError, match=r"00003/cam01\.jpg is 60x40, the video's frames are .* not a camera like"):
+        undistort_views(views, copy, 1024)
+    report = json.loads((copy.root / "sfm.json").read_text())
+    shutil.copy(copy.root / "images" / "00011.png", copy.root / "images" / "00012.png")
+    (copy.root / "images" / "00000.png").unlink()
+    (copy.root / "sfm.json").write_text(json.dumps(report | {"left_out": ["00000.png"]}))
+    with pytest.raises(PrepError, match=r"frame 00000\.png has no camera"):
+        undistort_views(views, copy, 1024)
