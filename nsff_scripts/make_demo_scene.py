@@ -1,6 +1,7 @@
 """Make a small synthetic moving scene with all the files that training and evaluation read.
 
-Example: python make_demo_scene.py --data_path SCENE/dense
+python make_demo_scene.py --data_path SCENE/dense
+python make_demo_scene.py --data_path TRUTH --video clip.mp4     # to be prepared like a video of your own
 """
 
 import argparse
@@ -8,7 +9,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from nsff_prep.demo_scene import N_CAMERAS, PATHS, Settings, write_demo_scene
+from nsff_prep.demo_scene import N_CAMERAS, PATHS, Settings, write_demo_scene, write_video
+from nsff_prep.folder import SceneFolder
 from nsff_prep.script import Parser, run_script
 
 SIDES = range(16, 1025)  # a frame of 1024x1024 takes over 1 GB of memory to make
@@ -41,10 +43,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--frames", type=_integer_in(FRAMES), default=24, help="frames of the video (default: 24)")
     parser.add_argument("--seed", type=_integer_in(range(2**32)), default=0, help="seed of the textures (default: 0)")
     parser.add_argument("--path", choices=PATHS, default=PATHS[0], help="a row of cameras in turn, or one hand")
+    parser.add_argument("--video", type=Path, help="also write the frames as this mp4 file, twice the training size")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there and not empty")
     args = parser.parse_args(argv)
     settings = Settings(*args.size, n_frames=args.frames, seed=args.seed, path=args.path)
     write_demo_scene(args.data_path, settings, args.overwrite)
+    if args.video is not None:
+        write_video(args.video, SceneFolder(args.data_path).list_images())
     others = f" and {N_CAMERAS} held-out cameras" if args.path == "cameras" else "; no held-out cameras (path smooth)"
     print(f"wrote {args.data_path}: {args.frames} frames {args.size[0]}x{args.size[1]}{others}")
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nsff_prep.folder import write_array
-from nsff_prep.raycast import Camera, Layer, Pose, Solid, exact_flow, look_at, render, rotation
+from nsff_prep.raycast import Camera, Layer, Placement, Solid, exact_flow, look_at, render, rotation
 from nsff_prep.script import PrepError
 
 N_CAMERAS = 12
@@ -27,7 +27,15 @@ PATHS = ("cameras", "smooth")
 IMAGES_SCALE = 2  # images/ are so many times larger than the training frames
 RAYS_A_SIDE = 2 * IMAGES_SCALE  # of a training pixel: 2 x 2 a pixel of images/
 FOCAL_PER_WIDTH = 0.85
+VIDEO_FPS, VIDEO_QUALITY = 12, 9
 TEXELS = 512  # a side of a texture tile
+FLOOR = -1.2  # height
+JELLY = 0.6  # radius at rest
+POLE = 1.75, -6.3  # where it stands on the floor: right, back
+FLAG = 0.85, 0.5, 0.18  # half its width and height, most it waves
+FLAG_YAW = -0.5  # turned so much from the picture plane
+
+Floats = Float[np.ndarray, "*b"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,41 +95,52 @@ def make_texture(
     return (texture * stains[..., None]).clip(0.02, 1.0).astype(np.float32)
 
 
-def bounce(time: float) -> Pose:
-    """The ball: to the right (back again after frame 24), up and down, turning."""
-    centre = [-1.25 * math.cos(math.pi * time / 24), 0.1 + 0.3 * math.sin(math.pi * time / 6), -4.9]
-    return rotation(2, -0.05 * time), np.array(centre)
+def wobble(time: float) -> Placement:
+    """The jelly: slides over the floor to the right (back again after frame 27), squashed and leaning in turn."""
+    tall = 1.0 + 0.16 * math.sin(math.pi * time / 4)
+    wide = tall**-0.5  # its volume stays
+    lean = 0.2 * math.sin(math.pi * time / 5)
+    matrix = np.array([[wide, lean, 0.0], [0.0, tall, 0.0], [0.0, 0.0, wide]])
+    return matrix, np.array([-0.3 - 1.15 * math.cos(math.pi * (time + 3.0) / 30), FLOOR + JELLY * tall, -5.2])
 
 
-def swing(time: float) -> Pose:
-    """The panel: a pendulum hung above the picture."""
-    axes = rotation(2, 0.4 * math.sin(math.pi * time / 8 + 0.6)) @ rotation(1, -0.35)
-    return axes, np.array([0.85, 2.3, -6.0]) - 1.6 * axes[:, 1]
+def flutter(time: float) -> Placement:
+    """The flag: swings about its pole."""
+    axes = rotation(1, FLAG_YAW + 0.3 * math.sin(2.0 * math.pi * time / 11.0))
+    return axes, np.array([POLE[0], 0.75, POLE[1]]) - FLAG[0] * axes[:, 0]
+
+
+def wave(x: Floats, y: Floats, time: float) -> Floats:
+    """How far the flag lies off its plane: waves run away from its pole, and grow."""
+    out = (FLAG[0] - x) / (2.0 * FLAG[0])  # 0 at the pole, 1 at the free edge
+    return FLAG[2] * out * np.sin(2.0 * math.pi * (0.9 * out + 0.15 * y - time / 8.0))
 
 
 def build_solids(seed: int) -> tuple[Solid, ...]:
     """The things of the scene, at depths of about 2 (pillar) to 10 (wall); the seed changes their looks only."""
     rng = np.random.default_rng(seed)
 
-    def still(*centre: float, yaw: float = 0.0) -> Callable[[float], Pose]:
-        pose = rotation(1, yaw), np.array(centre)
-        return lambda _time: pose
+    def still(*centre: float, yaw: float = 0.0) -> Callable[[float], Placement]:
+        placed = rotation(1, yaw), np.array(centre)
+        return lambda _time: placed
 
-    def box(half: tuple[float, float, float], motion: Callable[[float], Pose], tile: float, **look: Any) -> Solid:
-        return Solid(np.array(half), motion, make_texture(rng, **look), tile, moving=motion is swing)
+    def box(half: tuple[float, float, float], motion: Callable[[float], Placement], tile: float, **look: Any) -> Solid:
+        return Solid(np.array(half), motion, make_texture(rng, **look), tile)
 
-    def ball(radius: float, motion: Callable[[float], Pose], **look: Any) -> Solid:
+    def ball(radius: float, motion: Callable[[float], Placement], **look: Any) -> Solid:
         tile = math.pi * radius  # twice around, so that the texture closes
-        return Solid(np.full(3, radius), motion, make_texture(rng, **look), tile, True, moving=motion is bounce)
+        return Solid(np.full(3, radius), motion, make_texture(rng, **look), tile, "ball")
 
     bricks, dots = {"cells": (10, 5), "stagger": 0.5}, {"cells": (4, 4), "dot": 0.3}
+    banner = make_texture(rng, hues=(0.13, 0.17), cells=(2, 2), dot=0.35)
     return (  # from near to far, so that little is shaded in vain
-        box((0.1, 1.2, 0.1), still(1.12, 0.0, -2.6, yaw=0.35), 0.6, hues=(0.0, 0.6, 0.15), **dots),
-        box((0.45, 0.42, 0.45), still(-1.0, -0.78, -3.9, yaw=0.5), 0.9, hues=(0.08, 0.12), cells=(3, 3)),
-        ball(0.45, bounce, hues=(0.0, 0.95, 0.16), **dots),
-        box((0.55, 0.7, 0.05), swing, 1.6, hues=(0.65, 0.8, 0.15), **dots),
-        ball(0.5, still(0.5, -0.7, -6.2), hues=(0.3, 0.4, 0.7), **dots),
-        box((24.0, 0.1, 10.0), still(0.0, -1.3, -8.0), 6.0, hues=(0.12, 0.33, 0.5), cells=(6, 6)),
+        box((0.08, 1.2, 0.08), still(0.95, 0.0, -2.1, yaw=0.35), 0.5, hues=(0.0, 0.6, 0.15), **dots),
+        box((0.4, 0.4, 0.4), still(-2.0, FLOOR + 0.4, -4.4, yaw=0.5), 0.9, hues=(0.08, 0.12), cells=(3, 3)),
+        dataclasses.replace(ball(JELLY, wobble, hues=(0.95, 0.05), **dots), moving=True),
+        box((0.04, 1.4, 0.04), still(POLE[0], FLOOR + 1.4, POLE[1]), 0.4, hues=(0.15,), cells=(4, 4)),
+        Solid(np.array(FLAG), flutter, banner, 1.0, "sheet", moving=True, wave=wave),
+        ball(0.5, still(0.6, FLOOR + 0.5, -6.6), hues=(0.3, 0.4, 0.7), **dots),
+        box((24.0, 0.1, 10.0), still(0.0, FLOOR - 0.1, -8.0), 6.0, hues=(0.12, 0.33, 0.5), cells=(6, 6)),
         box((2.2, 1.9, 0.05), still(-3.5, 0.7, -7.0, yaw=0.9), 2.4, hues=(0.4, 0.55, 0.15), **dots),
         box((24.0, 12.0, 0.1), still(0.0, 0.0, -10.1), 5.0, hues=(0.02, 0.05, 0.1, 0.6), **bricks),
     )
@@ -197,16 +216,18 @@ def _write_pictures(folder: Path, solids: tuple[Solid, ...], settings: Settings,
     for k, camera in enumerate(cameras):
         still, still_centres = (render(solids, 0.0, camera, rays) for rays in (RAYS_A_SIDE, 1))
         for t in range(settings.n_frames) if has_views else [k]:
-            rays = render(solids, float(t), camera, RAYS_A_SIDE, still).rgb * 255.0
-            large = cv2.resize(rays, large_size, interpolation=cv2.INTER_AREA).round().astype(np.uint8)
+            rays = render(solids, float(t), camera, RAYS_A_SIDE, still)
+            large = cv2.resize(rays.rgb * 255.0, large_size, interpolation=cv2.INTER_AREA).round().astype(np.uint8)
             small = cv2.resize(large, size, interpolation=cv2.INTER_AREA)
             centres = render(solids, float(t), camera, 1, still_centres)
             mask = np.where(moving[centres.solid], 255, 0).astype(np.uint8)
             if has_views:
                 name = f"{t:05d}/cam{k + 1:02d}"
                 # colours at full resolution: what the metrics are measured against should be like the video
-                iio.imwrite(_place(folder, f"mv_images/{name}.jpg"), small, quality=95, subsampling=0)
-                iio.imwrite(_place(folder, f"mv_masks/{name}.png"), mask)
+                iio.imwrite(_place(folder, f"mv_images/{name}.jpg"), large, quality=95, subsampling=0)
+                shares = cv2.resize(moving[rays.solid].astype(np.float32), large_size, interpolation=cv2.INTER_AREA)
+                large_mask = np.where(shares > 0.5, 255, 0).astype(np.uint8)
+                iio.imwrite(_place(folder, f"mv_masks/{name}.png"), large_mask)
             if t % len(cameras) == k:
                 layers[t] = centres
                 iio.imwrite(_place(folder, f"images/{t:05d}.png"), large)
@@ -214,6 +235,24 @@ def _write_pictures(folder: Path, solids: tuple[Solid, ...], settings: Settings,
                 iio.imwrite(_place(folder, f"motion_masks/{t:05d}.png"), mask)
                 write_array(_place(folder, f"disp/{t:05d}.npy"), (1.0 / centres.depth).astype(np.float32))
     return [layers[t] for t in range(settings.n_frames)]
+
+
+def write_video(path: Path, frames: list[Path]) -> None:
+    """The frames as an mp4 (h264), as a camera would write it.
+
+    Raises:
+        PrepError: it cannot be written.
+    """
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pictures = np.stack([iio.imread(frame) for frame in frames])
+        iio.imwrite(partial, pictures, plugin="FFMPEG", fps=VIDEO_FPS, quality=VIDEO_QUALITY, macro_block_size=2)
+        partial.replace(path)
+    except OSError as error:
+        raise PrepError(f"cannot write {path} ({error.strerror or error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _place(folder: Path, name: str) -> Path:
