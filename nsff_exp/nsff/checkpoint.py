@@ -159,7 +159,7 @@ def read_newest(folder: Path) -> Checkpoint | None:
         try:
             return read_checkpoint(path)
         except BrokenCheckpoint as error:
-            log.warning("warning: %s; trying the one before it", error)
+            log.warning("%s; trying the one before it", error)
     if paths:
         raise InputError(
             f"none of the {len(paths)} checkpoints in {folder.absolute()} can be read; move them away to start again"

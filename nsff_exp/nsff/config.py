@@ -10,7 +10,16 @@ import configargparse
 
 from nsff.options import FIELD_DEFAULTS, VARIANT_DEFAULTS, Config
 
-__all__ = ["Config", "InputError", "UsageError", "find_config", "format_args", "load_config", "unused_options"]
+__all__ = [
+    "Config",
+    "InputError",
+    "Parser",
+    "UsageError",
+    "find_config",
+    "format_args",
+    "load_config",
+    "unused_options",
+]
 
 log = logging.getLogger("nsff")
 
@@ -25,13 +34,15 @@ class UsageError(InputError):
     """The command line or the config file is wrong. Exit status 2."""
 
 
-class _Parser(configargparse.ArgumentParser):
+class Parser(configargparse.ArgumentParser):
+    """Says in one line what is wrong with the command line."""
+
     def error(self, message: str) -> Any:
         raise UsageError(f"{message}; see --help")
 
 
-def _build_parser(prog: str, description: str) -> _Parser:
-    parser = _Parser(prog=prog, description=description, allow_abbrev=False, add_config_file_help=False)
+def _build_parser(prog: str, description: str) -> Parser:
+    parser = Parser(prog=prog, description=description, allow_abbrev=False, add_config_file_help=False)
     names = dict.fromkeys(option.metadata["group"] for option in dataclasses.fields(Config))
     groups = {name: parser.add_argument_group(name) for name in names}
     for option in dataclasses.fields(Config):
@@ -46,7 +57,15 @@ def _build_parser(prog: str, description: str) -> _Parser:
             group.add_argument(
                 f"--{option.name}", type=kind, default=option.default, choices=option.metadata.get("choices"), help=text
             )
+    add_message_options(parser)
     return parser
+
+
+def add_message_options(parser: Parser) -> None:
+    """`--quiet` and `--verbose`, which the script heard before anything was read (`script.set_up_messages`)."""
+    messages = parser.add_argument_group("messages")
+    messages.add_argument("--quiet", action="store_true", help="no progress, only warnings, errors and results")
+    messages.add_argument("--verbose", action="store_true", help="more lines, and where an error came from")
 
 
 def find_config(typed: str) -> Path:
@@ -74,7 +93,7 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
         UsageError: unknown key, value of the wrong kind, or a value that is not supported.
     """
     parser = _build_parser(prog, description)
-    only_config = _Parser(add_help=False, allow_abbrev=False)
+    only_config = Parser(add_help=False, allow_abbrev=False)
     only_config.add_argument("--config", "-c", default=None)
     typed, rest = only_config.parse_known_args(argv)
     path = find_config(typed.config) if typed.config else None
@@ -86,6 +105,9 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
     if unknown:
         raise UsageError(_describe_unknown(unknown[0], path))
     fields = vars(values) | {"config": str(path or "")}
+    for name in ("quiet", "verbose"):
+        if fields.pop(name) and f"--{name}" not in argv:
+            raise UsageError(f"{name} in {path}: it belongs on the command line")
     for name, default in (VARIANT_DEFAULTS[fields["variant"]] | FIELD_DEFAULTS[fields["field"]]).items():
         if fields[name] is None:
             fields[name] = default

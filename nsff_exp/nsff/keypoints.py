@@ -96,7 +96,7 @@ def percentage_of_correct_keypoints(fields: Fields, config: Config, cameras: Cam
     """
     points = read_keypoints(config, cameras)
     if len(points) < 2:
-        log.warning("warning: no two files in %s/keypoints, PCK-T is left out", config.datadir)
+        log.warning("no two files in %s/keypoints, PCK-T is left out", config.datadir)
         return None
     device = next(fields.parameters()).device
     limit = CORRECT_WITHIN * max(cameras.intrinsics.width, cameras.intrinsics.height)

@@ -133,6 +133,6 @@ def load_lpips(path: str | None, scaled: bool, device: torch.device) -> Lpips | 
         trunk = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:100]
-        log.warning("warning: no AlexNet weights, LPIPS is left out (%s); give --lpips_trunk FILE", reason)
+        log.warning("no AlexNet weights, LPIPS is left out (%s); give --lpips_trunk FILE", reason)
         return None
     return Lpips(trunk, scaled, device)

@@ -1,16 +1,19 @@
-"""What all scripts share: one clear line and an exit status for errors, and the device."""
+"""What all scripts share: one clear line and an exit status for errors, how much is said, and the device."""
 
 import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
+from tqdm import tqdm
 
 from nsff.config import Config, InputError, UsageError
 
 log = logging.getLogger("nsff")
+
+RED, YELLOW = 31, 33
 
 
 def pick_device(config: Config) -> torch.device:
@@ -25,30 +28,66 @@ def pick_device(config: Config) -> torch.device:
     if device.type == "cuda":  # torchrun's processes on a machine have one each
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         torch.cuda.set_device(device)
+    log.debug("computing on %s, torch %s, %d threads", device, torch.__version__, torch.get_num_threads())
     if config.amp and device.type == "cpu":
         log.info("without effect here: amp (CUDA only)")
     return device
 
 
+class LineFormatter(logging.Formatter):
+    """`warning: ` or `error: ` before what is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        heads = {logging.WARNING: coloured("warning:", YELLOW) + " ", logging.ERROR: coloured("error:", RED) + " "}
+        return heads.get(record.levelno, "") + super().format(record)
+
+
+def coloured(word: str, colour: int) -> str:
+    """In colour on a terminal, plain in a file or where NO_COLOR is set (no-color.org)."""
+    return f"\033[{colour}m{word}\033[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else word
+
+
+_bar = tqdm.__init__
+
+
+def _silent(bar: tqdm, *given: Any, **options: Any) -> None:
+    """A progress bar that shows nothing."""
+    _bar(bar, *given, **{**options, "disable": True})
+
+
+def set_up_messages(argv: list[str]) -> None:
+    """`--quiet`: warnings and errors only, no progress bars; `--verbose`: more lines, and where an error came from."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    if "--quiet" in argv:
+        log.setLevel(logging.WARNING)
+        tqdm.__init__ = _silent  # type: ignore[method-assign]
+    else:
+        log.setLevel(logging.DEBUG if "--verbose" in argv else logging.INFO)
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes, one tells how it goes
+        log.setLevel(logging.ERROR)
+
+
 def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     """Run a script: one clear line instead of a traceback for what the user can mend.
 
-    Exits with 0 if all went well, 2 for a wrong command line, 1 for anything else.
+    Exits with 0 if all went well, 2 for a wrong command line, 1 for anything else, 130 if interrupted.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, one tells how it goes
-    logging.getLogger("nsff").setLevel(logging.INFO if first else logging.ERROR)
+    set_up_messages(sys.argv)
+    status = 0
+    error: Exception | None = None
     try:
         main(sys.argv[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
-    except torch.OutOfMemoryError:
-        print(
-            "error: the GPU has not enough memory; lower --N_rand (training) or --netchunk (rendering)", file=sys.stderr
-        )
-        sys.exit(1)
+    except InputError as caught:
+        status, error, text = 2 if isinstance(caught, UsageError) else 1, caught, str(caught)
+    except torch.OutOfMemoryError as caught:
+        text = "the GPU has not enough memory; lower --N_rand (training) or --netchunk (rendering)"
+        status, error = 1, caught
     except KeyboardInterrupt:
+        status = 130
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+    if error is not None:
+        log.debug("where it came from", exc_info=error)
+        print(f"{coloured('error:', RED)} {text}", file=sys.stderr)
+    sys.exit(status)

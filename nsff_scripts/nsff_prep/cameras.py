@@ -71,7 +71,7 @@ def _read_reconstruction(place: Path, suffix: str, remedy: str) -> pycolmap.Reco
                 model = pycolmap.Reconstruction(aside)
             except Exception:
                 raise PrepError(f"{place} cannot be read as a COLMAP model ({_short(error)}); {remedy}") from error
-    log.info("note: the tracks of %s contradict its images and are ignored", place)
+    log.info("the tracks of %s contradict its images and are ignored", place)
     return model
 
 
@@ -180,7 +180,7 @@ def save_poses(folder: SceneFolder) -> Model:
         raise PrepError(f"{folder.images} lacks {missing[0]}, which the COLMAP model has; put it back")
     rows = poses_bounds(model)
     for text in oddities(model):
-        log.warning("warning: %s", text)
+        log.warning("%s", text)
     write_array(folder.poses_bounds, rows)
     write_text(folder.root / "scene.json", json.dumps(scene_box(model), indent=2) + "\n")
     return model

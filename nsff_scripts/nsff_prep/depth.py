@@ -102,7 +102,7 @@ def _from_neighbours(folder: SceneFolder, paths: list[Path]) -> str:
     write_sheet(folder.root / "sheets" / "multiview.jpg", pictures)
     share = float(np.mean(shares))
     if share < 0.3:
-        log.warning("warning: depth was measured on %.0f %% of the pixels only; the rest is a guess", 100 * share)
+        log.warning("depth was measured on %.0f %% of the pixels only; the rest is a guess", 100 * share)
     return f"depth: {share:.0%} of the pixels measured from neighbouring frames, {1 - share:.0%} filled in"
 
 

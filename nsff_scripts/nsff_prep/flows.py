@@ -137,7 +137,7 @@ def chosen_semantic(wanted: str, measured: bool) -> str:
     if (MODELS / WEIGHTS).is_file():
         return "maskrcnn"
     log.warning(
-        "note: no Mask R-CNN weights: motion masks from %s; download_models.py gets the weights",
+        "no Mask R-CNN weights: motion masks from %s; download_models.py gets the weights",
         "depth and epipolar geometry" if measured else "epipolar geometry alone",
     )
     return "multiview" if measured else "none"
@@ -180,7 +180,7 @@ def _summary(masks: list[Mask], method: str) -> str:
     ):
         if odd.any():
             names = ", ".join(f"{index:05d}" for index in np.flatnonzero(odd)[:8]) + (", ..." if odd.sum() > 8 else "")
-            log.warning("warning: the motion masks of %d frames %s of it (%s); try %s", odd.sum(), what, names, remedy)
+            log.warning("the motion masks of %d frames %s of it (%s); try %s", odd.sum(), what, names, remedy)
     summary = f"flow: {method} on {len(masks)} frames; {shares.mean():.1%} of the pixels move"
     log.info("%s", summary)
     return summary

@@ -1,12 +1,17 @@
-"""What all preparation scripts share: one clear line and an exit status for what went wrong."""
+"""What all preparation scripts share: one clear line and an exit status for what went wrong, and how much is said."""
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from tqdm import tqdm
 
 log = logging.getLogger("nsff_prep")
+
+RED, YELLOW = 31, 33
 
 
 class PrepError(Exception):
@@ -24,25 +29,63 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
+        messages = self.add_argument_group("messages")
+        messages.add_argument("--quiet", action="store_true", help="no progress, only warnings, errors and results")
+        messages.add_argument("--verbose", action="store_true", help="more lines, and where an error came from")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see --help")
 
 
+class LineFormatter(logging.Formatter):
+    """`warning: ` or `error: ` before what is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        heads = {logging.WARNING: coloured("warning:", YELLOW) + " ", logging.ERROR: coloured("error:", RED) + " "}
+        return heads.get(record.levelno, "") + super().format(record)
+
+
+def coloured(word: str, colour: int) -> str:
+    """In colour on a terminal, plain in a file or where NO_COLOR is set (no-color.org)."""
+    return f"\033[{colour}m{word}\033[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else word
+
+
+_bar = tqdm.__init__
+
+
+def _silent(bar: tqdm, *given: Any, **options: Any) -> None:
+    """A progress bar that shows nothing."""
+    _bar(bar, *given, **{**options, "disable": True})
+
+
+def set_up_messages(argv: list[str]) -> None:
+    """As `--quiet` and `--verbose` say."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    if "--quiet" in argv:
+        log.setLevel(logging.WARNING)
+        tqdm.__init__ = _silent  # type: ignore[method-assign]
+    else:
+        log.setLevel(logging.DEBUG if "--verbose" in argv else logging.INFO)
+
+
 def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     """Run a script; exits with 0 if all went well, 2 for a wrong command line, 130 interrupted, 1 for anything else."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    log.setLevel(logging.INFO)
+    set_up_messages(sys.argv)
+    status = 0
+    error: Exception | None = None
     try:
         main(sys.argv[1:])
-    except PrepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        print(f"error: cannot read or write{where} ({error.strerror or error})", file=sys.stderr)
-        sys.exit(1)
+    except PrepError as caught:
+        status, error, text = 2 if isinstance(caught, UsageError) else 1, caught, str(caught)
+    except OSError as caught:
+        where = f" {caught.filename}" if caught.filename else ""
+        status, error, text = 1, caught, f"cannot read or write{where} ({caught.strerror or caught})"
     except KeyboardInterrupt:
+        status = 130
         print("interrupted; files that were finished stay", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+    if error is not None:
+        log.debug("where it came from", exc_info=error)
+        print(f"{coloured('error:', RED)} {text}", file=sys.stderr)
+    sys.exit(status)
