@@ -5,7 +5,7 @@ PYTHON ?= python3
 RUN = $(abspath $(VENV))/bin
 STAMP = $(VENV)/installed-$(shell cksum < requirements.txt | cut -d' ' -f1)
 
-.PHONY: test lint types demo install clean
+.PHONY: test lint types demo video install clean
 
 install: $(STAMP)
 
@@ -24,15 +24,16 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(RUN)/mypy
 
-# A tiny scene, a few thousand steps, three videos and metrics against held-out cameras.
-DEMO = --config configs/config_demo.txt --datadir ../demo/dense --basedir ../demo/logs
-DEMO_VIDEOS = --render_bt --render_lockcam_slowmo --render_slowmo_bt --times 8:12 --slowmo_factor 6
+# A small scene as a video, and all that is made of a video: cameras, depth, flow, masks, fields, videos, figures, a page.
+DEMO = --out demo --views demo/truth --config configs/config_demo.txt --height 72 --minutes 6 --render_factor 1 --every 4
 demo: $(STAMP)
-	test -d demo/dense || $(RUN)/python nsff_scripts/make_demo_scene.py --data_path demo/dense
-	cd nsff_exp && $(RUN)/python run_nerf.py $(DEMO)
-	cd nsff_exp && $(RUN)/python render.py $(DEMO) $(DEMO_VIDEOS)
-	cd nsff_exp && $(RUN)/python evaluation.py $(DEMO)
-	@ls demo/logs/*/render-*/video.mp4 demo/logs/*/sheet.jpg
+	test -f demo/clip.mp4 || $(RUN)/python nsff_scripts/make_demo_scene.py --overwrite --data_path demo/truth --video demo/clip.mp4
+	$(RUN)/python nsff_exp/run_all.py --video demo/clip.mp4 $(DEMO)
+
+# The same for a clip of your own: make video VIDEO=clip.mp4
+video: $(STAMP)
+	@test -n "$(VIDEO)" || { echo "error: which video? make video VIDEO=clip.mp4" >&2; exit 2; }
+	$(RUN)/python nsff_exp/run_all.py --video "$(VIDEO)" $(if $(OUT),--out "$(OUT)")
 
 clean:
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache

@@ -117,9 +117,10 @@ def diagnose(config: Config, device: torch.device) -> Path:
     shown = frames[np.linspace(0, len(frames) - 1, SHOWN).round().astype(int)]
     pictures = {f"frame {frame}": _pictures(fields, config, scene, int(frame)) for frame in shown}
     path = config.experiment_dir / "health.json"
+    described = {"path": str(checkpoint.path), "step": checkpoint.step}
     with writing_to(path.parent):
         with whole_file(path) as partial:
-            partial.write_text(json.dumps({"checkpoint": str(checkpoint.path), "checks": rows}, indent=1) + "\n")
+            partial.write_text(json.dumps({"checkpoint": described, "checks": rows}, indent=1) + "\n")
         write_health_page(path.with_suffix(".html"), checkpoint.step, rows, pictures)
     print(format_health(rows))
     log.info("wrote %s", path.with_suffix(".html"))

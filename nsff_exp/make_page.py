@@ -1,0 +1,16 @@
+"""Put all that was made of a video on one page: frames, masks, depth, videos, curves, figures.
+
+python make_page.py --config configs/config_video.txt --datadir SCENE/dense --expname NAME
+"""
+
+from nsff.config import load_config
+from nsff.script import run_script
+from nsff.summary import write_summary
+
+
+def main(argv: list[str]) -> None:
+    print(write_summary(load_config(argv, "make_page.py", __doc__)).absolute())
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,53 @@
+"""All stages, from a video file to a page with videos and figures. Run it again and it goes on where it stopped.
+
+    python run_all.py --video clip.mp4
+
+Each stage is a script of its own; its command is shown, to be used alone.
+"""
+
+import argparse
+from pathlib import Path
+
+from nsff.config import Parser, UsageError, add_message_options, find_config
+from nsff.script import run_script
+from nsff.stages import MOST_FRAMES, run_stages
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options."""
+    parser = Parser(
+        prog="run_all.py", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    given = parser.add_argument_group("what is given")
+    given.add_argument("--video", type=Path, required=True, help="a video file")
+    given.add_argument("--out", type=Path, help="folder for all that is made of it (default: out/<name of the video>)")
+    given.add_argument("--views", type=Path, help="held-out views, as for prepare_video.py: figures are made as well")
+    sizes = parser.add_argument_group("size and time")
+    sizes.add_argument(
+        "--max_frames", type=int, help=f"take so many, evenly spaced (default: {MOST_FRAMES}; not with --views)"
+    )
+    sizes.add_argument("--height", type=int, default=288, help="training height, pixels (default: 288)")
+    sizes.add_argument("--minutes", type=float, default=20.0, help="training time (default: 20)")
+    sizes.add_argument("--render_factor", type=int, help="videos so many times smaller (default: 1 on a GPU, else 2)")
+    sizes.add_argument("--config", default="configs/config_video.txt", help="of the training (config_video.txt)")
+    sizes.add_argument("--every", type=int, default=1, help="evaluate every so manyth held-out view (default: 1)")
+    add_message_options(parser)
+    args = parser.parse_args(argv)
+    limits = {"max_frames": (10, 100_000), "height": (16, 4096), "minutes": (0.01, 1e5), "render_factor": (1, 64)}
+    for name, (least, most) in (limits | {"every": (1, 100_000)}).items():
+        if (value := getattr(args, name)) is not None and not least <= value <= most:
+            raise UsageError(f"--{name} {value:g} is not {least:g} to {most:g}")
+    if args.views and args.max_frames:
+        raise UsageError("--views go by the number of the frame: not with --max_frames")
+    args.config = str(find_config(args.config))
+    args.out = args.out or Path("out") / args.video.stem
+    return args
+
+
+def main(argv: list[str]) -> None:
+    run_stages(parse(argv))
+
+
+if __name__ == "__main__":
+    run_script(main)
