@@ -179,7 +179,7 @@ def test_signals_reach_the_stage_which_has_time_to_save(tmp_path, number):
         "[signal.signal(n, save) for n in (signal.SIGINT, signal.SIGTERM)]\n"
         "pathlib.Path('started').touch()\ntime.sleep(60)\n"
     )
-    caller = "import sys; from pathlib import Path; from nsff.stages import run; run(['stage.py'], Path(sys.argv[1])); print(1)"
+    caller = "import sys; from pathlib import Path; from nsff.stages import run; run(['stage.py'], Path(sys.argv[1]))"
     process = subprocess.Popen(
         [sys.executable, "-c", caller, str(tmp_path)], cwd=stages.HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -187,9 +187,8 @@ def test_signals_reach_the_stage_which_has_time_to_save(tmp_path, number):
     while not (tmp_path / "started").exists() and time.monotonic() < until:
         time.sleep(0.05)
     process.send_signal(number)
-    out, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=30)
     assert (tmp_path / "saved").exists()
-    assert out == b""
     assert b"KeyboardInterrupt" in errors
 
 

@@ -1,0 +1,106 @@
+"""Every command of the README, as typed there, one after the other; with tiny settings behind it."""
+
+import importlib
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from nsff.config import load_config
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text()
+FIELDS = (
+    "--netwidth 16 --N_samples 8 --hash_log2_rows 8 --hash_levels 2 --hash_look 8 --hash_samples 8 --hash_width 8 "
+    "--device cpu"
+)
+TRAINING = "--N_iters 2 --N_rand 16 --num_extra_sample 8 --i_img 0"
+TINY = {
+    "run_nerf": f"{FIELDS} {TRAINING}", "render": f"{FIELDS} --render_factor 2",
+    "evaluation": f"{FIELDS} --every 60 --lpips_trunk {{trunk}}", "diagnose": FIELDS, "make_page": FIELDS,
+    "evaluate_all": f"{FIELDS} --every 90 --lpips_trunk {{trunk}}", "benchmark": f"{FIELDS} {TRAINING} --bench_steps 1",
+    "prepare_video": "--resize_height 72 --input_flow_w 256",
+    "run_midas": "--depth multiview --resize_height 72",
+    "run_flows_video": "--flow dis --input_flow_w 256 --resize_height 72",
+}  # fmt: skip
+
+
+def typed_commands() -> list[str]:
+    """The lines of indented blocks that call Python, whole where they are broken, in order."""
+    lines = README.replace(" \\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.startswith("    python ")]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, golden, clip) -> Path:
+    """A folder in which the README's names exist; the golden scene stands for each published one."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("kid-running", "balloon1", "balloon1-2"):
+        (folder / "data" / name).mkdir(parents=True)
+        (folder / "data" / name / "dense").symlink_to(golden / "scene")
+    (folder / "DIR").mkdir()
+    for frame in (0, 2, 4):
+        shutil.copy(golden / f"scene/images_64x36/{frame:05d}.png", folder / "DIR")
+    (folder / "configs").mkdir()
+    shutil.copy(REPOSITORY / "configs/config_kid-running.txt", folder / "configs")
+    (folder / "clip.mp4").symlink_to(clip)
+    return folder
+
+
+@pytest.mark.parametrize("line", typed_commands())
+def test_command(line: str, world: Path, monkeypatch, trunk_file) -> None:
+    monkeypatch.chdir(world)
+    _, script, *words = shlex.split(line.replace(" ... ", " configs/config_kid-running.txt "), comments=True)
+    words = [path for word in words for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
+    name = script.removesuffix(".py")
+    tiny = TINY.get(name, "").format(trunk=trunk_file)
+    if name not in ("prepare_video", "run_colmap", "save_poses_nerf", "run_midas", "run_flows_video"):
+        tiny += " --end_frame 12 --final_height 72" if "SCENE" in line else " --end_frame 24 --final_height 36"
+    if "mine.json" in line:
+        shutil.copy(next(world.glob("logs/*/render-*/camera_path.json")), "mine.json")
+    argv = [*words, *shlex.split(tiny)]
+    if name in ("evaluation", "diagnose", "render") and not list(load_config(argv).experiment_dir.glob("*.tar")):
+        importlib.import_module("run_nerf").main([*argv, *shlex.split(TRAINING)])
+    importlib.import_module(name).main(argv)
+
+
+def test_every_command_is_found() -> None:
+    """That the list above is no empty one: as many as the README has, for all scripts of the table but two."""
+    scripts = {line.split()[1] for line in typed_commands()}
+    assert len(typed_commands()) >= 20
+    named = set()
+    for folder in ("nsff_exp", "nsff_scripts"):
+        named |= {path.name for path in (REPOSITORY / folder).glob("*.py")}
+    assert scripts <= named
+    assert all(f"{script}" in README for script in named)
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "video VIDEO=clip.mp4", "install"])
+def test_targets_of_make(target: str) -> None:
+    """What they would run is there."""
+    run = subprocess.run(["make", "-n", *target.split()], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    scripts = [word for word in run.stdout.split() if word.endswith(".py")]
+    assert all((REPOSITORY / script).is_file() for script in scripts)
+    assert f"make {target}" in README
+
+
+def test_options_that_the_table_names_are_there() -> None:
+    from nsff.options import Config
+
+    table = README[README.index("## Options") : README.index("## Differences")]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    for name in (word for row in rows for word in row.replace("`", "").replace(",", " ").split()):
+        assert hasattr(Config, name) or name in Config.__dataclass_fields__, name
+
+
+def test_pictures_are_small_and_there() -> None:
+    """They are part of the repository, and move."""
+    picture = REPOSITORY / ".readme" / "demo.gif"
+    assert picture.stat().st_size < 3e6
+    frames = iio.imread(picture)
+    assert len(frames) > 20
+    assert np.abs(frames[0].astype(int) - frames[len(frames) // 2]).mean() > 2.0
