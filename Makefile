@@ -25,7 +25,7 @@ types: $(STAMP)
 	$(RUN)/mypy
 
 # A small scene as a video, and all that is made of a video: cameras, depth, flow, masks, fields, videos, figures, a page.
-DEMO = --out demo --views demo/truth --config configs/config_demo.txt --height 72 --minutes 6 --render_factor 1 --every 4
+DEMO = --out demo --views demo/truth --config configs/config_demo.txt --height 72 --minutes 5 --render_factor 1 --every 4
 demo: $(STAMP)
 	test -f demo/clip.mp4 || $(RUN)/python nsff_scripts/make_demo_scene.py --overwrite --data_path demo/truth --video demo/clip.mp4
 	$(RUN)/python nsff_exp/run_all.py --video demo/clip.mp4 $(DEMO)

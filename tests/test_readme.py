@@ -61,6 +61,8 @@ def test_command(line: str, world: Path, monkeypatch, trunk_file) -> None:
         tiny += " --end_frame 12 --final_height 72" if "SCENE" in line else " --end_frame 24 --final_height 36"
     if "mine.json" in line:
         shutil.copy(next(world.glob("logs/*/render-*/camera_path.json")), "mine.json")
+    if "slowmo" in line:
+        tiny += " --slowmo_factor 2" + ("" if "--times" in line else " --times 9:11")
     argv = [*words, *shlex.split(tiny)]
     if name in ("evaluation", "diagnose", "render") and not list(load_config(argv).experiment_dir.glob("*.tar")):
         importlib.import_module("run_nerf").main([*argv, *shlex.split(TRAINING)])

@@ -19,6 +19,7 @@ th { border-bottom: 2px solid #888 } td:first-child, th:first-child { text-align
 table.words td, table.words th { text-align: left; vertical-align: top } h2 { margin: 2rem 0 .5rem }
 .row { display: grid; grid-template-columns: repeat(4, 1fr); gap: 4px; margin: .3rem 0 1.2rem }
 .videos { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; max-width: 100% }
+.videos video { height: 270px }
 .row img, .row video { width: 100%; display: block } img, video { max-width: 100%; display: block }
 h3 { margin: 0; font-size: 1rem } .small, figcaption { color: #666 }
 """
