@@ -128,3 +128,26 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_demo_scene(folder / "truth", Settings(160, 90, n_frames=12, path="smooth"))
     write_video(folder / "a clip.mp4", SceneFolder(folder / "truth").list_images())
     return folder / "a clip.mp4"
+
+
+@pytest.fixture(scope="session")
+def prepare() -> Callable[..., subprocess.CompletedProcess]:
+    """Prepares a small video as a user types it, without any weights."""
+
+    def run(clip: Path, scene: Path, *more: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "prepare_video.py", "--video", str(clip), "--data_path", str(scene)]
+        return subprocess.run(
+            [*command, "--resize_height", "72", "--input_flow_w", "256", *more],
+            cwd=REPOSITORY / "nsff_scripts", capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def prepared(clip: Path, prepare, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """(clip, scene that was prepared from it, what was printed)."""
+    scene = tmp_path_factory.mktemp("prepared") / "my scene"
+    out = prepare(clip, scene)
+    assert out.returncode == 0, out.stderr[-2000:]
+    return clip, scene, out.stderr

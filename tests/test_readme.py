@@ -35,7 +35,7 @@ def typed_commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, golden, clip) -> Path:
+def world(tmp_path_factory, golden, prepared) -> Path:
     """A folder in which the README's names exist; the golden scene stands for each published one."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("kid-running", "balloon1", "balloon1-2"):
@@ -46,7 +46,8 @@ def world(tmp_path_factory, golden, clip) -> Path:
         shutil.copy(golden / f"scene/images_64x36/{frame:05d}.png", folder / "DIR")
     (folder / "configs").mkdir()
     shutil.copy(REPOSITORY / "configs/config_kid-running.txt", folder / "configs")
-    (folder / "clip.mp4").symlink_to(clip)
+    (folder / "clip.mp4").symlink_to(prepared[0])
+    shutil.copytree(prepared[1], folder / "SCENE")
     return folder
 
 

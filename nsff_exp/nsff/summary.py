@@ -5,16 +5,18 @@ import json
 import tempfile
 from pathlib import Path
 
+import cv2
 import imageio.v3 as iio
 import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nsff.checkpoint import read_newest
-from nsff.clips import Frame, writing_to
+from nsff.clips import Frame, whole_file, writing_to
 from nsff.config import Config, InputError
 from nsff.page import Page
 from nsff.report import health_table, mean_table
@@ -24,6 +26,7 @@ INPUT_FPS = 8.0
 RED = np.array([1.0, 0.16, 0.16])
 CURVES = (("loss/total", "loss", True), ("train/psnr", "PSNR of training rays (dB)", False))
 HELD_OUT = "held-out/psnr"
+GIF_FRAMES, GIF_HEIGHT, GIF_COLOURS, GIF_MILLISECONDS = 30, 144, 128, 80
 CLIPS = (  # beginning of the folder's name, what it shows
     ("render-spiral-frame", "Frozen moment, moving camera"),
     ("render-lockcam-slowmo-frame", "Slow motion, fixed camera"),
@@ -32,7 +35,7 @@ CLIPS = (  # beginning of the folder's name, what it shows
 
 
 def write_summary(config: Config) -> Path:
-    """Write `summary.html` into the experiment's folder; returns its path.
+    """Write `summary.html` and `summary.gif` into the experiment's folder; returns the path of the page.
 
     Raises:
         InputError: nothing was trained, or a file of the scene is missing.
@@ -57,6 +60,8 @@ def write_summary(config: Config) -> Path:
     page.heading("What came out")
     if clips:
         page.videos(clips)
+        with writing_to(folder):
+            write_moving_picture(folder / "summary.gif", scene, next(iter(clips.values())))
     else:
         page.text("No video was rendered yet: render.py.")
     _add_figures(page, folder, checkpoint.step)
@@ -115,6 +120,24 @@ def find_clips(folder: Path) -> dict[str, Path]:
         newest[next((text for start, text in CLIPS if name.startswith(start)), name)] = path
     order = [text for _, text in CLIPS]
     return dict(sorted(newest.items(), key=lambda clip: order.index(clip[0]) if clip[0] in order else len(order)))
+
+
+def write_moving_picture(path: Path, scene: Scene, clip: Path) -> None:
+    """A small gif to show around: the frames that went in, a clip that came out, beside each other."""
+    rendered = iio.imread(clip, plugin="FFMPEG")
+    chosen = np.linspace(0, len(rendered), GIF_FRAMES, endpoint=False).astype(int)
+    pictures = []
+    for step, index in enumerate(chosen):
+        frame = (scene.images[step * len(scene.images) // GIF_FRAMES].numpy() * 255.0).round().astype(np.uint8)
+        height, width = frame.shape[:2]
+        size = round(GIF_HEIGHT * width / height), GIF_HEIGHT
+        pair = [cv2.resize(each, size, interpolation=cv2.INTER_CUBIC) for each in (frame, rendered[index])]
+        gap = np.full((GIF_HEIGHT, 4, 3), 255, np.uint8)
+        pictures.append(Image.fromarray(np.concatenate([pair[0], gap, pair[1]], axis=1)).quantize(GIF_COLOURS))
+    with whole_file(path) as partial:
+        pictures[0].save(
+            partial, format="gif", save_all=True, append_images=pictures[1:], duration=GIF_MILLISECONDS, loop=0
+        )
 
 
 def read_curves(folder: Path) -> dict[str, Float[np.ndarray, "n 2"]]:

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -20,25 +18,6 @@ from nsff_prep.script import PrepError
 from nsff_prep.sfm import SfmResult, SfmSettings, is_whole, reconstruct, undistort
 from nsff_prep.views import lens_of, list_views, undistort_views, undistorted
 from skimage.transform import SimilarityTransform
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "nsff_scripts"
-
-
-def prepare(clip: Path, scene: Path, *more: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "prepare_video.py", "--video", str(clip), "--data_path", str(scene)]
-    return subprocess.run(
-        [*command, "--resize_height", "72", "--input_flow_w", "256", *more],
-        cwd=SCRIPTS, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def prepared(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """(clip, scene, what was printed)."""
-    scene = tmp_path_factory.mktemp("prepared") / "my scene"
-    out = prepare(clip, scene)
-    assert out.returncode == 0, out.stderr[-2000:]
-    return clip, scene, out.stderr
 
 
 def test_all_files_are_there_and_readable(prepared):
@@ -90,7 +69,7 @@ def test_cut_off_files_of_colmap_are_noticed(prepared, tmp_path):
     assert not is_whole(tmp_path / "again", result)
 
 
-def test_again_nothing_is_made_twice(prepared):
+def test_again_nothing_is_made_twice(prepared, prepare):
     clip, scene, _ = prepared
     before = {path: path.stat().st_mtime_ns for path in scene.rglob("*.n*")}
     out = prepare(clip, scene)
@@ -99,7 +78,7 @@ def test_again_nothing_is_made_twice(prepared):
     assert {path: path.stat().st_mtime_ns for path in scene.rglob("*.n*")} == before
 
 
-def test_what_was_lost_is_made_again(prepared):
+def test_what_was_lost_is_made_again(prepared, prepare):
     clip, scene, _ = prepared
     poses = np.load(scene / "dense" / "poses_bounds.npy")
     (scene / "dense" / "disp" / "00003.npy").unlink()
@@ -126,7 +105,7 @@ def views(prepared, tmp_path) -> Path:
     return tmp_path / "views"
 
 
-def test_held_out_views_lose_their_lens_as_the_frames_did(prepared, views):
+def test_held_out_views_lose_their_lens_as_the_frames_did(prepared, prepare, views):
     clip, scene, _ = prepared
     lens = lens_of(json.loads((scene / "dense" / "sfm.json").read_text())["lens"])
     raw, ideal = (read_image(scene / name / "00003.png") for name in ("frames", "dense/images"))
@@ -146,7 +125,7 @@ def test_held_out_views_lose_their_lens_as_the_frames_did(prepared, views):
     assert not (scene / "dense/mv_images/00004").exists()  # nothing of other views stays
 
 
-def test_held_out_views_that_cannot_be_used(prepared, views, tmp_path):
+def test_held_out_views_that_cannot_be_used(prepared, prepare, views, tmp_path):
     clip, scene, _ = prepared
     with pytest.raises(PrepError, match=r"is no folder"):
         list_views(tmp_path / "nowhere")
