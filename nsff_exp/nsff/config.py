@@ -141,6 +141,7 @@ def _check(config: Config) -> None:
         "i_print",
         "i_weights",
         "fps",
+        "reach",
         "slowmo_factor",
     )
     for name in positive:

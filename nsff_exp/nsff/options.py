@@ -123,6 +123,9 @@ class Config:
         "(default: run with the paths fixed and train, else fixed)", choices=TIMES,
     )  # fmt: skip
     frames: int = _render(0, "frames of the clip along path; 0 = 60, or as many as times and slowmo_factor give")
+    reach: float = _render(
+        48.0, "how far cameras circle: pixels that a thing at depth 1, the near plane, shifts; less for small frames"
+    )
     times: str | None = _render(None, "first and last frame of what runs, like 3:8; default: all, or as published")
     slowmo_factor: int = _render(10, "slow motion: moments from each frame to the next")
     camera_path: str | None = _render(None, "also a clip along the cameras of this file (nerfstudio's JSON format)")

@@ -13,7 +13,15 @@ from nsff.config import Config, InputError, UsageError
 from nsff.poses import Intrinsics, Pose, homogeneous, interpolate
 from nsff.scene import Cameras
 from nsff.timeline import Timeline
-from nsff.trajectories import BULLET_TIME_FRAMES, dolly, lemniscate, space_time_offsets, spiral, wander
+from nsff.trajectories import (
+    BULLET_TIME_FRAMES,
+    BULLET_TIME_SHIFT,
+    dolly,
+    lemniscate,
+    space_time_offsets,
+    spiral,
+    wander,
+)
 
 log = logging.getLogger("nsff")
 
@@ -76,7 +84,8 @@ class _Planner:
         self.timeline = Timeline(len(cameras.c2w))
         self.target = self.timeline.check_frame(config.target_idx)
         self.lens = cameras.intrinsics.divided_by(max(1, config.render_factor))
-        self.focal = cameras.intrinsics.focal
+        # paths are so many pixels wide for a focal length: another width is the published one of another focal length
+        self.focal = cameras.intrinsics.focal * BULLET_TIME_SHIFT / config.reach
 
     def bullet_time(self) -> Clip:
         """The camera circles around that of the target while its moment stands still."""

@@ -41,6 +41,18 @@ def only(config, cameras, **options):
     return clip
 
 
+@pytest.mark.parametrize("options", [{"render_bt": True}, {"path": "spiral"}, {"path": "lemniscate"}])
+def test_reach_scales_the_circles(trained, cameras, options):
+    """Half of it: every camera is half as far from the middle."""
+    middle = cameras.c2w[trained.target_idx, :, 3]
+    wide, narrow = (
+        np.array([view.c2w[:, 3] - middle for view in only(trained, cameras, reach=reach, **options).views])
+        for reach in (48.0, 24.0)
+    )
+    np.testing.assert_allclose(narrow, 0.5 * wide, atol=1e-6)
+    assert np.linalg.norm(wide, axis=1).max() == pytest.approx(48.0 / cameras.intrinsics.focal, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("mode", "name", "n_frames", "n_recorded"),
     [
