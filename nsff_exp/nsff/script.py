@@ -62,7 +62,7 @@ def set_up_messages(argv: list[str]) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if "--quiet" in argv:
         log.setLevel(logging.WARNING)
-        tqdm.__init__ = _silent  # type: ignore[method-assign]
+        tqdm.__init__ = _silent
     else:
         log.setLevel(logging.DEBUG if "--verbose" in argv else logging.INFO)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes, one tells how it goes

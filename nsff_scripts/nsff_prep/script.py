@@ -65,7 +65,7 @@ def set_up_messages(argv: list[str]) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if "--quiet" in argv:
         log.setLevel(logging.WARNING)
-        tqdm.__init__ = _silent  # type: ignore[method-assign]
+        tqdm.__init__ = _silent
     else:
         log.setLevel(logging.DEBUG if "--verbose" in argv else logging.INFO)
 
