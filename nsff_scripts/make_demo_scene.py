@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from nsff_prep.demo_scene import N_CAMERAS, PATHS, Settings, write_demo_scene, write_video
-from nsff_prep.folder import SceneFolder
+from nsff_prep.demo_scene import PATHS, Settings, write_demo_scene, write_video
+from nsff_prep.folder import N_CAMERAS, SceneFolder
 from nsff_prep.script import Parser, run_script
 
 SIDES = range(16, 1025)  # a frame of 1024x1024 takes over 1 GB of memory to make

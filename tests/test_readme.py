@@ -4,6 +4,7 @@ import importlib
 import shlex
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -25,6 +26,15 @@ TINY = {
     "prepare_video": "--resize_height 72 --input_flow_w 256",
     "run_midas": "--depth multiview --resize_height 72",
     "run_flows_video": "--flow dis --input_flow_w 256 --resize_height 72",
+}  # fmt: skip
+
+
+LEAVES = {
+    "prepare_video": "SCENE/dense/prepared.html", "run_colmap": "SCENE/dense/images/*.png",
+    "save_poses_nerf": "SCENE/dense/poses_bounds.npy", "run_midas": "SCENE/dense/disp/*.npy",
+    "run_flows_video": "SCENE/dense/flow_i1/*.npz", "run_nerf": "logs/*/*.tar", "render": "logs/*/render-*/*.mp4",
+    "evaluation": "logs/*/metrics_*.json", "evaluate_all": "logs/results_*.md", "diagnose": "logs/*/health.html",
+    "benchmark": "bench.json",
 }  # fmt: skip
 
 
@@ -53,6 +63,7 @@ def world(tmp_path_factory, golden, prepared) -> Path:
 
 @pytest.mark.parametrize("line", typed_commands())
 def test_command(line: str, world: Path, monkeypatch, trunk_file) -> None:
+    """It runs, and leaves the file that it is there for."""
     monkeypatch.chdir(world)
     _, script, *words = shlex.split(line.replace(" ... ", " configs/config_kid-running.txt "), comments=True)
     words = [path for word in words for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
@@ -64,21 +75,24 @@ def test_command(line: str, world: Path, monkeypatch, trunk_file) -> None:
         shutil.copy(next(world.glob("logs/*/render-*/camera_path.json")), "mine.json")
     if "slowmo" in line:
         tiny += " --slowmo_factor 2" + ("" if "--times" in line else " --times 9:11")
+    if name == "benchmark":
+        tiny += " --bench_json bench.json"
     argv = [*words, *shlex.split(tiny)]
     if name in ("evaluation", "diagnose", "render") and not list(load_config(argv).experiment_dir.glob("*.tar")):
         importlib.import_module("run_nerf").main([*argv, *shlex.split(TRAINING)])
+    begun = time.time_ns()
     importlib.import_module(name).main(argv)
+    left = "logs/*/render-*/*.mp4" if name == "run_nerf" and "--render" in line else LEAVES[name]
+    assert any(path.stat().st_mtime_ns >= begun - 5 * 10**7 for path in world.glob(left)), f"{line} left no new {left}"
 
 
-def test_every_command_is_found() -> None:
-    """That the list above is no empty one: as many as the README has, for all scripts of the table but two."""
-    scripts = {line.split()[1] for line in typed_commands()}
+def test_every_script_is_in_the_readme() -> None:
+    """By its name; and what the README calls is there."""
+    called = {line.split()[1] for line in typed_commands()}
+    there = {path.name for folder in ("nsff_exp", "nsff_scripts") for path in (REPOSITORY / folder).glob("*.py")}
     assert len(typed_commands()) >= 20
-    named = set()
-    for folder in ("nsff_exp", "nsff_scripts"):
-        named |= {path.name for path in (REPOSITORY / folder).glob("*.py")}
-    assert scripts <= named
-    assert all(f"{script}" in README for script in named)
+    assert called <= there
+    assert [script for script in there if script not in README] == []
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "video VIDEO=clip.mp4", "install"])
@@ -102,7 +116,7 @@ def test_options_that_the_table_names_are_there() -> None:
 
 def test_pictures_are_small_and_there() -> None:
     """They are part of the repository, and move."""
-    picture = REPOSITORY / ".readme" / "demo.gif"
+    picture = REPOSITORY / "nsff_exp" / "demo.gif"
     assert picture.stat().st_size < 3e6
     frames = iio.imread(picture)
     assert len(frames) > 20

@@ -47,24 +47,26 @@ class Page:
 
     def pictures(self, pictures: dict[str, Frame]) -> None:
         """Side by side, four in a row, with captions."""
-        shown = (
-            f"<figure><img loading=lazy alt='' src='{embedded_picture(picture)}'>"
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-            for caption, picture in pictures.items()
-        )
-        self.parts.append(f"<div class=row>{''.join(shown)}</div>")
+        tags = {name: f"<img loading=lazy alt='' src='{embedded_picture(each)}'>" for name, each in pictures.items()}
+        self._figures("row", tags)
 
     def plot(self, png: bytes, text: str) -> None:
         self.parts.append(f"<img alt='{html.escape(text)}' src='{_data('image/png', png)}'>")
 
     def videos(self, videos: dict[str, Path]) -> None:
         """mp4 files that play in a loop, with captions."""
+        how = "autoplay loop muted playsinline controls"
+        tags = {
+            name: f"<video {how} src='{_data('video/mp4', path.read_bytes())}'></video>"
+            for name, path in videos.items()
+        }
+        self._figures("videos", tags)
+
+    def _figures(self, style: str, tags: dict[str, str]) -> None:
         shown = (
-            f"<figure><video autoplay loop muted playsinline controls src='{_data('video/mp4', path.read_bytes())}'>"
-            f"</video><figcaption>{html.escape(caption)}</figcaption></figure>"
-            for caption, path in videos.items()
+            f"<figure>{tag}<figcaption>{html.escape(caption)}</figcaption></figure>" for caption, tag in tags.items()
         )
-        self.parts.append(f"<div class=videos>{''.join(shown)}</div>")
+        self.parts.append(f"<div class={style}>{''.join(shown)}</div>")
 
     def link(self, text: str, target: str) -> None:
         """To a file beside the page."""

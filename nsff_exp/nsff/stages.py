@@ -14,13 +14,12 @@ import numpy as np
 import torch
 
 from nsff.clips import claim_folder, writing_to
-from nsff.config import InputError, UsageError
+from nsff.config import Config, InputError, UsageError
 
 HERE = Path(__file__).resolve().parents[1]
 SCRIPTS = HERE.parent / "nsff_scripts"
 EXPNAME = "video"
 MOST_FRAMES = 48
-PUBLISHED_REACH = 48.0
 
 
 def run_stages(args: argparse.Namespace) -> None:
@@ -58,7 +57,7 @@ def stages(args: argparse.Namespace) -> Iterator[tuple[Path, list[str]]]:
     factor = args.render_factor or (1 if torch.cuda.is_available() else 2)
     clips = ["--render_bt", "--render_lockcam_slowmo", "--render_slowmo_bt", "--slowmo_factor", "6"]
     clips += ["--times", f"{max(0, target - 2)}:{min(n_frames - 1, target + 2)}", "--render_factor", str(factor)]
-    clips += ["--reach", f"{min(PUBLISHED_REACH, args.height / 6):g}"]  # as published at height 288
+    clips += ["--reach", f"{min(Config.reach, args.height / 6):g}"]  # as published at height 288
     yield HERE, ["render.py", *about, *clips]
     if args.views:
         options = ["--protocol", "nsff-fixed", "--every", str(args.every), "--save_renders", "--allow_missing"]

@@ -18,11 +18,11 @@ import imageio.v3 as iio
 import numpy as np
 from jaxtyping import Float
 
-from nsff_prep.folder import write_array
+from nsff_prep.folder import N_CAMERAS, write_array
 from nsff_prep.raycast import Camera, Layer, Placement, Solid, exact_flow, look_at, render, rotation
 from nsff_prep.script import PrepError
+from nsff_prep.video import measure_video
 
-N_CAMERAS = 12
 PATHS = ("cameras", "smooth")
 IMAGES_SCALE = 2  # images/ are so many times larger than the training frames
 RAYS_A_SIDE = 2 * IMAGES_SCALE  # of a training pixel: 2 x 2 a pixel of images/
@@ -248,6 +248,8 @@ def write_video(path: Path, frames: list[Path]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         pictures = np.stack([iio.imread(frame) for frame in frames])
         iio.imwrite(partial, pictures, plugin="FFMPEG", fps=VIDEO_FPS, quality=VIDEO_QUALITY, macro_block_size=2)
+        if measure_video(partial)[0] != len(frames):  # ffmpeg says nothing where the disk is full
+            raise OSError("not all frames were written; is the disk full?")
         partial.replace(path)
     except OSError as error:
         raise PrepError(f"cannot write {path} ({error.strerror or error})") from error

@@ -17,6 +17,7 @@ from nsff_prep.script import PrepError
 
 ASIDE = ".partial-"  # folders that begin so are rubble if nobody is at work
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+N_CAMERAS = 12  # of the rig whose pictures are held out (layout of the Dynamic Scene data)
 
 Image = UInt8[np.ndarray, "H W 3"]
 Mask = Bool[np.ndarray, "H W"]

@@ -15,13 +15,12 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from nsff_prep.capture import REPORT
-from nsff_prep.folder import Image, SceneFolder, read_image, write_image
+from nsff_prep.folder import N_CAMERAS, Image, SceneFolder, read_image, write_image
 from nsff_prep.script import PrepError
 from nsff_prep.sfm import IDEAL
 from nsff_prep.video import shrink
 
 KINDS = (("mv_images", ".jpg"), ("mv_masks", ".png"))
-N_CAMERAS = 12
 
 
 def list_views(views: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Options: published files and names, the two variants, and clear refusals."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -136,3 +137,42 @@ def test_help_lists_every_group():
     assert out.returncode == 0
     for group in ("scene:", "fields:", "training:", "losses:", "rendering:", "evaluation:"):
         assert group in out.stdout
+
+
+@pytest.mark.parametrize("package", ["nsff", "nsff_prep"])
+def test_how_much_is_said(package, tmp_path):
+    """--quiet leaves the warning and the error, --verbose adds the traceback; no colours in a pipe."""
+    stage = (
+        f"from {package}.script import run_script, log\nfrom tqdm import tqdm\n"
+        f"from {'nsff.config' if package == 'nsff' else 'nsff_prep.script'} import UsageError\n"
+        "def main(argv):\n    log.info('told'); log.warning('odd'); list(tqdm([1], 'bar', disable=False))\n"
+        "    raise UsageError('wrong')\nrun_script(main)\n"
+    )
+    folder = REPOSITORY / ("nsff_exp" if package == "nsff" else "nsff_scripts")
+    said = {}
+    for option in ("", "--quiet", "--verbose"):
+        command = [sys.executable, "-c", stage, *([option] if option else [])]
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert (run.returncode, run.stdout) == (2, "")
+        said[option] = run.stderr
+    assert said["--quiet"] == "warning: odd\nerror: wrong\n"
+    assert "told\n" in said[""]
+    assert "bar" in said[""]
+    assert "Traceback" not in said[""]
+    assert "Traceback" in said["--verbose"]
+    assert "\033" not in said["--verbose"]
+
+
+def test_quiet_belongs_on_the_command_line(tmp_path):
+    (tmp_path / "a.txt").write_text("expname = x\nquiet = True\n")
+    with pytest.raises(UsageError, match=r"quiet in .*: it belongs on the command line"):
+        load_config(["--config", str(tmp_path / "a.txt")])
+
+
+def test_both_packages_speak_alike():
+    """They share no code, by design; what is written twice is the same."""
+    from nsff import script as ours
+    from nsff_prep import script as theirs
+
+    for name in ("LineFormatter", "coloured", "_silent"):
+        assert inspect.getsource(getattr(ours, name)) == inspect.getsource(getattr(theirs, name)), name

@@ -319,7 +319,7 @@ def test_rows_of_other_truths_are_not_taken(trained, golden, tmp_path, no_lpips)
 
 
 def test_two_processes_share_an_evaluation(trained, typed):
-    """As torchrun starts them; a missing file is no reason to lose the report."""
+    """As torchrun starts them."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
