@@ -28,9 +28,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--max_frames", type=int, help=f"take so many, evenly spaced (default: {MOST_FRAMES}; not with --views)"
     )
     sizes.add_argument("--height", type=int, default=288, help="training height, pixels (default: 288)")
-    sizes.add_argument("--minutes", type=float, default=20.0, help="training time (default: 20)")
+    sizes.add_argument("--minutes", type=float, default=20.0, help="of training (default: 20)")
     sizes.add_argument("--render_factor", type=int, help="videos so many times smaller (default: 1 on a GPU, else 2)")
-    sizes.add_argument("--config", default="configs/config_video.txt", help="of the training (config_video.txt)")
+    sizes.add_argument(
+        "--config", default="configs/config_video.txt", help="of the training (default: configs/config_video.txt)"
+    )
     sizes.add_argument("--every", type=int, default=1, help="evaluate every so manyth held-out view (default: 1)")
     add_message_options(parser)
     args = parser.parse_args(argv)

@@ -42,7 +42,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--size", type=_size, default=(128, 72), help="training size WIDTHxHEIGHT (default: 128x72)")
     parser.add_argument("--frames", type=_integer_in(FRAMES), default=24, help="frames of the video (default: 24)")
     parser.add_argument("--seed", type=_integer_in(range(2**32)), default=0, help="seed of the textures (default: 0)")
-    parser.add_argument("--path", choices=PATHS, default=PATHS[0], help="a row of cameras in turn, or one hand")
+    parser.add_argument(
+        "--path", choices=PATHS, default=PATHS[0], help="a row of cameras in turn, or one hand (default: cameras)"
+    )
     parser.add_argument("--video", type=Path, help="also write the frames as this mp4 file, twice the training size")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there and not empty")
     args = parser.parse_args(argv)

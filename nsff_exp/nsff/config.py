@@ -1,5 +1,6 @@
 """Reads the options from a file and the command line, and refuses what cannot be followed."""
 
+import argparse
 import dataclasses
 import difflib
 import logging
@@ -42,14 +43,20 @@ class Parser(configargparse.ArgumentParser):
 
 
 def _build_parser(prog: str, description: str) -> Parser:
-    parser = Parser(prog=prog, description=description, allow_abbrev=False, add_config_file_help=False)
+    parser = Parser(
+        prog=prog,
+        usage="%(prog)s --config FILE [--option value ...]",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_config_file_help=False,
+    )
     names = dict.fromkeys(option.metadata["group"] for option in dataclasses.fields(Config))
     groups = {name: parser.add_argument_group(name) for name in names}
     for option in dataclasses.fields(Config):
         group = groups[option.metadata["group"]]
-        text = option.metadata["help"] + (
-            "" if option.default in (None, "", False) else f" (default: {option.default})"
-        )
+        shown = option.type is not bool and option.default not in (None, "")
+        text = option.metadata["help"] + (f" (default: {option.default})" if shown else "")
         if option.type is bool:
             group.add_argument(f"--{option.name}", action="store_true", help=text)
         else:

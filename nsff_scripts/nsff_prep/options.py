@@ -51,7 +51,10 @@ def add_capture(parser: Parser) -> None:
         "--camera_model", choices=CAMERA_MODELS, default="SIMPLE_RADIAL", help="lens (default: SIMPLE_RADIAL)"
     )
     group.add_argument(
-        "--max_size", type=number(64, 8192, int), default=1024, help="most pixels of a frame's longer side (1024)"
+        "--max_size",
+        type=number(64, 8192, int),
+        default=1024,
+        help="most pixels of a frame's longer side (default: 1024)",
     )
 
 
@@ -75,9 +78,15 @@ def add_depth(parser: Parser, alone: bool = True) -> None:
     group.add_argument("--depth", choices=depth.METHODS, default="midas", help="method (default: midas)")
     names = ("--depth_model", "--model") if alone else ("--depth_model",)
     group.add_argument(*names, dest="depth_model", help="weights of midas, or folder or name for transformers")
-    group.add_argument("--input_w", type=number(32, 4096, int), default=640, help="most pixels into MiDaS (640)")
-    group.add_argument("--input_h", type=number(32, 4096, int), default=360, help="most pixels into MiDaS (360)")
-    group.add_argument("--resize_height", type=number(16, 4096, int), default=288, help="training height (288)")
+    group.add_argument(
+        "--input_w", type=number(32, 4096, int), default=640, help="widest picture into MiDaS, pixels (default: 640)"
+    )
+    group.add_argument(
+        "--input_h", type=number(32, 4096, int), default=360, help="highest picture into MiDaS, pixels (default: 360)"
+    )
+    group.add_argument(
+        "--resize_height", type=number(16, 4096, int), default=288, help="training height, pixels (default: 288)"
+    )
     _add_device(parser)
 
 
@@ -90,19 +99,27 @@ def add_flow(parser: Parser, device: bool = True) -> None:
     """Options of flow and motion masks."""
     group = parser.add_argument_group("flow and motion masks")
     group.add_argument("--flow", choices=flows.METHODS, default="raft", help="method (default: raft)")
-    group.add_argument("--model", default=flows.RAFT, help=f"weights of RAFT ({flows.RAFT})")
+    group.add_argument("--model", default=flows.RAFT, help=f"weights of RAFT (default: {flows.RAFT})")
     group.add_argument(
         "--epi_threshold", "--epi_threhold", default="1.0",
-        help="flow that misses the epipolar line by more moves: pixels, or 0.002w, a share of the width (1.0)",
+        help="flow that misses the epipolar line by more moves: pixels, or 0.002w, a share of the width (default: 1.0)",
     )  # fmt: skip
-    group.add_argument("--input_flow_w", type=number(64, 4096, int), default=768, help="width for the flow (768)")
-    kinds = ", ".join(flows.SEMANTIC)
-    group.add_argument("--semantic", default="auto", help=f"what else moves: {kinds}, or a folder (auto)")
     group.add_argument(
-        "--input_semantic_w", type=number(64, 4096, int), default=1024, help="width for Mask R-CNN (1024)"
+        "--input_flow_w", type=number(64, 4096, int), default=768, help="width for the flow, pixels (default: 768)"
+    )
+    kinds = ", ".join(flows.SEMANTIC)
+    group.add_argument("--semantic", default="auto", help=f"what else moves: {kinds}, or a folder (default: auto)")
+    group.add_argument(
+        "--input_semantic_w",
+        type=number(64, 4096, int),
+        default=1024,
+        help="width for Mask R-CNN, pixels (default: 1024)",
     )
     group.add_argument(
-        "--input_semantic_h", type=number(64, 4096, int), default=576, help="height for Mask R-CNN (576)"
+        "--input_semantic_h",
+        type=number(64, 4096, int),
+        default=576,
+        help="height for Mask R-CNN, pixels (default: 576)",
     )
     if device:
         _add_device(parser)
@@ -116,7 +133,9 @@ def flow_settings(args: argparse.Namespace, height: int | None) -> FlowSettings:
 
 
 def _add_device(parser: Parser) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="for networks (auto)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="for networks (default: auto)"
+    )
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -137,6 +137,10 @@ def test_help_lists_every_group():
     assert out.returncode == 0
     for group in ("scene:", "fields:", "training:", "losses:", "rendering:", "evaluation:"):
         assert group in out.stdout
+    example = "python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_idx 10\n"
+    assert f"\n{example}" in out.stdout  # a command keeps its line
+    shown = [line.strip() for line in out.stdout.splitlines()]
+    assert "first frame used (default: 0)" in " ".join(shown)
 
 
 @pytest.mark.parametrize("package", ["nsff", "nsff_prep"])
