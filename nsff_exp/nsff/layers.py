@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.utils import flow_to_image
 
 from nsff.clips import Frame, to_uint8
 from nsff.config import UsageError
@@ -109,6 +108,8 @@ def _depth_picture(values: Float[Tensor, "h w"], ranges: Ranges) -> Frame:
 
 def _flow_picture(flow: Float[Tensor, "h w 2"], fastest: float) -> Frame:
     """Hue is direction, saturation is speed; white stands still."""
+    from torchvision.utils import flow_to_image  # here: it takes seconds to import, which most runs do not need
+
     flow = flow * (fastest / flow.norm(dim=-1, keepdim=True).clamp(min=fastest))
     # torchvision scales by the largest motion of an image: a row with that of the clip keeps the scale of all the same.
     with_largest = F.pad(flow.permute(2, 0, 1), (0, 0, 0, 1))

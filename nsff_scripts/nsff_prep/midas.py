@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models import resnext101_32x8d
 
 from nsff_prep.folder import Image
 from nsff_prep.weights import fill, read_weights
@@ -52,6 +51,8 @@ class MidasNet(nn.Module):
     """ResNeXt-101 and a RefineNet decoder; names as in the published files."""
 
     def __init__(self) -> None:
+        from torchvision.models import resnext101_32x8d  # here: seconds, spared where no network runs
+
         super().__init__()
         net = resnext101_32x8d(weights=None)
         stem = (net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)

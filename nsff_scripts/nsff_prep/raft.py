@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models.optical_flow import raft_large, raft_small
 
 from nsff_prep.folder import Flow, Image
 from nsff_prep.weights import fill, read_weights
@@ -54,6 +53,11 @@ class RaftFlow:
     """A `FlowMethod`. Sides are padded evenly to multiples of 8 by the border's pixels, as published."""
 
     def __init__(self, path: Path, device: torch.device, iterations: int = ITERATIONS):
+        from torchvision.models.optical_flow import (
+            raft_large,
+            raft_small,
+        )  # here: seconds, spared where no network runs
+
         weights = to_torchvision(read_weights(path))
         small = "mask_predictor.conv.weight" not in weights
         model = raft_small(weights=None) if small else raft_large(weights=None)

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from nsff_prep.folder import Image, Mask
 from nsff_prep.weights import MODELS, fill, read_weights
@@ -22,6 +21,8 @@ class MaskRcnn:
     """Where movable things are in a frame."""
 
     def __init__(self, path: Path, device: torch.device, size: tuple[int, int]):
+        from torchvision.models.detection import maskrcnn_resnet50_fpn  # here: seconds, spared where no network runs
+
         self.model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
         fill(self.model, read_weights(path), path)
         self.model.eval().to(device)

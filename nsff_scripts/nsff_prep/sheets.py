@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps
 from torch import from_numpy
-from torchvision.utils import flow_to_image
 
 from nsff_prep.folder import Flow, Image, Mask, write_image
 
@@ -30,6 +29,8 @@ def disparity_picture(disparity: Float[np.ndarray, "H W"]) -> Image:
 
 def flow_picture(flow: Flow) -> Image:
     """Hue is direction, saturation is length."""
+    from torchvision.utils import flow_to_image  # here: it takes seconds to import
+
     return flow_to_image(from_numpy(np.ascontiguousarray(flow.transpose(2, 0, 1)))).permute(1, 2, 0).numpy()
 
 

@@ -164,12 +164,15 @@ def test_weights_from_a_file_need_no_experiment(trained, golden, tmp_path, no_lp
     """`ft_path` wins over the experiment, and cameras keep their names where the video starts later."""
     published = str(golden / "render/002000.tar")
     config = dataclasses.replace(
-        trained, basedir=str(tmp_path), ft_path=published, start_frame=2, end_frame=14, final_height=36
+        trained, basedir=str(tmp_path), ft_path=published, start_frame=2, end_frame=14, final_height=36, every=33
     )
     report = json.loads(evaluate(config, CPU).read_text())
     assert report["checkpoint"]["path"] == published
-    names = [view["name"] for view in report["views"]]
+    assert len(report["views"]) == 4
+    config = dataclasses.replace(config, every=1)
+    names = [view.name for view in find_views(config, load_cameras(config)).there]
     assert len(names) == 12 * 11
+    assert [view["name"] for view in report["views"]] == names[::33]
     assert "00002/cam03" not in names  # frame 2 of the video was taken by camera 3
     assert "00002/cam01" in names
 

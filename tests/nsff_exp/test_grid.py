@@ -50,12 +50,13 @@ def test_a_linear_function_is_exact():
     layout = make_layout((5, 4, 3), (5, 4, 3), 1, 10)
     nodes = np.stack(np.meshgrid(np.arange(6) / 5, np.arange(5) / 4, np.arange(4) / 3, indexing="ij"), -1)
     values = nodes @ np.array([1.0, -2.0, 3.0])
-    grid = HashGrid(layout, 1)
-    grid.table.data = torch.from_numpy(values.transpose(2, 1, 0).reshape(-1, 1)).float()
+    grid = HashGrid(layout, 2)
+    grid.table.data = torch.from_numpy(values.transpose(2, 1, 0).reshape(-1, 1)).float() * torch.tensor([1.0, -3.0])
     points = torch.rand(50, 3, requires_grad=True)
     out = grid(points)
-    out.sum().backward()
-    torch.testing.assert_close(out.squeeze(1), points.detach() @ torch.tensor([1.0, -2.0, 3.0]))
+    out[:, 0].sum().backward()
+    expected = points.detach() @ torch.tensor([1.0, -2.0, 3.0])
+    torch.testing.assert_close(out, torch.stack([expected, -3.0 * expected], dim=1))
     torch.testing.assert_close(points.grad, torch.tensor([1.0, -2.0, 3.0]).expand(50, 3), rtol=1e-4, atol=1e-4)
 
 
@@ -67,8 +68,7 @@ def some_points(n_axes: int, n: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("n_points", [1, 64, 999])
-@pytest.mark.parametrize("n_features", [1, 2, 4])
-@pytest.mark.parametrize("n_axes", [2, 3, 4])
+@pytest.mark.parametrize(("n_axes", "n_features"), [(2, 1), (3, 2), (4, 2), (4, 4)])  # each is compiled: seconds
 def test_cpu_kernels_against_the_twin(n_axes, n_features, n_points):
     torch.manual_seed(0)
     layout = LAYOUTS[n_axes]
