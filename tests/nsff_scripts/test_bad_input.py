@@ -3,6 +3,7 @@
 import importlib
 import pickle
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,6 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from filelock import FileLock
-from nsff_prep.demo_scene import Settings, write_demo_scene
 from nsff_prep.folder import write_image, write_text
 from nsff_prep.options import add_capture, capture_settings
 from nsff_prep.script import Parser, PrepError, UsageError
@@ -161,10 +161,9 @@ def test_a_wrong_command_line_is_one_line():
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Path:
+def scene(small_scene: Path, tmp_path: Path) -> Path:
     """A scene with everything."""
-    folder = tmp_path / "scene"
-    write_demo_scene(folder, Settings(64, 36, n_frames=12))
+    folder = shutil.copytree(small_scene, tmp_path / "scene")
     images = "".join(f"{k + 1} 1 0 0 0 0 0 0 1 {k:05d}.png\n64 36 1\n" for k in range(12))
     write_text(folder / "sparse" / "cameras.txt", "1 PINHOLE 128 72 109 109 64 36\n")
     write_text(folder / "sparse" / "images.txt", images)

@@ -1,5 +1,6 @@
 """Networks whose weights users bring: Mask R-CNN, and depth through transformers."""
 
+import shutil
 import sys
 import types
 
@@ -7,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from nsff_prep.demo_scene import Settings, write_demo_scene
 from nsff_prep.depth import DepthSettings, make_disparity
 from nsff_prep.folder import SceneFolder, read_frames, write_image
 from nsff_prep.script import PrepError
@@ -60,9 +60,8 @@ class Brightness:
 
 
 @pytest.fixture
-def scene(tmp_path):
-    write_demo_scene(tmp_path / "scene", Settings(64, 36, n_frames=12))
-    return SceneFolder(tmp_path / "scene")
+def scene(small_scene, tmp_path):
+    return SceneFolder(shutil.copytree(small_scene, tmp_path / "scene"))
 
 
 @pytest.mark.parametrize(("method", "name"), [("dpt", "Intel/dpt-large"), ("depth_anything", "depth-anything/")])
