@@ -1,7 +1,6 @@
 """Batches of pixels of a scene: what one training step looks at."""
 
 import dataclasses
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,7 +39,10 @@ def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, " a"], hard: Int
     index = torch.cat([uniform, hard])
     width = scene.intrinsics.width
     uv = torch.stack([index % width, index // width], dim=-1).to(scene.images.dtype)
-    pick: Callable[[Tensor], Tensor] = lambda values: values[frame].flatten(0, 1)[index]  # noqa: E731
+
+    def pick(values: Tensor) -> Tensor:
+        return values[frame].flatten(0, 1)[index.to(values.device)].to(scene.device)
+
     return TrainBatch(
         frame,
         len(uniform),
@@ -57,13 +59,13 @@ def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, " a"], hard: Int
 
 def moving_pixels(scene: Scene, frame: int) -> Int[Tensor, " m"]:
     """Flat indices of the pixels of a frame inside its motion mask; none if the mask is empty."""
-    return scene.motion_masks[frame].flatten().nonzero().squeeze(-1)
+    return scene.motion_masks[frame].flatten().nonzero().squeeze(-1).to(scene.device)
 
 
 def draw_batch(scene: Scene, frame: int, n_uniform: int, n_hard: int, generator: torch.Generator) -> TrainBatch:
     """Draw pixels of a frame without replacement; fewer hard ones where the mask is smaller, none where it is empty."""
     n_pixels = scene.intrinsics.height * scene.intrinsics.width
-    device = scene.images.device
+    device = scene.device
     moving = moving_pixels(scene, frame) if n_hard else torch.empty(0, dtype=torch.long, device=device)
     hard = moving[torch.randperm(len(moving), generator=generator, device=device)[:n_hard]]
     uniform = torch.randperm(n_pixels, generator=generator, device=device)[:n_uniform]
@@ -73,7 +75,9 @@ def draw_batch(scene: Scene, frame: int, n_uniform: int, n_hard: int, generator:
 def draw_background(scene: Scene, n: int, generator: torch.Generator) -> BackgroundBatch:
     """Draw n pixels over all frames, with replacement, and keep those of the background."""
     height, width = scene.intrinsics.height, scene.intrinsics.width
-    index = torch.randint(scene.background.numel(), (n,), generator=generator, device=scene.images.device)
-    index = index[scene.background.flatten()[index]]
+    index = torch.randint(scene.background.numel(), (n,), generator=generator, device=scene.device)
+    there = index.to(scene.images.device)
+    there = there[scene.background.flatten()[there]]
+    index = there.to(scene.device)
     uv = torch.stack([index % width, index // width % height], dim=-1).to(scene.images.dtype)
-    return BackgroundBatch(index // (height * width), uv, scene.images.flatten(0, 2)[index])
+    return BackgroundBatch(index // (height * width), uv, scene.images.flatten(0, 2)[there].to(scene.device))

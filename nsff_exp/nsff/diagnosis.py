@@ -175,13 +175,13 @@ def measure_frame(
     uv, moving, still = _draw_pixels(scene, frame, generator)
     render = _render(fields, config, scene, frame, uv)
     rows, columns, uniform = uv[:, 1].long(), uv[:, 0].long(), PIXELS // 2
-    truth = scene.images[frame][rows, columns]
+    truth = scene.images[frame].to(uv.device)[rows, columns]
     weight = render.ref.union.dynamic_weight.clamp(0.0, 1.0)
     entropy = -(torch.xlogy(weight, weight) + torch.xlogy(1.0 - weight, 1.0 - weight)) / np.log(2.0)
     warps = [
         warp.rgb for warp, there in ((render.prev, frame > 0), (render.next, frame + 1 < len(scene.images))) if there
     ]
-    given = scene.disparity[frame][rows, columns]
+    given = scene.disparity[frame].to(uv.device)[rows, columns]
     depth, disparity = (values[:uniform].cpu().numpy() for values in (render.ref.union.depth, given))
     varied = np.ptp(depth) > 0.0 and np.ptp(disparity) > 0.0
     return {
@@ -200,14 +200,14 @@ def _draw_pixels(
     scene: Scene, frame: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, " n"], Bool[Tensor, " n"]]:
     """Pixels of a frame, half of them in its mask where it has so many; which of them move, which are well outside."""
-    grid, mask = pixel_grid(scene.intrinsics, scene.images.device), scene.motion_masks[frame].flatten()
+    grid, mask = pixel_grid(scene.intrinsics, scene.device), scene.motion_masks[frame].flatten().to(scene.device)
 
     def some(rows: Tensor, count: int) -> Tensor:
         return rows[torch.randperm(len(rows), generator=generator, device=rows.device)[:count]]
 
     everywhere = torch.arange(len(grid), device=grid.device)
     chosen = torch.cat([some(everywhere, PIXELS // 2), some(mask.nonzero()[:, 0], PIXELS // 2)])
-    return grid[chosen], mask[chosen], scene.background[frame].flatten()[chosen]
+    return grid[chosen], mask[chosen], scene.background[frame].flatten().to(grid.device)[chosen]
 
 
 def _render(fields: Fields, config: Config, scene: Scene, frame: int, uv: Float[Tensor, "n 2"]) -> TrainRender:
@@ -228,10 +228,10 @@ def _flow_error(
         (scene.flow_fwd, scene.flow_fwd_mask) if forward else (scene.flow_bwd, scene.flow_bwd_mask)
     )  # fmt: skip
     rows, columns = uv[:, 1].long(), uv[:, 0].long()
-    known = consistent[frame][rows, columns]
+    known = consistent[frame].to(uv.device)[rows, columns]
     if not known.any():
         return float("nan")
-    wanted = uv + flow[frame][rows, columns]
+    wanted = uv + flow[frame].to(uv.device)[rows, columns]
     found = carry(fields, config, cameras, uv[known], frame, frame + 1 if forward else frame - 1)
     return 100.0 * float((found - wanted[known]).norm(dim=-1).median()) / scene.intrinsics.width
 

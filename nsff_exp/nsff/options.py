@@ -52,6 +52,9 @@ class Config:
     end_frame: int | None = _scene(None, "one past the last frame used (30 in paper, 50 in wild)")
     final_height: int = _scene(288, "training height in pixels: frames are read from images_<W>x<final_height>")
     bd_factor: float = _scene(0.9, "near plane as a share of the nearest static depth: less where things move closer")
+    cache_gb: float = _scene(
+        1.0, "frames and priors beyond so many GB stay on the disk (DATA/.cache_...), as memory-mapped files"
+    )
     target_idx: int = _scene(10, "frame, counted from start_frame, where novel views start")
 
     variant: str = _field("paper", "published variant of the method", choices=VARIANTS)

@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,16 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from nsff.cache import FrameCache
 from nsff.config import Config, InputError
 from nsff.poses import Intrinsics, Pose, average, from_llff, homogeneous, recentre, scene_scale
 from nsff.timeline import Timeline
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_MARGIN = 0.01  # of the width: so near to a motion mask, a pixel is not taken for background either
+PARTS = ("disp", "flow_i1", "motion_masks")  # folders with a file a frame
+MOST_FLOW_BYTES = 64  # a pixel, unpacked: float64 flow and a mask take 17; a zip bomb takes more
 MOVING_ABOVE = 0.1  # share of white in a motion mask from which a pixel counts as moving, as published
-READ_ERRORS = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +45,12 @@ class Scene:
     flow_fwd_mask: Bool[Tensor, "N H W"]
     flow_bwd: Float[Tensor, "N H W 2"]
     flow_bwd_mask: Bool[Tensor, "N H W"]
+    forget: Callable[[], None] = lambda: None  # pages of mapped files: see `cache`
+
+    @property
+    def device(self) -> torch.device:
+        """Where is computed; long clips lie elsewhere."""
+        return self.c2w.device
 
     @property
     def timeline(self) -> Timeline:
@@ -80,32 +85,36 @@ def load_scene(config: Config, device: torch.device) -> Scene:
         InputError: a file is missing, broken, of another size, or holds NaN; the line names it and the script to run.
     """
     folder, indices = Path(config.datadir), range(config.start_frame, config.end_frame or 0)
-    cameras = load_cameras(config)
-    images = _read_frames(_find_frames_folder(folder, config.final_height), indices, folder)
-    size = images.shape[1:3]
-    disparity = np.stack([_read_disparity(folder, i, size) for i in indices])
-    masks = np.stack([_read_motion_mask(folder, i, size) for i in indices])
-    last = indices[-1]
+    cameras, frames_folder = load_cameras(config), _find_frames_folder(folder, config.final_height)
+    size = cameras.intrinsics.height, cameras.intrinsics.width
     nothing = np.zeros((*size, 2), np.float32), np.zeros(size, bool)
-    fwd = [_read_flow(folder, f"{i:05d}_fwd", size) if i != last else nothing for i in indices]
-    bwd = [_read_flow(folder, f"{i:05d}_bwd", size) if i != indices[0] else nothing for i in indices]
 
-    def put(array: Any) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    def flow(row: int, direction: str) -> tuple[np.ndarray, np.ndarray]:
+        if row == (len(indices) - 1 if direction == "fwd" else 0):
+            return nothing
+        return _read_flow(folder, f"{indices[row]:05d}_{direction}", size)
 
-    return Scene(
-        intrinsics=cameras.intrinsics,
-        c2w=put(cameras.c2w),
-        bounds=put(cameras.bounds),
-        images=put(images),
-        disparity=put(disparity),
-        motion_masks=put(masks),
-        background=put(background_of(masks)),
-        flow_fwd=put(np.stack([flow for flow, _ in fwd])),
-        flow_fwd_mask=put(np.stack([mask for _, mask in fwd])),
-        flow_bwd=put(np.stack([flow for flow, _ in bwd])),
-        flow_bwd_mask=put(np.stack([mask for _, mask in bwd])),
-    )
+    def mask(row: int) -> Bool[np.ndarray, "H W"]:
+        return _read_motion_mask(folder, indices[row], size)
+
+    paths = [_frame_path(frames_folder, index, "run_midas.py", folder) for index in indices]
+    name = f".cache_{config.final_height}_F{config.start_frame:02d}-{config.end_frame:02d}"
+    sources = [path for part in PARTS for path in sorted((folder / part).glob("*"))] + list_images(frames_folder)
+    cache = FrameCache(folder / name, len(indices), config.cache_gb, sources)
+    arrays = cache.fill({
+        "images": lambda row: _read_frame(paths[row], paths[0], size, folder),
+        "disparity": lambda row: _read_disparity(folder, indices[row], size),
+        "motion_masks": mask,
+        "background": lambda row: background_of(mask(row)),
+        "flow_fwd": lambda row: flow(row, "fwd")[0],
+        "flow_fwd_mask": lambda row: flow(row, "fwd")[1],
+        "flow_bwd": lambda row: flow(row, "bwd")[0],
+        "flow_bwd_mask": lambda row: flow(row, "bwd")[1],
+    })  # fmt: skip
+    if not cache.maps:  # what is mapped stays where it is: pixels go to the device one batch at a time
+        arrays = {name: array.to(device) for name, array in arrays.items()}
+    c2w, bounds = (torch.from_numpy(array).to(device) for array in (cameras.c2w, cameras.bounds))
+    return Scene(intrinsics=cameras.intrinsics, c2w=c2w, bounds=bounds, forget=cache.forget, **arrays)
 
 
 def load_cameras(config: Config) -> Cameras:
@@ -139,11 +148,11 @@ def load_cameras(config: Config) -> Cameras:
     return Cameras(intrinsics, recentred, bounds, scale, average(c2w))
 
 
-def background_of(motion_masks: Bool[np.ndarray, "N H W"]) -> Bool[np.ndarray, "N H W"]:
+def background_of(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     """What is farther than `MASK_MARGIN` from everything that moves: masks are coarse, and shadows lie around them."""
-    size = 2 * round(MASK_MARGIN * motion_masks.shape[2]) + 1
+    size = 2 * round(MASK_MARGIN * mask.shape[1]) + 1
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    return np.stack([cv2.dilate(mask.astype(np.uint8), disk) == 0 for mask in motion_masks])
+    return cv2.dilate(mask.astype(np.uint8), disk) == 0
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -159,7 +168,7 @@ def read_pixels(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         InputError: missing or not readable to its end.
     """
-    pixels = _read(path, lambda: iio.imread(path))
+    pixels = _read(path, lambda: iio.imread(path, plugin="pillow"))
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
         raise InputError(f"{path} is not an 8-bit image (found {pixels.dtype}, shape {pixels.shape})")
     if pixels.ndim == 2:
@@ -177,9 +186,20 @@ def _read(path: Path, reader: Callable[[], Any], remedy: str = "make it again") 
         raise InputError(f"{path} is missing; {remedy}")
     try:
         return reader()
-    except READ_ERRORS as error:
+    except Exception as error:  # whatever a broken or hostile file gives
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path} cannot be read, it may be cut off ({reason}); {remedy}") from error
+
+
+def _real(array: np.ndarray) -> np.ndarray:
+    """An array of real numbers.
+
+    Raises:
+        ValueError: text, complex numbers, or no array at all.
+    """
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise ValueError(f"holds {getattr(array, 'dtype', 'several arrays')}, not real numbers")
+    return array
 
 
 def _frame_path(folder: Path, index: int, script: str, data: Path) -> Path:
@@ -202,23 +222,22 @@ def _find_frames_folder(folder: Path, height: int) -> Path:
     return found[0]
 
 
-def _read_frames(frames_folder: Path, indices: range, folder: Path) -> Float[np.ndarray, "N H W 3"]:
-    paths = [_frame_path(frames_folder, index, "run_midas.py", folder) for index in indices]
-    frames = [to_float(read_pixels(path)) for path in paths]
-    for path, frame in zip(paths, frames, strict=True):
-        if frame.shape != frames[0].shape:
-            (height, width), (other_height, other_width) = frames[0].shape[:2], frame.shape[:2]
-            raise InputError(
-                f"{path} is {other_width}x{other_height}, {paths[0].name} is {width}x{height}; "
-                f"run run_midas.py --data_path {folder} to make them one size"
-            )
-    return np.stack(frames)
+def _read_frame(path: Path, first: Path, size: tuple[int, int], folder: Path) -> Float[np.ndarray, "H W 3"]:
+    """A frame, which must have the size of the first."""
+    frame = to_float(read_pixels(path))
+    if frame.shape[:2] != size:
+        (height, width), (other_height, other_width) = size, frame.shape[:2]
+        raise InputError(
+            f"{path} is {other_width}x{other_height}, {first.name} is {width}x{height}; "
+            f"run run_midas.py --data_path {folder} to make them one size"
+        )
+    return frame
 
 
 def _read_poses_bounds(folder: Path) -> Float[np.ndarray, "n 17"]:
     path = folder / "poses_bounds.npy"
     remedy = f"run save_poses_nerf.py --data_path {folder}"
-    rows = _read(path, lambda: np.load(path, allow_pickle=False).astype(np.float64), remedy)
+    rows = _read(path, lambda: _real(np.load(path, allow_pickle=False)).astype(np.float64), remedy)
     if rows.ndim != 2 or rows.shape[1] != 17:
         raise InputError(f"{path} has shape {rows.shape}, expected (frames, 17); {remedy}")
     bad = np.flatnonzero(~np.isfinite(rows).all(1) | (rows[:, [4, 9, 14, 15]] <= 0).any(1))
@@ -229,7 +248,7 @@ def _read_poses_bounds(folder: Path) -> Float[np.ndarray, "n 17"]:
 
 def _read_disparity(folder: Path, index: int, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
     path, remedy = folder / "disp" / f"{index:05d}.npy", f"run run_midas.py --data_path {folder}"
-    disparity = _read(path, lambda: np.load(path, allow_pickle=False).astype(np.float32), remedy)
+    disparity = _read(path, lambda: _real(np.load(path, allow_pickle=False)).astype(np.float32), remedy)
     if disparity.ndim != 2 or not np.isfinite(disparity).all():
         raise InputError(f"{path} must be (H, W) without NaN (found shape {disparity.shape}); {remedy}")
     return cv2.resize(disparity, size[::-1], interpolation=cv2.INTER_NEAREST)
@@ -247,8 +266,12 @@ def _read_flow(
     path, remedy = folder / "flow_i1" / f"{name}.npz", f"run run_flows_video.py --data_path {folder}"
 
     def read() -> tuple[np.ndarray, np.ndarray]:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > MOST_FLOW_BYTES * size[0] * size[1] + 4096:
+            raise ValueError(f"unpacks to {unpacked / 1e6:.0f} MB")
         with np.load(path, allow_pickle=False) as data:
-            return data["flow"].astype(np.float32), data["mask"].astype(bool)
+            return _real(data["flow"]).astype(np.float32), data["mask"].astype(bool)
 
     flow, mask = _read(path, read, remedy)
     if flow.shape != (*size, 2) or mask.shape != size:

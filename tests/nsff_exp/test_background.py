@@ -42,11 +42,10 @@ def small(config, field: str):
 
 
 def test_background_keeps_away_from_what_moves():
-    masks = np.zeros((2, 30, 100), bool)
-    masks[0, 10, 50] = True
-    background = background_of(masks)
-    assert background[1].all()
-    rows, columns = np.nonzero(~background[0])
+    mask = np.zeros((30, 100), bool)
+    assert background_of(mask).all()
+    mask[10, 50] = True
+    rows, columns = np.nonzero(~background_of(mask))
     # one hundredth of 100 columns: a disk of radius 1
     assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [
         (9, 50), (10, 49), (10, 50), (10, 51), (11, 50),
