@@ -5,12 +5,13 @@ python diagnose.py --config configs/config_video.txt --datadir SCENE/dense --exp
 
 from nsff.config import load_config
 from nsff.diagnosis import diagnose
-from nsff.script import pick_device, run_script
+from nsff.script import memory_advice, pick_device, run_script
 
 
 def main(argv: list[str]) -> None:
     config = load_config(argv, "diagnose.py", __doc__)
-    diagnose(config, pick_device(config))
+    with memory_advice(config):
+        diagnose(config, pick_device(config))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ python evaluation.py --config configs/config_balloon1_view0.txt --protocol view0
 
 from nsff.config import load_config
 from nsff.evaluator import evaluate
-from nsff.script import pick_device, run_script
+from nsff.script import memory_advice, pick_device, run_script
 from nsff.workers import join_workers
 
 
 def main(argv: list[str]) -> None:
     config = load_config(argv, "evaluation.py", __doc__)
-    with join_workers() as workers:
+    with memory_advice(config), join_workers() as workers:
         evaluate(config, pick_device(config), workers)
 
 

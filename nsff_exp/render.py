@@ -7,7 +7,7 @@ torchrun --nproc_per_node=2 render.py --config configs/config_kid-running.txt --
 
 from nsff.config import UsageError, load_config
 from nsff.novel_views import render_videos
-from nsff.script import pick_device, run_script
+from nsff.script import memory_advice, pick_device, run_script
 from nsff.views import wants_videos
 from nsff.workers import join_workers
 
@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
         raise UsageError(
             "nothing to render: give --render_bt, --render_lockcam_slowmo, --render_slowmo_bt, --path or --camera_path"
         )
-    with join_workers() as workers:
+    with memory_advice(config), join_workers() as workers:
         render_videos(config, pick_device(config), workers)
 
 

@@ -2,12 +2,13 @@
 
 python run_nerf.py --config configs/config_kid-running.txt
 python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_idx 10
+torchrun --nproc_per_node=2 run_nerf.py --config configs/config_kid-running.txt
 """
 
 from nsff.config import load_config
 from nsff.novel_views import render_videos
 from nsff.scene import load_scene
-from nsff.script import pick_device, run_script
+from nsff.script import memory_advice, pick_device, run_script
 from nsff.trainer import Trainer, train
 from nsff.views import wants_videos
 from nsff.workers import join_workers
@@ -16,11 +17,11 @@ from nsff.workers import join_workers
 def main(argv: list[str]) -> None:
     config = load_config(argv, "run_nerf.py", __doc__)
     device = pick_device(config)
-    if wants_videos(config):
-        with join_workers() as workers:
+    with memory_advice(config), join_workers() as workers:
+        if wants_videos(config):
             render_videos(config, device, workers)
-    else:
-        train(Trainer(config, load_scene(config, device), device))
+        else:
+            train(Trainer(config, load_scene(config, device), device, workers))
 
 
 if __name__ == "__main__":

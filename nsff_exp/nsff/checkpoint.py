@@ -4,8 +4,6 @@ import dataclasses
 import hashlib
 import logging
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,6 @@ from nsff.fields import Fields
 log = logging.getLogger("nsff")
 
 PREFIX = "module."  # the published networks were wrapped for several GPUs
-READ_ERRORS = (
-    OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +32,7 @@ class Checkpoint:
 
     def fingerprint(self) -> str:
         """The same for the same weights, whatever their file is called and when it was copied."""
-        digest = hashlib.sha256()
-        for state in (self.static, self.dynamic):
-            for name, value in state.items():
-                digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return digest([self.static, self.dynamic])[:16]
 
     def architecture(self) -> dict[str, Any]:
         """Sizes of the fields: as the file describes them, else (published ones) from the shapes of the weights."""
@@ -57,6 +47,29 @@ class Checkpoint:
 
 class BrokenCheckpoint(InputError):
     """The file cannot be read to its end or lacks a part."""
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of tensors and plain values in dicts and lists, in their order."""
+    found = hashlib.sha256()
+
+    def add(item: Any) -> None:
+        if isinstance(item, torch.Tensor):
+            found.update(f"{item.dtype}{tuple(item.shape)}".encode())
+            found.update(item.detach().cpu().contiguous().numpy().tobytes())
+        elif isinstance(item, dict):
+            for name, inner in item.items():
+                found.update(f"{name!r}:".encode())
+                add(inner)
+        elif isinstance(item, list | tuple):
+            found.update(f"{len(item)}".encode())
+            for inner in item:
+                add(inner)
+        else:
+            found.update(repr(item).encode())
+
+    add(value)
+    return found.hexdigest()
 
 
 def configured_architecture(config: Config) -> dict[str, Any]:
@@ -104,6 +117,7 @@ def save_checkpoint(
         "variant": config.variant,
         "rng": rng,
     }
+    content["checksum"] = digest(content)
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
@@ -131,6 +145,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"checkpoint {path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        told = content.pop("checksum", None)  # published files have none
+        if told is not None and told != digest(content):
+            raise ValueError("its checksum is another")
         return Checkpoint(
             path,
             int(content["global_step"]),
@@ -141,9 +158,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             float(content.get("seconds", 0.0)),
             content.get("architecture"),
         )
-    except READ_ERRORS as error:
+    except Exception as error:  # whatever a broken or hostile file gives
         reason = " ".join(str(error).split())[:120]
-        raise BrokenCheckpoint(f"checkpoint {path} cannot be read, it may be cut off ({reason})") from error
+        raise BrokenCheckpoint(f"checkpoint {path} cannot be read, it may be cut off or damaged ({reason})") from error
 
 
 def read_newest(folder: Path) -> Checkpoint | None:

@@ -32,9 +32,8 @@ class ProgressBar:
         self.bar.n = share
         self.bar.set_postfix_str(f"step {step}, {speed:.2f}/s, loss {loss:.4f}, psnr {psnr:.2f}{held_out}, left {left}")
 
-    def close(self, share: float) -> None:
+    def close(self) -> None:
         """Leave the last state on the screen."""
-        self.bar.n = share
         self.bar.refresh()
         self.bar.close()
 

@@ -1,9 +1,10 @@
 """What all scripts share: one clear line and an exit status for errors, how much is said, and the device."""
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -32,6 +33,22 @@ def pick_device(config: Config) -> torch.device:
     if config.amp and device.type == "cpu":
         log.info("without effect here: amp (CUDA only)")
     return device
+
+
+@contextlib.contextmanager
+def memory_advice(config: Config) -> Iterator[None]:
+    """Where a render does not fit a GPU: which option to lower, and to what.
+
+    Raises:
+        InputError: instead of torch.OutOfMemoryError within.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"the GPU has not enough memory to render {config.netchunk} points at once; "
+            f"--netchunk {max(1, config.netchunk // 4)} needs about a quarter"
+        ) from error
 
 
 class LineFormatter(logging.Formatter):
@@ -81,9 +98,6 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
         main(sys.argv[1:])
     except InputError as caught:
         status, error, text = 2 if isinstance(caught, UsageError) else 1, caught, str(caught)
-    except torch.OutOfMemoryError as caught:
-        text = "the GPU has not enough memory; lower --N_rand (training) or --netchunk (rendering)"
-        status, error = 1, caught
     except KeyboardInterrupt:
         status = 130
         print("interrupted", file=sys.stderr)

@@ -1,14 +1,12 @@
-"""Training: one step, and the loop around it that saves, resumes, reports and can be interrupted."""
+"""Training: one step, and the loop around it that saves, resumes and can be interrupted; by one process or several."""
 
-import dataclasses
+import contextlib
 import logging
-import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from nsff.batches import TrainBatch, draw_background, draw_batch
 from nsff.checkpoint import (
@@ -21,60 +19,56 @@ from nsff.checkpoint import (
     save_checkpoint,
 )
 from nsff.compositing import Noise
-from nsff.config import Config, InputError, format_args
+from nsff.config import Config, InputError, UsageError, format_args
 from nsff.fields import Fields, build_fields, build_optimizer
+from nsff.journal import Journal, StepReport
+from nsff.lock import holding
 from nsff.losses import VARIANT_RULES, LossTerms, NeighbourCameras, compute_losses
-from nsff.progress import ProgressBar, interruptible
-from nsff.rays import Camera, make_rays
-from nsff.renderer import NoiseSource, TrainRender, choose_depths, render_background, render_frame, render_train
+from nsff.progress import interruptible
+from nsff.rays import make_rays
+from nsff.renderer import NoiseSource, TrainRender, choose_depths, render_background, render_train
 from nsff.sampling import DepthSampling, density_noise
 from nsff.scene import Scene
 from nsff.schedules import StepPlan, learning_rate, plan_step, share_done
-
-if TYPE_CHECKING:
-    from nsff.validation import Validation
+from nsff.workers import ALONE, Workers
 
 log = logging.getLogger("nsff")
 
-IMAGE_LOG_FACTOR = 4  # TensorBoard images are rendered so many times smaller
-
-
 AFTER_DIVERGING = "nothing was saved since the last checkpoint; lower --lrate and run again"
+EXPLODED = 1e6  # a loss above this comes back from nowhere
+FORGET_EVERY = 50  # steps
+SEED_STRIDE = 1_000_003  # between the seeds of processes that train together
 
 
 class Diverged(InputError):
-    """A loss term is no longer a number."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StepReport:
-    """What one step gave: scalars still on the device, so that reading them (and waiting) is the caller's choice."""
-
-    frame: int
-    terms: LossTerms
-    loss: torch.Tensor
-    colour_error: torch.Tensor  # mean squared error of the union on the uniform rays
-    learning_rate: float
-
-    @property
-    def psnr(self) -> float:
-        return -10.0 * math.log10(max(float(self.colour_error), 1e-12))
+    """A loss term is no longer a number, or beyond all bounds."""
 
 
 class Trainer:
     """The state of a training run: fields, optimiser, random generators, step number, seconds spent in all runs.
 
-    Frames are drawn from a generator on the CPU, everything else from one on the device.
+    Frames are drawn from a generator on the CPU, everything else from one on the device. Of several processes each
+    draws its portion of the rays from a frame of its own, and gradients are averaged.
+
+    Note:
+        Losses are means over a batch, some normalised by it (depth: median and deviation; warps: sum of confidences).
+        Those of several processes are each over its own rays, then averaged: means of means, as of smaller batches.
     """
 
-    def __init__(self, config: Config, scene: Scene, device: torch.device):
-        self.config, self.scene, self.device = config, scene, device
+    def __init__(self, config: Config, scene: Scene, device: torch.device, workers: Workers = ALONE):
+        if config.N_rand < workers.count:
+            raise UsageError(f"N_rand = {config.N_rand} is shared by {workers.count} processes: give more")
+        self.config, self.scene, self.device, self.workers = config, scene, device, workers
         self.step, self.seconds = 0, 0.0
         torch.manual_seed(config.seed)
         self.fields: Fields = build_fields(config).to(device)
         self.optimizer = build_optimizer(self.fields, config)
-        self.frames = torch.Generator().manual_seed(config.seed)
-        self.samples = torch.Generator(device).manual_seed(config.seed)
+        self.frames, self.samples = torch.Generator(), torch.Generator(device)
+        self._seed(config.seed)
+
+    def _seed(self, seed: int) -> None:
+        for generator in (self.frames, self.samples):
+            generator.manual_seed(seed + SEED_STRIDE * self.workers.rank)
 
     @property
     def share(self) -> float:
@@ -116,7 +110,7 @@ class Trainer:
         self, sampling: DepthSampling, noise: NoiseSource
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Colours of the static field alone on pixels of the background, and the true ones; None if all moves."""
-        still = draw_background(self.scene, self.config.background_rays, self.samples)
+        still = draw_background(self.scene, self.workers.portion(self.config.background_rays), self.samples)
         if not len(still.rgb):
             return None
         rays = make_rays(still.uv, self.scene.c2w[still.frames], self.scene.intrinsics)
@@ -128,7 +122,8 @@ class Trainer:
         share = self.share
         plan = plan_step(config, self.step, n_frames, share)
         frame = int(torch.randint(n_frames, (1,), generator=self.frames))
-        batch = draw_batch(self.scene, frame, config.N_rand, plan.n_hard, self.samples)
+        portion = self.workers.portion
+        batch = draw_batch(self.scene, frame, portion(config.N_rand), portion(plan.n_hard), self.samples)
         rate = learning_rate(config, self.step, share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -136,14 +131,26 @@ class Trainer:
         loss = terms.total()
         self.optimizer.zero_grad(set_to_none=False)  # tables are large: their gradient keeps its memory
         loss.backward()
+        self._average_gradients()
         self.optimizer.step()
         self.step += 1
+        if self.step % FORGET_EVERY == 0:
+            self.scene.forget()
         n = batch.n_uniform
         error = ((render.ref.union.rgb.detach()[:n] - batch.rgb[:n]) ** 2).mean()
         return StepReport(frame, terms.detach(), loss.detach(), error, rate)
 
+    def _average_gradients(self) -> None:
+        """Over the processes; what the rays of one did not touch counts as 0, so that all speak of the same tensors."""
+        if self.workers.count == 1:
+            return
+        for parameter in self.fields.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.workers.average([parameter.grad for parameter in self.fields.parameters() if parameter.grad is not None])
+
     def save(self) -> Path:
-        """Write a checkpoint of this moment; returns its path.
+        """Write a checkpoint of this moment (the first process does, with the random states of all); returns its path.
 
         Raises:
             Diverged: a weight is no number; nothing is written.
@@ -153,12 +160,10 @@ class Trainer:
         if bad:
             raise Diverged(f"step {self.step}: weights {bad[0]} are not finite; {AFTER_DIVERGING}")
         path = checkpoint_path(self.config.experiment_dir, self.step)
-        rng = {
-            "device": self.device.type,
-            "frames": self.frames.get_state(),
-            "samples": self.samples.get_state(),
-        }
-        save_checkpoint(path, self.step, self.seconds, self.fields, self.optimizer, rng, self.config)
+        states = self.workers.gather({"frames": self.frames.get_state(), "samples": self.samples.get_state()})
+        if self.workers.first:
+            rng = {"device": self.device.type, **states[0], "others": states[1:]}
+            save_checkpoint(path, self.step, self.seconds, self.fields, self.optimizer, rng, self.config)
         return path
 
     def resume(self) -> None:
@@ -169,7 +174,7 @@ class Trainer:
                 f"--no_reload: {folder.absolute()} has checkpoints up to {old[0].name}; "
                 "move them away or choose another --expname"
             )
-        checkpoint = read_newest(folder)
+        checkpoint = self.workers.from_first(read_newest(folder) if self.workers.first else None)
         if checkpoint is None and self.config.ft_path:
             checkpoint = read_checkpoint(Path(self.config.ft_path))
         elif self.config.ft_path:
@@ -184,58 +189,63 @@ class Trainer:
         self.step, self.seconds = checkpoint.step, checkpoint.seconds
         if checkpoint.optimizer and checkpoint.optimizer["state"]:
             self.optimizer.load_state_dict(checkpoint.optimizer)
-        if checkpoint.rng and checkpoint.rng["device"] == self.device.type:
-            self.frames.set_state(checkpoint.rng["frames"].cpu())
-            self.samples.set_state(checkpoint.rng["samples"].cpu())
-        else:  # a published checkpoint, or one from another kind of device: go on with fresh draws
-            self.frames.manual_seed(self.config.seed + checkpoint.step)
-            self.samples.manual_seed(self.config.seed + checkpoint.step)
+        rng = checkpoint.rng or {}
+        states = [rng, *rng.get("others", [])]
+        if rng.get("device") == self.device.type and len(states) == self.workers.count:
+            self.frames.set_state(states[self.workers.rank]["frames"].cpu())
+            self.samples.set_state(states[self.workers.rank]["samples"].cpu())
+        else:  # a published checkpoint, another kind of device or number of processes: go on with fresh draws
+            self._seed(self.config.seed + checkpoint.step)
         log.info("resumed from %s (step %d)", checkpoint.path, checkpoint.step)
 
 
 def train(trainer: Trainer) -> None:
-    """Run to `N_iters` or `max_minutes`; Ctrl-C ends after the step at hand. Always ends with a checkpoint."""
-    config = trainer.config
-    trainer.resume()
-    if (reason := _finished(trainer)) is not None:
-        log.info("%s", reason)
-        return
-    _write_settings(config)
-    validation = _validation(config)
-    begun, before = time.monotonic(), trainer.seconds
-    with SummaryWriter(str(config.experiment_dir)) as board, interruptible() as interrupted:
-        bar = ProgressBar(trainer.step, trainer.share)
-        while not _finished(trainer) and not interrupted:
-            report = trainer.train_step()
-            if bar.due():
-                check_finite(report, trainer.step)
-                bar.show(trainer.step, trainer.share, float(report.loss), report.psnr)
-            if trainer.step % config.i_print == 0:
-                _log_scalars(board, trainer.step, report)
-            if config.i_img and trainer.step % config.i_img == 0:
-                _log_images(board, trainer, report.frame)
-            if validation and trainer.step % config.i_val == 0:
-                paused = time.monotonic()
-                figures = validation.score(trainer.fields)
-                for name, value in figures.items():
-                    board.add_scalar(f"held-out/{name}", value, trainer.step)
-                bar.held_out = figures.get("psnr")
-                begun += time.monotonic() - paused  # no minutes of training
-            trainer.seconds = before + time.monotonic() - begun
+    """Run to `N_iters` or `max_minutes`; Ctrl-C or SIGTERM ends after the step at hand. Ends with a checkpoint.
+
+    Raises:
+        InputError: another run is at it, the folder cannot be written, or the loss exploded (`Diverged`).
+    """
+    first = trainer.workers.first
+    if first:
+        _write_settings(trainer.config)
+    with holding(trainer.config.experiment_dir) if first else contextlib.nullcontext():
+        trainer.resume()
+        if (reason := _finished(trainer)) is not None:
+            log.info("%s", reason)
+            return
+        _run(trainer)
+
+
+def _run(trainer: Trainer) -> None:
+    config, before, begun = trainer.config, trainer.seconds, time.monotonic()
+    start, kept = (trainer.step, trainer.share), trainer.workers.first
+    with interruptible() as interrupted, Journal(config, trainer.fields, trainer.scene, kept, start) as journal:
+        while _finished(trainer) is None:
+            with _memory_advice(config):
+                report = trainer.train_step()
+            if journal.due(trainer.step) or trainer.device.type == "cpu":  # elsewhere reading waits for the device
+                check_loss(report, trainer.step)
+            begun += journal.note(trainer.step, trainer.share, report)
+            trainer.seconds, stop = trainer.workers.agree(before + time.monotonic() - begun, bool(interrupted))
             if trainer.step % config.i_weights == 0:
                 trainer.save()
-        bar.close(trainer.share)
+            if stop:
+                break
+        check_loss(report, trainer.step)
         path = trainer.save()
     log.info("saved %s; %s", path, _finished(trainer) or "to go on, run the same command again")
 
 
-def _validation(config: Config) -> "Validation | None":
-    """Held-out views, if they are to be scored while training."""
-    if not config.i_val:
-        return None
-    from nsff.validation import Validation  # here: the libraries of the metrics would take memory of every run
-
-    return Validation.of(config)
+@contextlib.contextmanager
+def _memory_advice(config: Config) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        names = ("N_rand", "num_extra_sample", "background_rays")
+        halves = " ".join(f"--{name} {getattr(config, name) // 2}" for name in names if getattr(config, name) > 1)
+        raise InputError(
+            f"the GPU has not enough memory for a step; half the rays take about half of it: {halves}"
+        ) from error
 
 
 def _finished(trainer: Trainer) -> str | None:
@@ -249,17 +259,17 @@ def _finished(trainer: Trainer) -> str | None:
     return None
 
 
-def check_finite(report: StepReport, step: int) -> None:
+def check_loss(report: StepReport, step: int) -> None:
     """Stop a run that has lost its way.
 
     Raises:
-        Diverged: a term is NaN or infinite; it and the frame are named.
+        Diverged: a term is NaN, infinite or above `EXPLODED`; it and the frame are named.
     """
-    bad = [name for name, value in vars(report.terms).items() if not torch.isfinite(value)]
-    if bad:
-        raise Diverged(
-            f"step {step}, frame {report.frame}: loss term {', '.join(bad)} is not finite; {AFTER_DIVERGING}"
-        )
+    for name, value in vars(report.terms).items():
+        if not abs(float(value)) < EXPLODED:
+            raise Diverged(
+                f"step {step}, frame {report.frame}: loss term {name} is {float(value):g}; {AFTER_DIVERGING}"
+            )
 
 
 def _write_settings(config: Config) -> None:
@@ -271,22 +281,3 @@ def _write_settings(config: Config) -> None:
             (folder / "config.txt").write_text(Path(config.config).read_text())
     except OSError as error:
         raise InputError(f"cannot write to {folder.absolute()} ({error.strerror}); set --basedir") from error
-
-
-def _log_scalars(board: SummaryWriter, step: int, report: StepReport) -> None:
-    for name, value in vars(report.terms).items():
-        board.add_scalar(f"loss/{name}", float(value), step)
-    board.add_scalar("loss/total", float(report.loss), step)
-    board.add_scalar("train/psnr", report.psnr, step)
-    board.add_scalar("train/learning_rate", report.learning_rate, step)
-
-
-def _log_images(board: SummaryWriter, trainer: Trainer, frame: int) -> None:
-    scene, config = trainer.scene, trainer.config
-    camera = Camera(scene.c2w[frame], scene.intrinsics.divided_by(IMAGE_LOG_FACTOR), scene.intrinsics)
-    time_ = scene.timeline.time_of(frame)
-    image = render_frame(trainer.fields, camera, time_, DepthSampling.of(config), config.rays_at_once)
-    board.add_image("render/rgb", image.rgb.clamp(0, 1), trainer.step, dataformats="HWC")
-    board.add_image("render/depth", image.depth.clamp(0, 1), trainer.step, dataformats="HW")
-    board.add_image("render/dynamic_weight", image.dynamic_weight.clamp(0, 1), trainer.step, dataformats="HW")
-    board.add_image("truth/rgb", scene.images[frame], trainer.step, dataformats="HWC")

@@ -5,8 +5,11 @@ import dataclasses
 import datetime
 import os
 from collections.abc import Iterator
+from typing import Any
 
-import torch.distributed
+import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from nsff.config import InputError
 
@@ -31,14 +34,59 @@ class Workers:
             InputError: one of them has ended; it has said why.
         """
         if self.count > 1:
-            try:
-                torch.distributed.barrier()
-            except RuntimeError as error:
-                raise InputError("another of the processes failed, its line says why") from error
+            with _others_alive():
+                dist.all_reduce(torch.zeros(1))
 
     def share(self, items: list[int]) -> list[int]:
         """What falls to this process; all must have made the same list."""
         return items[self.rank :: self.count]
+
+    def portion(self, total: int) -> int:
+        """How many of `total` this process takes; of all processes together they are `total`."""
+        return total // self.count + (self.rank < total % self.count)
+
+    def average(self, values: list[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes; all have the same numbers then, bit for bit."""
+        if self.count > 1:
+            with _others_alive():
+                for value in values:
+                    dist.all_reduce(value)
+                    value /= self.count
+
+    def agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
+        """The seconds of the first process, and whether any wants to stop: the same for all."""
+        if self.count == 1:
+            return seconds, stop
+        told = torch.tensor([seconds if self.first else 0.0, float(stop)], dtype=torch.float64)
+        with _others_alive():
+            dist.all_reduce(told)
+        return float(told[0]), bool(told[1] > 0)
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has, in order of their ranks."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        with _others_alive():
+            dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """What the first process has; others may give None."""
+        if self.count == 1:
+            return value
+        values = [value if self.first else None]
+        with _others_alive():
+            dist.broadcast_object_list(values)
+        return values[0]
+
+
+@contextlib.contextmanager
+def _others_alive() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError("another of the processes failed, its line says why") from error
 
 
 ALONE = Workers()
@@ -51,8 +99,13 @@ def join_workers() -> Iterator[Workers]:
     if count == 1:
         yield ALONE
         return
-    torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+    dist.init_process_group(backend(torch.cuda.is_available()), timeout=PATIENCE)
     try:
-        yield Workers(torch.distributed.get_rank(), count)
+        yield Workers(dist.get_rank(), count)
     finally:
-        torch.distributed.destroy_process_group()
+        dist.destroy_process_group()
+
+
+def backend(with_cuda: bool) -> str:
+    """Tensors of a GPU go through NCCL, those of the CPU through gloo."""
+    return "cpu:gloo,cuda:nccl" if with_cuda else "gloo"

@@ -12,10 +12,10 @@ PUBLISHED = ["balloon1-2", "balloon2-2", "broom", "curls", "dynamicFace-2", "jum
              "skating-2", "truck-2", "umbrella"]  # fmt: skip
 
 # Each imports only from those before it.
-MODULES = """options config script workers timeline poses trajectories camera_path scene views batches rays sampling
-encoding fields compositing renderer losses schedules checkpoint splatting in_between clips page layers metrics
-protocols report keypoints evaluator scoreboard validation progress trainer novel_views diagnosis
-summary stages measure"""
+MODULES = """options config script workers timeline poses trajectories camera_path cache scene views batches rays
+sampling encoding fields compositing renderer losses schedules checkpoint splatting in_between clips page layers metrics
+protocols report keypoints evaluator scoreboard validation progress journal lock trainer
+novel_views diagnosis summary stages measure"""
 
 
 @pytest.mark.parametrize("folder", ["configs", "configs/wild"])

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from nsff.batches import draw_batch
-from nsff.checkpoint import list_checkpoints, read_checkpoint
+from nsff.checkpoint import BrokenCheckpoint, list_checkpoints, read_checkpoint
 from nsff.config import InputError
-from nsff.trainer import Diverged, Trainer, check_finite, train
+from nsff.lock import holding
+from nsff.script import memory_advice
+from nsff.trainer import Diverged, Trainer, check_loss, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 CPU = torch.device("cpu")
@@ -163,7 +165,60 @@ def test_loss_that_is_no_number_is_named(config, golden_scene):
         trainer.fields.dynamic.rgb_linear.weight.fill_(float("nan"))
     report = trainer.train_step()
     with pytest.raises(Diverged, match=f"frame {report.frame}: loss term colour"):
-        check_finite(report, 1)
+        check_loss(report, 1)
+
+
+def test_a_loss_beyond_all_bounds_is_named(config, golden_scene):
+    report = Trainer(config, golden_scene, CPU).train_step()
+    check_loss(report, 1)
+    huge = dataclasses.replace(report, terms=dataclasses.replace(report.terms, flow=torch.tensor(1e9)))
+    with pytest.raises(Diverged, match=r"step 1, frame .*: loss term flow is 1e\+09"):
+        check_loss(huge, 1)
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_taken(config, golden_scene, caplog):
+    """A bit that flipped among the weights: the file is as long as ever, and can be read."""
+    train(Trainer(config, golden_scene, CPU))
+    path = config.experiment_dir / "000006.tar"
+    content = bytearray(path.read_bytes())
+    weights_at = content.index(read_checkpoint(path).static["pts_linears.1.weight"].numpy().tobytes()[:64])
+    content[weights_at + 6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BrokenCheckpoint, match="checksum"):
+        read_checkpoint(path)
+    trainer = Trainer(config, golden_scene, CPU)
+    trainer.resume()
+    assert trainer.step == 3
+    assert "trying the one before it" in caplog.text
+
+
+def test_one_run_at_a_time_in_a_folder(config, golden_scene, caplog):
+    config.experiment_dir.mkdir()
+    note = config.experiment_dir / ".running.json"
+    with holding(config.experiment_dir):
+        held = json.loads(note.read_text())
+        assert held["pid"] == os.getpid()
+        with pytest.raises(InputError, match=rf"is in use by process {held['pid']} on {held['host']} .*--expname"):
+            train(Trainer(config, golden_scene, CPU))
+    assert not note.exists()
+    note.write_text(json.dumps(held | {"pid": 99}))  # as a run leaves it that was killed: its lock is free
+    with caplog.at_level("INFO", logger="nsff"):
+        train(Trainer(config, golden_scene, CPU))
+    assert "process 99 on" in caplog.text
+    assert not note.exists()
+
+
+def test_memory_of_a_gpu_that_is_too_small(config, golden_scene, monkeypatch):
+    """Which option to lower, and to what."""
+
+    def full(_: Trainer) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "train_step", full)
+    with pytest.raises(InputError, match=r"half the rays .*: --N_rand 16 --num_extra_sample 4$"):
+        train(Trainer(config, golden_scene, CPU))
+    with pytest.raises(InputError, match="render 131072 points at once; --netchunk 32768 "), memory_advice(config):
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_broken_weights_are_never_saved(config, golden_scene):

@@ -1,0 +1,108 @@
+"""Several processes train together: against the same done by hand in one, and stopped and gone on."""
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nsff.checkpoint import list_checkpoints, read_checkpoint
+from nsff.config import UsageError, load_config
+from nsff.trainer import Trainer
+from nsff.workers import Workers, backend
+
+CPU = torch.device("cpu")
+FOLDER = Path(__file__).resolve().parents[2] / "nsff_exp"
+
+
+@pytest.fixture(scope="session")
+def variant() -> str:
+    """Nothing here depends on it."""
+    return "paper"
+
+
+@pytest.fixture
+def arguments(golden, tmp_path) -> list[str]:
+    return [
+        "--config", str(golden / "paper/config.txt"), "--datadir", str(golden / "scene"), "--basedir", str(tmp_path),
+        "--netwidth", "16", "--N_samples", "8", "--N_rand", "33", "--num_extra_sample", "8", "--i_img", "0",
+        "--device", "cpu", "--background_rays", "9",
+    ]  # fmt: skip
+
+
+def run_together(count: int, arguments: list[str], *more: str) -> list[str]:
+    """Processes as torchrun starts them; what each said."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "run_nerf.py", *arguments, *more], cwd=FOLDER, env=environment | {"RANK": str(rank)},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+    said = [run.communicate(timeout=200)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0] * count, said
+    return said
+
+
+class ByHand(Workers):
+    """Stands for one process of several, and keeps what it would have averaged."""
+
+    def average(self, values):
+        grads.append([value.clone() for value in values])
+
+
+grads: list[list[torch.Tensor]] = []
+
+
+def test_a_step_of_two_is_the_mean_of_their_gradients(arguments, golden_scene):
+    said = run_together(2, arguments, "--N_iters", "1")
+    assert "saved" in said[0]
+    assert said[1] == ""  # one tells how it goes
+    config = load_config([*arguments, "--N_iters", "1"])
+    found = read_checkpoint(list_checkpoints(config.experiment_dir)[0])
+    grads.clear()
+    trainers = [Trainer(config, golden_scene, CPU, ByHand(rank, 2)) for rank in (0, 1)]
+    frames = [trainer.train_step().frame for trainer in trainers]
+    assert frames[0] != frames[1]  # each from its own
+    by_hand = Trainer(config, golden_scene, CPU)
+    for parameter, first, second in zip(by_hand.fields.parameters(), *grads, strict=True):
+        parameter.grad = (first + second) / 2
+    by_hand.optimizer.step()
+    for field, state in ((by_hand.fields.static, found.static), (by_hand.fields.dynamic, found.dynamic)):
+        for name, value in field.state_dict().items():
+            torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+def test_two_stop_and_go_on_as_if_they_never_stopped(arguments, tmp_path, field):
+    options = [*arguments, "--field", field, "--hash_log2_rows", "8", "--hash_levels", "2", "--schedule", "published"]
+    run_together(2, options, "--N_iters", "4", "--expname", "straight")
+    for steps in ("2", "4"):
+        run_together(2, options, "--N_iters", steps, "--expname", "halved")
+    straight, halved = (read_checkpoint(tmp_path / f"{name}_F00-24" / "000004.tar") for name in ("straight", "halved"))
+    for name, value in (straight.static | straight.dynamic).items():
+        assert torch.equal(value, (halved.static | halved.dynamic)[name]), name
+    assert len(halved.rng["others"]) == 1
+
+
+def test_portions_are_the_whole():
+    for count in (1, 2, 3, 7):
+        assert sum(Workers(rank, count).portion(1000) for rank in range(count)) == 1000
+
+
+def test_fewer_rays_than_processes(golden_config, golden_scene):
+    with pytest.raises(UsageError, match="N_rand = 2 is shared by 3 processes"):
+        Trainer(dataclasses.replace(golden_config, N_rand=2), golden_scene, CPU, Workers(0, 3))
+
+
+def test_a_gpu_goes_through_nccl():
+    assert backend(True) == "cpu:gloo,cuda:nccl"
+    assert backend(False) == "gloo"
