@@ -5,7 +5,7 @@ PYTHON ?= python3
 RUN = $(abspath $(VENV))/bin
 STAMP = $(VENV)/installed-$(shell cksum < requirements.txt | cut -d' ' -f1)
 
-.PHONY: test lint types demo video install clean
+.PHONY: test test-faults lint types demo video install clean
 
 install: $(STAMP)
 
@@ -16,6 +16,10 @@ $(STAMP): requirements.txt
 
 test: lint types
 	$(RUN)/python -m pytest
+
+# Kills at random moments and malformed input, in numbers.
+test-faults: $(STAMP)
+	$(RUN)/python -m pytest -m slow -s tests/faults
 
 lint: $(STAMP)
 	$(RUN)/ruff check .

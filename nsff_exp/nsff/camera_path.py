@@ -36,7 +36,7 @@ def read_camera_path(path: Path) -> list[Keyframe]:
     """
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"--camera_path {path} cannot be read as JSON ({reason})") from error
     if not isinstance(content, dict) or not isinstance(content.get("camera_path"), list) or not content["camera_path"]:

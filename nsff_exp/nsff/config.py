@@ -30,6 +30,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class InputError(Exception):
     """What the user gave cannot be used; the message says what, where, and what to run. Exit status 1."""
 
+    def __str__(self) -> str:
+        return super().__str__().replace("\n", "\\n")  # a file may be called so; it is one line nevertheless
+
 
 class UsageError(InputError):
     """The command line or the config file is wrong. Exit status 2."""

@@ -19,7 +19,7 @@ from nsff.fields import Fields
 from nsff.rays import Camera, make_rays, ndc_to_world
 from nsff.renderer import choose_depths
 from nsff.sampling import DepthSampling
-from nsff.scene import READ_ERRORS, Cameras, list_images, read_pixels
+from nsff.scene import Cameras, list_images, read_pixels
 from nsff.timeline import Timeline
 
 log = logging.getLogger("nsff")
@@ -43,7 +43,7 @@ def read_keypoints(config: Config, cameras: Cameras) -> dict[int, Float[np.ndarr
             continue
         try:
             points = np.array(json.loads(path.read_text()), dtype=np.float64)
-        except READ_ERRORS as error:
+        except Exception as error:  # whatever a broken file gives
             raise InputError(f"{path} cannot be read as JSON ({' '.join(str(error).split())[:80]})") from error
         if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
             raise InputError(f"{path} must hold a list of [right, down, seen]")

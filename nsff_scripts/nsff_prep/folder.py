@@ -107,7 +107,10 @@ def read_image(path: Path, upright: bool = False) -> Image:
     Raises:
         PrepError: not readable to its end.
     """
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
+    try:
+        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
+    except (cv2.error, MemoryError):  # absurdly large, or says so
+        pixels = None
     if pixels is None:
         raise PrepError(f"{path} cannot be read as an image; make it again")
     return np.ascontiguousarray(pixels[..., ::-1])
@@ -216,6 +219,8 @@ def read_array(path: Path, remedy: str) -> Any:
         raise PrepError(f"{path} is missing; {remedy}")
     try:
         content = np.load(path, allow_pickle=False)
+        if path.suffix == ".npy" and (not isinstance(content, np.ndarray) or content.dtype.kind not in "fiu"):
+            raise ValueError("not an array of real numbers")
         return content if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
     except Exception as error:  # whatever a broken file gives
         raise PrepError(f"{path} cannot be read, it may be cut off; {remedy}") from error

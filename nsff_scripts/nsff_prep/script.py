@@ -17,6 +17,9 @@ RED, YELLOW = 31, 33
 class PrepError(Exception):
     """What the user can mend: what, where, what to run."""
 
+    def __str__(self) -> str:
+        return super().__str__().replace("\n", "\\n")  # a file may be called so; it is one line nevertheless
+
 
 class UsageError(PrepError):
     """A command line that cannot be followed."""

@@ -1,0 +1,134 @@
+"""kill -9 at random moments: nothing but the work since the last checkpoint is lost, and everything goes on."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from nsff.checkpoint import list_checkpoints, read_checkpoint
+from nsff.config import load_config
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EVERY = 5  # steps between checkpoints
+TINY = [
+    "--netwidth", "16", "--N_samples", "8", "--N_rand", "32", "--num_extra_sample", "8", "--i_img", "0",
+    "--i_weights", str(EVERY), "--i_print", "5", "--device", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def arguments(golden, tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("killed")
+    given = ["--config", str(golden / "paper/config.txt"), "--datadir", str(golden / "scene"), "--basedir", str(folder)]
+    return [*given, *TINY]
+
+
+def start(folder: str, *command: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HTTPS_PROXY": "http://localhost:1"}
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=REPOSITORY / folder, env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def kill_after(process: subprocess.Popen, seconds: float) -> bool:
+    """Whether it was still running."""
+    try:
+        process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return True
+    assert process.returncode == 0
+    return False
+
+
+def count_kills(kills: int) -> None:
+    killed.append(kills)
+    print(f"{kills} kills")
+
+
+killed: list[int] = []
+
+
+def test_training(arguments):
+    """30 times: the newest checkpoint is whole, and at most `EVERY` steps behind what the curves have."""
+    chance, folder, reached, kills = random.Random(1), load_config(arguments).experiment_dir, 0, 0
+    while kills < 30:
+        process = start("nsff_exp", "run_nerf.py", *arguments, "--N_iters", "1000000")
+        until = time.monotonic() + 60.0
+        while not list_checkpoints(folder) or int(list_checkpoints(folder)[0].stem) <= reached:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        newest = list_checkpoints(folder)[0]
+        for path in list_checkpoints(folder):
+            read_checkpoint(path)  # raises if broken
+        assert int(newest.stem) > reached
+        reached = int(newest.stem)
+    count_kills(kills)
+    end = start("nsff_exp", "run_nerf.py", *arguments, "--N_iters", str(reached + 3))
+    _, said = end.communicate(timeout=120)
+    assert end.returncode == 0, said
+    assert f"(step {reached})" in said
+    assert "ended without a word" in said
+    assert list_checkpoints(folder)[0].stem == f"{reached + 3:06d}"
+    assert not list(folder.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "result"),
+    [
+        ("render.py", ["--render_lockcam_slowmo", "--times", "10:12", "--slowmo_factor", "6"], "render-*/video.mp4"),
+        ("evaluation.py", ["--protocol", "nsff-fixed", "--every", "9"], "metrics_nsff-fixed.json"),
+    ],
+)
+def test_rendering_and_evaluation(trained, script, options, result):
+    """8 kills each: what was done is not done again, and the end is as without a kill."""
+    given = ["--config", trained.config, "--datadir", trained.datadir, "--basedir", trained.basedir, "--device", "cpu"]
+    chance, before, kills = random.Random(2), {}, 0
+    while kills < 8 and kill_after(start("nsff_exp", script, *given, *options), chance.uniform(4.0, 6.0)):
+        kills += 1
+        made = {
+            path: path.stat().st_mtime_ns
+            for path in trained.experiment_dir.glob("render*/**/*.[pj]*")
+            if path.is_file()
+        }
+        whole = {path: written for path, written in made.items() if not path.name.startswith(".")}
+        assert before.items() <= whole.items()
+        before = whole
+    count_kills(kills)
+    end = start("nsff_exp", script, *given, *options)
+    _, said = end.communicate(timeout=300)
+    assert end.returncode == 0, said
+    assert len(list(trained.experiment_dir.glob(result))) == 1
+    assert not list(trained.experiment_dir.rglob(".partial-*"))
+
+
+def test_preparation(clip, tmp_path):
+    """9 kills: no broken file, the next run goes on and comes to its end."""
+    scene = tmp_path / "scene"
+    command = ["prepare_video.py", "--video", str(clip), "--data_path", str(scene), "--resize_height", "72"]
+    chance, kills = random.Random(3), 0
+    while kills < 9 and kill_after(start("nsff_scripts", *command), chance.uniform(2.0, 12.0)):
+        kills += 1
+    count_kills(kills)
+    end = start("nsff_scripts", *command)
+    _, said = end.communicate(timeout=300)
+    assert end.returncode == 0, said
+    assert not list(scene.rglob("*partial*"))
+    assert len(list((scene / "dense/flow_i1").glob("*.npz"))) == 22
+
+
+def test_there_were_fifty():
+    """Runs last."""
+    assert sum(killed) >= 50
