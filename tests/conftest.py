@@ -161,3 +161,19 @@ def prepared(clip: Path, prepare, tmp_path_factory: pytest.TempPathFactory) -> t
     out = prepare(clip, scene)
     assert out.returncode == 0, out.stderr[-2000:]
     return clip, scene, out.stderr
+
+
+@pytest.fixture(scope="session")
+def paper_config(golden: Path):
+    """The golden config of one variant, where nothing depends on it."""
+    from nsff.config import load_config
+
+    folder = str(golden / "scene")
+    return load_config(["--config", str(golden / "paper" / "config.txt"), "--datadir", folder])
+
+
+@pytest.fixture(scope="session")
+def paper_scene(paper_config):
+    from nsff.scene import load_scene
+
+    return load_scene(paper_config, CPU)

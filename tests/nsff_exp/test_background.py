@@ -7,29 +7,16 @@ import pytest
 import torch
 from nsff.batches import draw_background, gather_batch
 from nsff.checkpoint import load_weights, read_checkpoint
-from nsff.config import load_config
 from nsff.fields import build_fields
 from nsff.losses import background_loss, split_loss
 from nsff.rays import make_rays, pixel_grid
 from nsff.renderer import render_background, render_train
 from nsff.sampling import DepthSampling, sample_depths
-from nsff.scene import background_of, load_scene
+from nsff.scene import background_of
 from nsff.trainer import Trainer
 from toy_fields import AHEAD, toy
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def paper_config(golden):
-    """Of one variant: nothing here depends on it."""
-    folder = str(golden / "scene")
-    return load_config(["--config", str(golden / "paper" / "config.txt"), "--datadir", folder])
-
-
-@pytest.fixture(scope="module")
-def paper_scene(paper_config):
-    return load_scene(paper_config, CPU)
 
 
 def small(config, field: str):

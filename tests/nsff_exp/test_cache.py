@@ -17,32 +17,26 @@ from nsff.trainer import Trainer
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="session")
-def variant() -> str:
-    """Nothing here depends on it."""
-    return "paper"
-
-
 @pytest.fixture
-def mapped(golden, golden_config, tmp_path):
+def mapped(golden, paper_config, tmp_path):
     shutil.copytree(golden / "scene", tmp_path / "scene")
-    return dataclasses.replace(golden_config, datadir=str(tmp_path / "scene"), cache_gb=0.0)
+    return dataclasses.replace(paper_config, datadir=str(tmp_path / "scene"), cache_gb=0.0)
 
 
-def test_a_mapped_scene_is_the_same(mapped, golden_scene):
+def test_a_mapped_scene_is_the_same(mapped, paper_scene):
     scene = load_scene(mapped, CPU)
     for field in dataclasses.fields(scene):
         if isinstance(value := getattr(scene, field.name), torch.Tensor):
-            assert torch.equal(value, getattr(golden_scene, field.name)), field.name
+            assert torch.equal(value, getattr(paper_scene, field.name)), field.name
     scene.forget()
-    assert torch.equal(scene.images, golden_scene.images)
+    assert torch.equal(scene.images, paper_scene.images)
     folder = Path(mapped.datadir) / f".cache_{mapped.final_height}_F00-24"
-    assert (folder / "images.npy").stat().st_size == 128 + golden_scene.images.numel() * 4
+    assert (folder / "images.npy").stat().st_size == 128 + paper_scene.images.numel() * 4
 
 
-def test_training_on_it_is_the_same_bit_for_bit(mapped, golden_scene):
+def test_training_on_it_is_the_same_bit_for_bit(mapped, paper_scene):
     config = dataclasses.replace(mapped, netwidth=16, N_samples=8, N_rand=32, num_extra_sample=8, background_rays=16)
-    trainers = [Trainer(config, scene, CPU) for scene in (load_scene(mapped, CPU), golden_scene)]
+    trainers = [Trainer(config, scene, CPU) for scene in (load_scene(mapped, CPU), paper_scene)]
     for _ in range(3):
         losses = [trainer.train_step().loss for trainer in trainers]
         assert torch.equal(*losses)

@@ -18,12 +18,6 @@ CPU = torch.device("cpu")
 FOLDER = Path(__file__).resolve().parents[2] / "nsff_exp"
 
 
-@pytest.fixture(scope="session")
-def variant() -> str:
-    """Nothing here depends on it."""
-    return "paper"
-
-
 @pytest.fixture
 def arguments(golden, tmp_path) -> list[str]:
     return [
@@ -62,17 +56,17 @@ class ByHand(Workers):
 grads: list[list[torch.Tensor]] = []
 
 
-def test_a_step_of_two_is_the_mean_of_their_gradients(arguments, golden_scene):
+def test_a_step_of_two_is_the_mean_of_their_gradients(arguments, paper_scene):
     said = run_together(2, arguments, "--N_iters", "1")
     assert "saved" in said[0]
     assert said[1] == ""  # one tells how it goes
     config = load_config([*arguments, "--N_iters", "1"])
     found = read_checkpoint(list_checkpoints(config.experiment_dir)[0])
     grads.clear()
-    trainers = [Trainer(config, golden_scene, CPU, ByHand(rank, 2)) for rank in (0, 1)]
+    trainers = [Trainer(config, paper_scene, CPU, ByHand(rank, 2)) for rank in (0, 1)]
     frames = [trainer.train_step().frame for trainer in trainers]
     assert frames[0] != frames[1]  # each from its own
-    by_hand = Trainer(config, golden_scene, CPU)
+    by_hand = Trainer(config, paper_scene, CPU)
     for parameter, first, second in zip(by_hand.fields.parameters(), *grads, strict=True):
         parameter.grad = (first + second) / 2
     by_hand.optimizer.step()
@@ -98,9 +92,9 @@ def test_portions_are_the_whole():
         assert sum(Workers(rank, count).portion(1000) for rank in range(count)) == 1000
 
 
-def test_fewer_rays_than_processes(golden_config, golden_scene):
+def test_fewer_rays_than_processes(paper_config, paper_scene):
     with pytest.raises(UsageError, match="N_rand = 2 is shared by 3 processes"):
-        Trainer(dataclasses.replace(golden_config, N_rand=2), golden_scene, CPU, Workers(0, 3))
+        Trainer(dataclasses.replace(paper_config, N_rand=2), paper_scene, CPU, Workers(0, 3))
 
 
 def test_a_gpu_goes_through_nccl():
