@@ -57,8 +57,9 @@ class Journal:
             self.board.close()
 
     def due(self, step: int) -> bool:
-        """Whether figures of this step will be read."""
-        return self.kept and (self.bar.due() or step % self.config.i_print == 0 or step % self.config.i_weights == 0)
+        """Whether figures of this step will be read, or saved."""
+        shown = self.kept and self.bar.due()
+        return shown or step % self.config.i_print == 0 or step % self.config.i_weights == 0
 
     def note(self, step: int, share: float, report: StepReport) -> float:
         """Tell of a step; `share` of the run is behind. Returns seconds that were no training."""

@@ -99,11 +99,18 @@ def join_workers() -> Iterator[Workers]:
     if count == 1:
         yield ALONE
         return
+    share_cores()
     dist.init_process_group(backend(torch.cuda.is_available()), timeout=PATIENCE)
     try:
         yield Workers(dist.get_rank(), count)
     finally:
         dist.destroy_process_group()
+
+
+def share_cores() -> None:
+    """torchrun gives each process one thread, unless told otherwise: too few where there are more cores."""
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def backend(with_cuda: bool) -> str:

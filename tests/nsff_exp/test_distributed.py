@@ -12,7 +12,7 @@ import torch
 from nsff.checkpoint import list_checkpoints, read_checkpoint
 from nsff.config import UsageError, load_config
 from nsff.trainer import Trainer
-from nsff.workers import Workers, backend
+from nsff.workers import Workers, backend, share_cores
 
 CPU = torch.device("cpu")
 FOLDER = Path(__file__).resolve().parents[2] / "nsff_exp"
@@ -27,7 +27,7 @@ def arguments(golden, tmp_path) -> list[str]:
     ]  # fmt: skip
 
 
-def run_together(count: int, arguments: list[str], *more: str) -> list[str]:
+def run_together(count: int, *command: str) -> list[str]:
     """Processes as torchrun starts them; what each said."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -36,8 +36,8 @@ def run_together(count: int, arguments: list[str], *more: str) -> list[str]:
     environment |= {"OMP_NUM_THREADS": "1"}
     runs = [
         subprocess.Popen(
-            [sys.executable, "run_nerf.py", *arguments, *more], cwd=FOLDER, env=environment | {"RANK": str(rank)},
-            stderr=subprocess.PIPE, text=True,
+            [sys.executable, *command], cwd=FOLDER, env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in range(count)
     ]  # fmt: skip
@@ -57,7 +57,7 @@ grads: list[list[torch.Tensor]] = []
 
 
 def test_a_step_of_two_is_the_mean_of_their_gradients(arguments, paper_scene):
-    said = run_together(2, arguments, "--N_iters", "1")
+    said = run_together(2, "run_nerf.py", *arguments, "--N_iters", "1")
     assert "saved" in said[0]
     assert said[1] == ""  # one tells how it goes
     config = load_config([*arguments, "--N_iters", "1"])
@@ -75,16 +75,31 @@ def test_a_step_of_two_is_the_mean_of_their_gradients(arguments, paper_scene):
             torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("field", ["mlp", "hash"])
-def test_two_stop_and_go_on_as_if_they_never_stopped(arguments, tmp_path, field):
-    options = [*arguments, "--field", field, "--hash_log2_rows", "8", "--hash_levels", "2", "--schedule", "published"]
-    run_together(2, options, "--N_iters", "4", "--expname", "straight")
-    for steps in ("2", "4"):
-        run_together(2, options, "--N_iters", steps, "--expname", "halved")
-    straight, halved = (read_checkpoint(tmp_path / f"{name}_F00-24" / "000004.tar") for name in ("straight", "halved"))
-    for name, value in (straight.static | straight.dynamic).items():
-        assert torch.equal(value, (halved.static | halved.dynamic)[name]), name
-    assert len(halved.rng["others"]) == 1
+RUNS = """
+import sys
+import torch
+from nsff.config import load_config
+from nsff.scene import load_scene
+from nsff.trainer import Trainer, train
+from nsff.workers import join_workers
+with join_workers() as workers:
+    for field in ("mlp", "hash"):
+        for name, steps in (("straight", "4"), ("halved", "2"), ("halved", "4")):
+            more = ["--field", field, "--expname", f"{field}_{name}", "--N_iters", steps]
+            config, device = load_config([*sys.argv[1:], *more]), torch.device("cpu")
+            train(Trainer(config, load_scene(config, device), device, workers))
+"""
+
+
+def test_two_stop_and_go_on_as_if_they_never_stopped(arguments, tmp_path):
+    run_together(2, "-c", RUNS, *arguments, "--hash_log2_rows", "8", "--hash_levels", "2", "--schedule", "published")
+    for field in ("mlp", "hash"):
+        straight, halved = (
+            read_checkpoint(tmp_path / f"{field}_{name}_F00-24" / "000004.tar") for name in ("straight", "halved")
+        )
+        for name, value in (straight.static | straight.dynamic).items():
+            assert torch.equal(value, (halved.static | halved.dynamic)[name]), name
+        assert len(halved.rng["others"]) == 1
 
 
 def test_portions_are_the_whole():
@@ -100,3 +115,15 @@ def test_fewer_rays_than_processes(paper_config, paper_scene):
 def test_a_gpu_goes_through_nccl():
     assert backend(True) == "cpu:gloo,cuda:nccl"
     assert backend(False) == "gloo"
+
+
+@pytest.mark.parametrize(("given", "processes", "threads"), [("1", 2, 4), ("1", 16, 1), ("3", 2, 1)])
+def test_processes_share_the_cores_of_a_machine(monkeypatch, given, processes, threads):
+    """torchrun says 1 thread; who says another number gets it (here: torch's own, left alone)."""
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    torch.set_num_threads(1)
+    share_cores()
+    assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The hash grid on a CPU: numba kernels, compiled for the number of axes and features, on all cores, without atomics.
+"""The hash grid on a CPU: numba kernels, compiled for the number of axes and features, on torch's threads, no atomics.
 
 Forward and gradient to the points run in parallel over levels and spans of points, the gradient to the table over
 levels: no two threads write to one place. Points go through in blocks that stay in the cache.
@@ -199,6 +199,7 @@ def _run(kernel: Any, *arguments: Any) -> None:
         lock = Path(tempfile.gettempdir()) / f"nsff_kernels_{getattr(os, 'getuid', int)()}.lock"
         with FileLock(lock):
             kernel.compile(types)
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     kernel(*arguments)
 
 
