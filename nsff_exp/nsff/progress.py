@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+EVERY, EVERY_IN_A_FILE = 1.0, 30.0  # seconds between readings
+
 
 class ProgressBar:
     """Share of the run with step, loss, PSNR and time left."""
@@ -19,18 +21,18 @@ class ProgressBar:
         self.bar = tqdm(total=1.0, initial=share, bar_format="{percentage:3.0f}% |{bar}| [{elapsed}{postfix}]")
 
     def due(self) -> bool:
-        """Once a second: reading figures waits for the device, so it is not done every step."""
+        """Once a second, on a terminal: reading figures waits for the device, so it is not done every step."""
         return time.monotonic() >= self.next_reading
 
     def show(self, step: int, share: float, loss: float, psnr: float) -> None:
         """Bring the line up to date; `share` of the run (0..1) is behind."""
         elapsed = time.monotonic() - self.begun
-        self.next_reading = self.begun + elapsed + 1.0
-        seconds_left = elapsed * (1.0 - share) / max(share - self.first_share, 1e-6)
-        speed, left = (step - self.first_step) / elapsed, tqdm.format_interval(int(seconds_left))
+        self.next_reading = self.begun + elapsed + (EVERY if sys.stderr.isatty() else EVERY_IN_A_FILE)
+        done, speed = share - self.first_share, (step - self.first_step) / elapsed
+        left = f", left {tqdm.format_interval(int(elapsed * (1.0 - share) / done))}" if done > 0.0 else ""
         held_out = "" if self.held_out is None else f", held-out {self.held_out:.2f}"
         self.bar.n = share
-        self.bar.set_postfix_str(f"step {step}, {speed:.2f}/s, loss {loss:.4f}, psnr {psnr:.2f}{held_out}, left {left}")
+        self.bar.set_postfix_str(f"step {step}, {speed:.2f}/s, loss {loss:.4f}, psnr {psnr:.2f}{held_out}{left}")
 
     def close(self) -> None:
         """Leave the last state on the screen."""

@@ -72,6 +72,11 @@ def _silent(bar: tqdm, *given: Any, **options: Any) -> None:
     _bar(bar, *given, **{**options, "disable": True})
 
 
+def _seldom(bar: tqdm, *given: Any, **options: Any) -> None:
+    """A progress bar for a file: a line every ten seconds."""
+    _bar(bar, *given, **{"mininterval": 10.0, **options})
+
+
 def set_up_messages(argv: list[str]) -> None:
     """`--quiet`: warnings and errors only, no progress bars; `--verbose`: more lines, and where an error came from."""
     handler = logging.StreamHandler(sys.stderr)
@@ -82,6 +87,8 @@ def set_up_messages(argv: list[str]) -> None:
         tqdm.__init__ = _silent
     else:
         log.setLevel(logging.DEBUG if "--verbose" in argv else logging.INFO)
+        if not sys.stderr.isatty():
+            tqdm.__init__ = _seldom
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes, one tells how it goes
         log.setLevel(logging.ERROR)
 

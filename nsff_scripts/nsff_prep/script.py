@@ -61,6 +61,11 @@ def _silent(bar: tqdm, *given: Any, **options: Any) -> None:
     _bar(bar, *given, **{**options, "disable": True})
 
 
+def _seldom(bar: tqdm, *given: Any, **options: Any) -> None:
+    """A progress bar for a file: a line every ten seconds."""
+    _bar(bar, *given, **{"mininterval": 10.0, **options})
+
+
 def set_up_messages(argv: list[str]) -> None:
     """As `--quiet` and `--verbose` say."""
     handler = logging.StreamHandler(sys.stderr)
@@ -71,6 +76,8 @@ def set_up_messages(argv: list[str]) -> None:
         tqdm.__init__ = _silent
     else:
         log.setLevel(logging.DEBUG if "--verbose" in argv else logging.INFO)
+        if not sys.stderr.isatty():
+            tqdm.__init__ = _seldom
 
 
 def run_script(main: Callable[[list[str]], None]) -> NoReturn:
