@@ -20,15 +20,16 @@ LOCK, HOLDER = ".running.lock", ".running.json"
 
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Hold a folder; who holds it stands in a file beside the lock.
+    """Hold a folder, which is made if it is not there; who holds it stands in a file beside the lock.
 
     The system frees the lock of a process that died, however it did: what it left is recognised by its note.
 
     Raises:
-        InputError: another run holds it; its process and machine are named.
+        InputError: another run holds it, its process and machine are named; or it cannot be written.
     """
     lock, note = FileLock(folder / LOCK), folder / HOLDER
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise InputError(
@@ -38,6 +39,8 @@ def holding(folder: Path) -> Iterator[None]:
         log.warning("%s cannot be locked on this disk: see to it that one run at a time uses it", folder)
         yield
         return
+    except OSError as error:
+        raise InputError(f"cannot write to {folder.absolute()} ({error.strerror}); set --basedir") from error
     try:
         if note.is_file():
             log.info("%s ended without a word; going on from its last checkpoint", _describe(note))

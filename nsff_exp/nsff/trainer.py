@@ -206,9 +206,9 @@ def train(trainer: Trainer) -> None:
         InputError: another run is at it, the folder cannot be written, or the loss exploded (`Diverged`).
     """
     first = trainer.workers.first
-    if first:
-        _write_settings(trainer.config)
     with holding(trainer.config.experiment_dir) if first else contextlib.nullcontext():
+        if first:
+            _write_settings(trainer.config)
         trainer.resume()
         if (reason := _finished(trainer)) is not None:
             log.info("%s", reason)
@@ -275,7 +275,6 @@ def check_loss(report: StepReport, step: int) -> None:
 def _write_settings(config: Config) -> None:
     folder = config.experiment_dir
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "args.txt").write_text(format_args(config))
         if config.config:
             (folder / "config.txt").write_text(Path(config.config).read_text())

@@ -200,6 +200,7 @@ def test_one_run_at_a_time_in_a_folder(config, golden_scene, caplog):
         assert held["pid"] == os.getpid()
         with pytest.raises(InputError, match=rf"is in use by process {held['pid']} on {held['host']} .*--expname"):
             train(Trainer(config, golden_scene, CPU))
+        assert not (config.experiment_dir / "args.txt").exists()  # the settings of the one that runs are left alone
     assert not note.exists()
     note.write_text(json.dumps(held | {"pid": 99}))  # as a run leaves it that was killed: its lock is free
     with caplog.at_level("INFO", logger="nsff"):
