@@ -213,3 +213,22 @@ def test_cuda_source_compiles_to_ptx(n_axes, n_features):
     ptx = nvrtc.getPTX(program).decode() if isinstance(nvrtc.getPTX(program), bytes) else nvrtc.getPTX(program)
     for name in ("forward", "backward_table", "backward_points"):
         assert f".entry {name}" in ptx
+
+
+ONE_THREAD = """
+import torch
+from nsff.fields.grid import HashGrid, make_layout
+HashGrid(make_layout((4, 4), (40, 30), 2, 8), 1)(torch.rand(9, 2))
+import numba
+print(torch.get_num_threads(), numba.get_num_threads())
+"""
+
+
+def test_kernels_leave_the_number_of_threads_alone():
+    """In a fresh process: numba sets the number of OpenMP when it starts, which is torch's too."""
+    command, environment = (
+        [sys.executable, "-c", ONE_THREAD],
+        {**os.environ, "PYTHONPATH": str(PACKAGES), "OMP_NUM_THREADS": "1"},
+    )
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["1", "1"]

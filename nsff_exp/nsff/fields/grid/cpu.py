@@ -193,13 +193,16 @@ def _run(kernel: Any, *arguments: Any) -> None:
 
     One process at a time: numba's index of what is cached is no safer than any file that two programs write.
     """
+    threads = torch.get_num_threads()
     types = tuple(numba.typeof(argument) for argument in arguments)
     if types not in kernel.signatures:
         # One temporary folder serves all users on some systems; os.getuid is missing where each has their own.
         lock = Path(tempfile.gettempdir()) / f"nsff_kernels_{getattr(os, 'getuid', int)()}.lock"
         with FileLock(lock):
             kernel.compile(types)
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+            if torch.get_num_threads() != threads:  # numba started its threads, and set OpenMP's number: torch's too
+                torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     kernel(*arguments)
 
 
