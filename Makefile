@@ -5,7 +5,7 @@ PYTHON ?= python3
 RUN = $(abspath $(VENV))/bin
 STAMP = $(VENV)/installed-$(shell cksum < requirements.txt | cut -d' ' -f1)
 
-.PHONY: test test-faults lint types demo video install clean
+.PHONY: test test-faults lint types demo video which install clean
 
 install: $(STAMP)
 
@@ -34,10 +34,12 @@ demo: $(STAMP)
 	test -f demo/clip.mp4 || $(RUN)/python nsff_scripts/make_demo_scene.py --overwrite --data_path demo/truth --video demo/clip.mp4
 	$(RUN)/python nsff_exp/run_all.py --video demo/clip.mp4 $(DEMO)
 
-# The same for a clip of your own: make video VIDEO=clip.mp4
-video: $(STAMP)
-	@test -n "$(VIDEO)" || { echo "error: which video? make video VIDEO=clip.mp4" >&2; exit 2; }
-	$(RUN)/python nsff_exp/run_all.py --video "$(VIDEO)" $(if $(OUT),--out "$(OUT)")
+# The same for a clip of your own: make video VIDEO=clip.mp4 [OUT=folder] [OPTIONS="--minutes 120"]
+video: which $(STAMP)
+	$(RUN)/python nsff_exp/run_all.py --video "$(VIDEO)" $(if $(OUT),--out "$(OUT)") $(OPTIONS)
+
+which:
+	@test -f "$(VIDEO)" || { echo "error: '$(VIDEO)' is no file; make video VIDEO=clip.mp4" >&2; exit 2; }
 
 clean:
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from nsff.config import InputError
-from nsff.diagnosis import CHECKS, Check, diagnose, measure_frame, of_cameras, of_masks
+from nsff.diagnosis import CHECKS, Check, diagnose, measure_frame, of_cameras, of_masks, row_of
 from nsff.fields import Fields
 from nsff.poses import Intrinsics
 from nsff.scene import Cameras, load_cameras, load_scene
@@ -42,6 +42,14 @@ def test_a_static_wall_explains_no_motion(trained):
     grey = -10.0 * np.log10(float(((scene.images[5][scene.background[5]] - 0.5) ** 2).mean()))
     assert found["fit, still"] == pytest.approx(grey, abs=0.3)
     assert of_masks(scene)["moving pixels"] == pytest.approx(100.0 * float(scene.motion_masks.float().mean()))
+
+
+def test_advice_knows_what_was_given_already(trained):
+    check = next(check for check in CHECKS if check.name == "undecided pixels")
+    fresh, given = (dataclasses.replace(trained, w_split=value, w_entropy=1e-3) for value in (0.0, 0.01))
+    assert row_of(check, 50.0, fresh)["advice"] == check.advice
+    assert row_of(check, 50.0, given)["advice"].endswith("(already w_split 0.01: then more training)")
+    assert row_of(check, 1.0, given)["advice"] == ""
 
 
 def test_report_of_a_scene(trained, capsys):
