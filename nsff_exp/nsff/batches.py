@@ -8,6 +8,8 @@ from torch import Tensor
 
 from nsff.scene import Scene
 
+AT_ONCE = 128  # pixels of any frames
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatch:
@@ -77,7 +79,18 @@ def draw_background(scene: Scene, n: int, generator: torch.Generator) -> Backgro
     height, width = scene.intrinsics.height, scene.intrinsics.width
     index = torch.randint(scene.background.numel(), (n,), generator=generator, device=scene.device)
     there = index.to(scene.images.device)
-    there = there[scene.background.flatten()[there]]
+    there = there[_pick_anywhere(scene, scene.background.flatten(), there)]
     index = there.to(scene.device)
     uv = torch.stack([index % width, index // width % height], dim=-1).to(scene.images.dtype)
-    return BackgroundBatch(index // (height * width), uv, scene.images.flatten(0, 2)[there].to(scene.device))
+    return BackgroundBatch(
+        index // (height * width), uv, _pick_anywhere(scene, scene.images.flatten(0, 2), there).to(scene.device)
+    )
+
+
+def _pick_anywhere(scene: Scene, values: Tensor, index: Int[Tensor, " n"]) -> Tensor:
+    """Values of pixels of any frames, some at a time: of a mapped file each brings a long stretch into memory."""
+    parts = []
+    for some in index.split(AT_ONCE):
+        parts.append(values[some])
+        scene.forget()
+    return torch.cat(parts)

@@ -36,7 +36,6 @@ log = logging.getLogger("nsff")
 
 AFTER_DIVERGING = "nothing was saved since the last checkpoint; lower --lrate and run again"
 EXPLODED = 1e6  # a loss above this comes back from nowhere
-FORGET_EVERY = 50  # steps
 SEED_STRIDE = 1_000_003  # between the seeds of processes that train together
 
 
@@ -134,8 +133,7 @@ class Trainer:
         self._average_gradients()
         self.optimizer.step()
         self.step += 1
-        if self.step % FORGET_EVERY == 0:
-            self.scene.forget()
+        self.scene.forget()  # rays from all over a long clip bring in pages of it by the thousand
         n = batch.n_uniform
         error = ((render.ref.union.rgb.detach()[:n] - batch.rgb[:n]) ** 2).mean()
         return StepReport(frame, terms.detach(), loss.detach(), error, rate)

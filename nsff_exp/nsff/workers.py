@@ -100,9 +100,15 @@ def join_workers() -> Iterator[Workers]:
         yield ALONE
         return
     share_cores()
-    dist.init_process_group(backend(torch.cuda.is_available()), timeout=PATIENCE)
+    store, rank, _ = next(dist.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        # On one machine torchrun keeps its store over a restart, with addresses of processes that are gone.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(
+        backend(torch.cuda.is_available()), store=store, rank=rank, world_size=count, timeout=PATIENCE
+    )
     try:
-        yield Workers(dist.get_rank(), count)
+        yield Workers(rank, count)
     finally:
         dist.destroy_process_group()
 

@@ -85,6 +85,26 @@ def test_training(arguments):
     assert not list(folder.glob("*.partial"))
 
 
+def test_one_of_two_that_train_together(arguments):
+    """torchrun starts both again, and they go on from the last checkpoint."""
+    options = [*arguments, "--expname", "together", "--N_iters", "60"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--max-restarts=2"]
+    process, folder = start("nsff_exp", *torchrun, "run_nerf.py", *options), load_config(options).experiment_dir
+    until = time.monotonic() + 120.0
+    while not list_checkpoints(folder):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    count_kills(1)
+    assert process.returncode == 0, said
+    assert "another of the processes failed" in said
+    assert "resumed from" in said
+    assert list_checkpoints(folder)[0].stem == "000060"
+
+
 @pytest.mark.parametrize(
     ("script", "options", "result"),
     [
