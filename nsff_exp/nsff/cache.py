@@ -50,8 +50,8 @@ class FrameCache:
         size = self.n_frames * sum(row.nbytes for row in first.values())
         if size <= self.limit:
             return {name: self._in_memory(first[name], read) for name, read in readers.items()}
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / ".lock"):  # several processes may start at once
                 if not self._is_done():
                     log.info("%.1f GB of frames and priors go to files in %s", size / 1e9, self.folder)

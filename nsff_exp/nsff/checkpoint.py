@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,24 +53,26 @@ class BrokenCheckpoint(InputError):
 def digest(value: Any) -> str:
     """SHA-256 of tensors and plain values in dicts and lists, in their order."""
     found = hashlib.sha256()
-
-    def add(item: Any) -> None:
-        if isinstance(item, torch.Tensor):
-            found.update(f"{item.dtype}{tuple(item.shape)}".encode())
-            found.update(item.detach().cpu().contiguous().numpy().tobytes())
-        elif isinstance(item, dict):
-            for name, inner in item.items():
-                found.update(f"{name!r}:".encode())
-                add(inner)
-        elif isinstance(item, list | tuple):
-            found.update(f"{len(item)}".encode())
-            for inner in item:
-                add(inner)
-        else:
-            found.update(repr(item).encode())
-
-    add(value)
+    for part in _parts(value):
+        found.update(part)
     return found.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    """What `digest` reads of a value, and of all that is in it."""
+    if isinstance(value, torch.Tensor):
+        yield f"{value.dtype}{tuple(value.shape)}".encode()
+        yield value.detach().cpu().contiguous().numpy().tobytes()
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield f"{name!r}:".encode()
+            yield from _parts(inner)
+    elif isinstance(value, list | tuple):
+        yield f"{len(value)}".encode()
+        for inner in value:
+            yield from _parts(inner)
+    else:
+        yield repr(value).encode()
 
 
 def configured_architecture(config: Config) -> dict[str, Any]:

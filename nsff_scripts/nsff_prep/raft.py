@@ -53,14 +53,11 @@ class RaftFlow:
     """A `FlowMethod`. Sides are padded evenly to multiples of 8 by the border's pixels, as published."""
 
     def __init__(self, path: Path, device: torch.device, iterations: int = ITERATIONS):
-        from torchvision.models.optical_flow import (
-            raft_large,
-            raft_small,
-        )  # here: seconds, spared where no network runs
+        from torchvision.models import optical_flow  # here: seconds, spared where no network runs
 
         weights = to_torchvision(read_weights(path))
         small = "mask_predictor.conv.weight" not in weights
-        model = raft_small(weights=None) if small else raft_large(weights=None)
+        model = optical_flow.raft_small(weights=None) if small else optical_flow.raft_large(weights=None)
         fill(model, weights, path)
         self.model, self.device, self.iterations = model.eval().to(device), device, iterations
 
