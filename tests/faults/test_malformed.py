@@ -256,13 +256,13 @@ def test_texts(trained, tmp_path):
     assert {path.split("/")[0] for path in tree(tmp_path)} == {"inside"}
 
 
-@pytest.mark.parametrize("name", ["poses_bounds.npy", "images/00002.png", "disp/00002.npy"])
+@pytest.mark.parametrize("name", ["poses_bounds.npy", "images/00002.png"])
 def test_files_that_the_preparation_reads(golden, tmp_path, name):
     inside, marker = tmp_path / "inside", tmp_path / "executed"
     scene = inside / "scene" / "dense"
     shutil.copytree(golden / "scene", scene)
     content = (scene / name).read_bytes()
-    scripts = {"images/00002.png": [run_midas], "poses_bounds.npy": [run_midas, run_flows_video], "disp/00002.npy": []}
+    scripts = {"images/00002.png": [run_midas], "poses_bounds.npy": [run_midas, run_flows_video]}
     for case, broken in cases(content, name, marker).items():
         replace(scene / name, broken)
         argv = ["--data_path", str(scene)]
