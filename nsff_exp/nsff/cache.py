@@ -34,10 +34,12 @@ class FrameCache:
         n_frames: rows of each array.
         limit_gb: arrays beyond so much together are kept in files.
         sources: files that the rows are read from: when one changes, the cache is made again.
+        rules: constants by which the rows are made, as text: when one changes, too.
     """
 
-    def __init__(self, folder: Path, n_frames: int, limit_gb: float, sources: list[Path]):
+    def __init__(self, folder: Path, n_frames: int, limit_gb: float, sources: list[Path], rules: str = ""):
         self.folder, self.n_frames, self.limit, self.sources = folder, n_frames, limit_gb * 1e9, sources
+        self.rules = rules
         self.maps: list[np.memmap] = []
 
     def fill(self, readers: dict[str, Reader]) -> dict[str, Tensor]:
@@ -95,7 +97,7 @@ class FrameCache:
 
     def _stamp(self) -> str:
         facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.sources if path.is_file()]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.rules, facts]).encode()).hexdigest()
 
     def _is_done(self) -> bool:
         with contextlib.suppress(OSError, ValueError):

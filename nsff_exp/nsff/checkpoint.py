@@ -15,6 +15,7 @@ from nsff.fields import Fields
 
 log = logging.getLogger("nsff")
 
+MOST_NAMED = 6  # experiments in a message
 PREFIX = "module."  # the published networks were wrapped for several GPUs
 
 
@@ -30,6 +31,7 @@ class Checkpoint:
     rng: dict[str, Any] | None
     seconds: float  # of training so far
     described: dict[str, Any] | None
+    variant: str | None  # that it was trained as
 
     def fingerprint(self) -> str:
         """The same for the same weights, whatever their file is called and when it was copied."""
@@ -160,6 +162,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             content.get("rng"),
             float(content.get("seconds", 0.0)),
             content.get("architecture"),
+            content.get("variant"),
         )
     except Exception as error:  # whatever a broken or hostile file gives
         reason = " ".join(str(error).split())[:120]
@@ -219,7 +222,17 @@ def restore_fields(fields: Fields, config: Config) -> Checkpoint:
     checkpoint = read_checkpoint(Path(config.ft_path)) if config.ft_path else read_newest(config.experiment_dir)
     if checkpoint is None:
         raise InputError(
-            f"no checkpoint in {config.experiment_dir.absolute()}; train first: run_nerf.py --config {config.config}"
+            f"no checkpoint in {config.experiment_dir.absolute()}; {_experiments(Path(config.basedir))}"
+            f"train first: run_nerf.py --config {config.config}"
         )
     load_weights(fields, checkpoint, config)
     return checkpoint
+
+
+def _experiments(folder: Path) -> str:
+    """The experiments of a folder that have checkpoints, for a message."""
+    there = sorted(path.name for path in folder.iterdir() if list_checkpoints(path)) if folder.is_dir() else []
+    if not there:
+        return ""
+    names = ", ".join(there[:MOST_NAMED]) + (f" and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else "")
+    return f"{names} {'have some' if len(there) > 1 else 'has one'}: give --expname, --end_frame or --ft_path; or "

@@ -4,12 +4,14 @@ import argparse
 import dataclasses
 import difflib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import configargparse
+import numpy as np
 
-from nsff.options import FIELD_DEFAULTS, VARIANT_DEFAULTS, Config
+from nsff.options import FIELD_DEFAULTS, OPTIONS, VARIANT_DEFAULTS, Config
 
 __all__ = [
     "Config",
@@ -51,24 +53,39 @@ def _build_parser(prog: str, description: str) -> Parser:
         usage="%(prog)s --config FILE [--option value ...]",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
         add_config_file_help=False,
     )
-    names = dict.fromkeys(option.metadata["group"] for option in dataclasses.fields(Config))
+    names = dict.fromkeys(option.metadata["group"] for option in OPTIONS)
     groups = {name: parser.add_argument_group(name) for name in names}
-    for option in dataclasses.fields(Config):
+    for option in OPTIONS:
         group = groups[option.metadata["group"]]
         shown = option.type is not bool and option.default not in (None, "")
         text = option.metadata["help"] + (f" (default: {option.default})" if shown else "")
+        flags = [f"--{option.name}", *(["-c"] if option.name == "config" else [])]
         if option.type is bool:
-            group.add_argument(f"--{option.name}", action="store_true", help=text)
-        else:
-            kind = str if option.type in (str, str | None) else float if option.type in (float, float | None) else int
+            group.add_argument(*flags, action="store_true", help=text)
+            continue
+        choices, reader = option.metadata.get("choices"), _reader(option)
+        if choices:
             group.add_argument(
-                f"--{option.name}", type=kind, default=option.default, choices=option.metadata.get("choices"), help=text
-            )
+                *flags, type=reader, default=option.default, help=text, metavar="{" + ",".join(choices) + "}",
+                choices=[*choices, *([None] if reader("None") is None else [])],
+            )  # fmt: skip
+        else:
+            group.add_argument(*flags, type=reader, default=option.default, help=text)
     add_message_options(parser)
     return parser
+
+
+def _reader(option: dataclasses.Field) -> Callable[[str], Any]:
+    """The converter of an option's text. Where no value is legal, `None` is one way to write it, as in `args.txt`."""
+    kind = {int: int, float: float}.get(option.type, str)  # type: ignore[call-overload]
+
+    def read(text: str) -> Any:
+        return None if option.type == (str | None) and text == "None" else kind(text)
+
+    read.__name__ = kind.__name__  # argparse names it in its message
+    return read
 
 
 def add_message_options(parser: Parser) -> None:
@@ -103,40 +120,71 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
         UsageError: unknown key, value of the wrong kind, or a value that is not supported.
     """
     parser = _build_parser(prog, description)
-    only_config = Parser(add_help=False, allow_abbrev=False)
-    only_config.add_argument("--config", "-c", default=None)
-    typed, rest = only_config.parse_known_args(argv)
+    typed, unknown = parser.parse_known_args(argv, config_file_contents="", env_vars={})
     path = find_config(typed.config) if typed.config else None
     try:
         text = path.read_text() if path else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"config file {path} cannot be read as text") from error
-    values, unknown = parser.parse_known_args(rest, config_file_contents=text, env_vars={})
-    if unknown:
+
+    def parse() -> dict[str, Any]:
+        return vars(parser.parse_known_args(argv, config_file_contents=text, env_vars={})[0])
+
+    values = parse()
+    keys = _keys_of_file(parser)
+    if unknown := [key for key, known in keys.items() if not known] + unknown:
         raise UsageError(_describe_unknown(unknown[0], path))
-    fields = vars(values) | {"config": str(path or "")}
     for name in ("quiet", "verbose"):
-        if fields.pop(name) and f"--{name}" not in argv:
+        if name in keys:
             raise UsageError(f"{name} in {path}: it belongs on the command line")
-    for name, default in (VARIANT_DEFAULTS[fields["variant"]] | FIELD_DEFAULTS[fields["field"]]).items():
-        if fields[name] is None:
-            fields[name] = default
-    config = Config(**fields)
+    variant = _variant(values["variant"], {*keys, *(word.lstrip("-").split("=")[0] for word in argv)})
+    parser.set_defaults(variant=variant, **VARIANT_DEFAULTS[variant] | FIELD_DEFAULTS[values["field"]])
+    values = {name: value for name, value in parse().items() if name not in ("quiet", "verbose")}
+    config = Config(**values | {"config": str(path or ""), "sequence_length": _sequence_length(values["datadir"])})
     _check(config)
+    if config.n_frames < config.end_frame - config.start_frame:
+        log.info("%s has %d frames: end_frame %d is cut", config.datadir, config.sequence_length, config.end_frame)
     if unused := unused_options(config):
         log.info("without effect here: %s", ", ".join(unused))
     return config
 
 
+def _keys_of_file(parser: Parser) -> dict[str, bool]:
+    """Keys of the config file that was parsed last, and whether each is the full name of an option."""
+    sources = parser.get_source_to_settings_dict()
+    return {
+        key: action is not None
+        for source, settings in sources.items() if source.startswith("config_file")
+        for key, (action, _) in settings.items()
+    }  # fmt: skip
+
+
+def _variant(named: str, given: set[str]) -> str:
+    """The variant: as named, else `wild` where an option is given that only the authors' later code has."""
+    later = sorted(given & {"chain_sf", "w_entropy"})
+    if "variant" in given or not later:
+        return named
+    log.info("%s without variant: taken as variant wild, the authors' later code", " and ".join(later))
+    return "wild"
+
+
+def _sequence_length(datadir: str) -> int | None:
+    """Rows of `poses_bounds.npy`; None where there is none that can be read, which the scene's reader refuses."""
+    try:
+        return int(np.load(Path(datadir) / "poses_bounds.npy", mmap_mode="r", allow_pickle=False).shape[0])
+    except Exception:  # whatever a broken file gives
+        return None
+
+
 def _describe_unknown(argument: str, path: Path | None) -> str:
     key = argument.lstrip("-").split("=")[0]
-    near = difflib.get_close_matches(key, [option.name for option in dataclasses.fields(Config)], 1)
+    near = difflib.get_close_matches(key, [option.name for option in OPTIONS], 1)
     where = f"on the command line or in {path}" if path else "on the command line"
     return f"unknown option '{key}' {where}" + (f"; did you mean '{near[0]}'?" if near else "; see --help")
 
 
 def _check(config: Config) -> None:
-    for option in dataclasses.fields(Config):
+    for option in OPTIONS:
         value = getattr(config, option.name)
         if option.metadata.get("fixed") and value != option.default:
             raise UsageError(f"{option.name} = {value} is not supported ({option.metadata['help']}); leave it out")
@@ -171,9 +219,15 @@ def _check(config: Config) -> None:
     if config.netwidth < 2 or config.netwidth % 2:
         raise UsageError(f"netwidth = {config.netwidth} must be even")
     if config.n_frames < 3:
+        there = "" if config.sequence_length is None else f" of the {config.sequence_length} in {config.datadir}"
         raise UsageError(
-            f"start_frame {config.start_frame} and end_frame {config.end_frame} leave {config.n_frames} frames; "
+            f"start_frame {config.start_frame} and end_frame {config.end_frame} leave {config.n_frames} frames{there}; "
             "at least 3 are needed"
+        )
+    if not config.use_viewdirs:
+        raise UsageError(
+            "use_viewdirs is off: fields whose colour does not depend on the view direction are not supported; "
+            "add use_viewdirs = True to the config, or --use_viewdirs"
         )
 
 
@@ -189,9 +243,8 @@ def _check_hash(config: Config) -> None:
 
 def unused_options(config: Config) -> list[str]:
     """Names of the options that were given and have no effect here, but for those that are always on."""
-    given = [option for option in dataclasses.fields(Config) if getattr(config, option.name) != option.default]
-    always_on = ("use_viewdirs", "no_batching")
-    names = [option.name for option in given if option.metadata.get("unused") and option.name not in always_on]
+    given = [option for option in OPTIONS if getattr(config, option.name) != option.default]
+    names = [option.name for option in given if option.metadata.get("unused") and option.name != "no_batching"]
     if config.variant == "paper" and config.chain_sf:
         names.append("chain_sf (always on in variant paper)")
     return names
@@ -199,4 +252,4 @@ def unused_options(config: Config) -> list[str]:
 
 def format_args(config: Config) -> str:
     """All options as `key = value` lines, sorted, as `args.txt` holds them."""
-    return "".join(f"{key} = {value}\n" for key, value in sorted(dataclasses.asdict(config).items()))
+    return "".join(f"{name} = {getattr(config, name)}\n" for name in sorted(option.name for option in OPTIONS))

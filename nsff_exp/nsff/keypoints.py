@@ -16,10 +16,11 @@ from torch import Tensor
 from nsff.compositing import composite, intervals
 from nsff.config import Config, InputError
 from nsff.fields import Fields
+from nsff.frame_files import list_images
 from nsff.rays import Camera, make_rays, ndc_to_world
 from nsff.renderer import choose_depths
 from nsff.sampling import DepthSampling
-from nsff.scene import Cameras, list_images, read_pixels
+from nsff.scene import Cameras, read_pixels
 from nsff.timeline import Timeline
 
 log = logging.getLogger("nsff")

@@ -124,7 +124,6 @@ def measure_curve(config: Config, scene: Scene, device: torch.device) -> list[Fi
     views = find_views(config, cameras).there
     trainer, points = Trainer(config, scene, device), []
     scorer = Scorer(trainer.fields, config, PROTOCOLS[config.protocol], cameras)
-    assert config.N_iters is not None  # resolved by load_config
     with tqdm(total=CURVE_POINTS, desc=f"{config.field}, PSNR against time", unit="point") as bar:
         for point in range(1, CURVE_POINTS + 1):
             until = 60.0 * config.bench_minutes * point / CURVE_POINTS

@@ -10,16 +10,20 @@ FIELDS = ("mlp", "hash")
 SCHEDULES = ("published", "scaled")
 PATHS = ("wander", "spiral", "lemniscate", "dolly", "fixed", "train")
 TIMES = ("fixed", "run", "slowmo")
-PROTOCOL_NAMES = ("nsff", "nsff-fixed", "view0", "dynibar", "dycheck")
-FIELD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "mlp": {"schedule": "published"},
-    "hash": {"schedule": "scaled", "N_iters": 30_000},
-}
-# What the two published commits have as their defaults where they differ.
+PROTOCOL_NAMES = ("nsff", "nsff-fixed", "dynamicnerf", "view0", "dynibar", "dycheck")
+# Defaults of the two published commits where they differ; those of `paper` stand in `Config`.
 VARIANT_DEFAULTS: dict[str, dict[str, Any]] = {
-    "paper": {"N_iters": 500_000, "lrate_decay": 250, "w_sf_reg": 0.01, "end_frame": 30},
-    "wild": {"N_iters": 2_000_000, "lrate_decay": 300, "w_sf_reg": 0.1, "end_frame": 50},
+    "paper": {},
+    "wild": {
+        "N_iters": 2_000_000,
+        "lrate_decay": 300,
+        "w_sf_reg": 0.1,
+        "end_frame": 50,
+        "i_print": 1000,
+        "i_img": 1000,
+    },
 }
+FIELD_DEFAULTS: dict[str, dict[str, Any]] = {"mlp": {}, "hash": {"schedule": "scaled", "N_iters": 30_000}}
 
 
 def _option(default: Any, text: str, group: str, **extra: Any) -> Any:
@@ -42,14 +46,14 @@ _fixed = functools.partial(_option, group="accepted, one value only", fixed=True
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The options of all scripts. `None` where the default follows from `variant` or `field`."""
+    """The options of all scripts. Defaults that depend on `variant` or `field` are those of `paper` and `mlp`."""
 
     config: str = _scene("", "file of `key = value` lines; looked up as typed, then under the repository root")
     expname: str = _scene("", "name of the experiment (folder name under basedir)")
     basedir: str = _scene("./logs/", "where experiments are kept")
     datadir: str = _scene("./data/llff/fern", "the `dense` folder of the scene")
     start_frame: int = _scene(0, "first frame used")
-    end_frame: int | None = _scene(None, "one past the last frame used (30 in paper, 50 in wild)")
+    end_frame: int = _scene(30, "one past the last frame used (50 in wild); cut to the sequence where that is shorter")
     final_height: int = _scene(288, "training height in pixels: frames are read from images_<W>x<final_height>")
     bd_factor: float = _scene(0.9, "near plane as a share of the nearest static depth: less where things move closer")
     cache_gb: float = _scene(
@@ -57,12 +61,15 @@ class Config:
     )
     target_idx: int = _scene(10, "frame, counted from start_frame, where novel views start")
 
-    variant: str = _field("paper", "published variant of the method", choices=VARIANTS)
+    variant: str = _field(
+        "paper", "published variant of the method; without this key, chain_sf or w_entropy mean wild", choices=VARIANTS
+    )
     field: str = _field("mlp", "what the fields are made of: the published networks or hash grids", choices=FIELDS)
     netdepth: int = _field(8, "layers of the trunk (at least 6)")
     netwidth: int = _field(256, "channels of a layer (even)")
     multires: int = _field(10, "frequencies of the encoding of points")
     multires_views: int = _field(4, "frequencies of the encoding of view directions")
+    use_viewdirs: bool = _field(False, "colour depends on the view direction: must be on, other fields are not made")
 
     hash_levels: int = _field(8, "hash: levels of a grid")
     hash_log2_rows: int = _field(18, "hash: table rows of a level at most, as a power of 2")
@@ -74,11 +81,12 @@ class Config:
     hash_look: int = _field(32, "hash: depths a ray of a first look at both fields; 0 = N_samples uniform depths")
     hash_samples: int = _field(24, "hash: depths a ray that then follow what the look found (instead of N_samples)")
 
-    N_iters: int | None = _train(None, "steps in all (500000 in paper, 2000000 in wild, 30000 with hash)")
+    N_iters: int = _train(500_000, "steps in all (2000000 in wild, 30000 with hash)")
     max_minutes: float = _train(0.0, "stop after so many minutes of training in all; 0 = no limit")
-    schedule: str | None = _train(
-        None, "published: stages count steps; scaled: all follows the length of the run (hash)", choices=SCHEDULES
-    )
+    schedule: str = _train(
+        "published", "published: stages count steps; scaled: all follows the length of the run (hash)",
+        choices=SCHEDULES,
+    )  # fmt: skip
     N_rand: int = _train(4096, "uniform rays a step")
     num_extra_sample: int = _train(512, "rays a step drawn from the motion mask while step < D")
     use_motion_mask: bool = _train(False, "draw the extra rays")
@@ -89,11 +97,15 @@ class Config:
     perturb: float = _train(1.0, "0 = no jitter of the depths")
     raw_noise_std: float = _train(0.0, "standard deviation of the noise on raw density while training")
     lrate: float = _train(5e-4, "learning rate")
-    lrate_decay: int | None = _train(None, "learning rate falls to a tenth in so many thousand steps (250 / 300)")
+    lrate_decay: int = _train(250, "learning rate falls to a tenth in so many thousand steps (300 in wild)")
     decay_iteration: int = _train(50, "stage length D in thousand steps")
     chain_sf: bool = _train(False, "variant wild: render from two frames away from step 2D on")
     seed: int = _train(0, "seed of all random draws")
     device: str = _train("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    gpus: str | None = _train(
+        None, "train, render or evaluate on so many GPUs of this machine, one process each: a number, or all "
+        "(with --device cpu: so many processes)",
+    )  # fmt: skip
     amp: bool = _train(False, "mixed precision on CUDA (bfloat16 products, float32 compositing)")
     no_reload: bool = _train(False, "do not resume, start from step 0")
     ft_path: str | None = _train(None, "start from this checkpoint when there is none in the experiment")
@@ -101,7 +113,7 @@ class Config:
     w_depth: float = _loss(0.04, "weight of the depth prior")
     w_optical_flow: float = _loss(0.02, "weight of the optical flow prior")
     w_sm: float = _loss(0.1, "weight of smoothness and of least kinetic motion")
-    w_sf_reg: float | None = _loss(None, "weight of the scene flow magnitude (0.01 in paper, 0.1 in wild)")
+    w_sf_reg: float = _loss(0.01, "weight of the scene flow magnitude (0.1 in wild)")
     w_cycle: float = _loss(0.1, "weight of the scene flow cycle")
     w_prob_reg: float = _loss(0.1, "weight of the disocclusion probability")
     w_entropy: float = _loss(1e-3, "variant wild: weight of the entropy of the blend weight")
@@ -110,8 +122,8 @@ class Config:
     decay_depth_w: bool = _loss(False, "divide w_depth by 10 at every multiple of D")
     decay_optical_flow_w: bool = _loss(False, "divide w_optical_flow by 10 at every multiple of D")
 
-    i_print: int = _log(1000, "steps between TensorBoard scalars")
-    i_img: int = _log(1000, "steps between TensorBoard images; 0 = none")
+    i_print: int = _log(500, "steps between TensorBoard scalars (1000 in wild)")
+    i_img: int = _log(500, "steps between TensorBoard images, full size; 0 = none (1000 in wild)")
     i_weights: int = _log(10000, "steps between checkpoints")
     i_val: int = _log(0, "steps between evaluations of a few held-out views of protocol, into TensorBoard; 0 = none")
 
@@ -143,10 +155,13 @@ class Config:
     chunk: int = _render(1024 * 128, "most rays rendered at once")
     netchunk: int = _render(1024 * 128, "most points given to a field at once when rendering")
 
-    protocol: str = _eval("nsff", "what is compared with what, by which rules", choices=PROTOCOL_NAMES)
+    protocol: str = _eval("nsff", "held-out views and the rules of their comparison", choices=PROTOCOL_NAMES)
     every: int = _eval(1, "evaluate every so manyth view only, for a quick look")
     allow_missing: bool = _eval(False, "views without their files are no error, only left out and named")
-    heldout: str | None = _eval(None, "protocol view0: folder of frames seen from the camera of frame 0")
+    heldout: str | None = _eval(
+        None, "protocols dynamicnerf and view0: folder of frames seen from the camera of frame 0, named by their time, "
+        "00003.png or v000_t003.png",
+    )  # fmt: skip
     lpips_trunk: str | None = _eval(None, "file of AlexNet weights (torchvision's); default: torchvision's download")
     save_renders: bool = _eval(False, "keep the rendered views as png files beside the metrics")
 
@@ -165,11 +180,13 @@ class Config:
     i_embed: int = _fixed(0, "positional encoding is always on")
 
     factor: int = _unused(8, "final_height decides the size")
-    use_viewdirs: bool = _unused(False, "colour always depends on the view direction")
     no_batching: bool = _unused(False, "rays always come from one frame a step")
     netdepth_fine: int = _unused(8, "there is no fine network")
     netwidth_fine: int = _unused(256, "there is no fine network")
     render_test: bool = _unused(False, "not part of the method")
+    render_dynamics_slowmo: bool = _unused(False, "of the authors' earliest code")
+    render_paths: bool = _unused(False, "of the authors' earliest code")
+    ndc_depth: bool = _unused(False, "of the authors' earliest code")
     testskip: int = _unused(8, "for other data sets")
     shape: str = _unused("greek", "for other data sets")
     half_res: bool = _unused(False, "for other data sets")
@@ -177,10 +194,14 @@ class Config:
     i_testset: int = _unused(50000, "use evaluation.py")
     i_video: int = _unused(50000, "use --render_bt")
 
+    # Not an option: frames of the sequence in datadir, found by load_config; None where it has no poses yet.
+    sequence_length: int | None = None
+
     @property
     def experiment_dir(self) -> Path:
-        """`<basedir>/<expname>_F<start>-<end>`, the published folder name."""
-        return Path(self.basedir) / f"{self.expname}_F{self.start_frame:02d}-{self.end_frame:02d}"
+        """`<basedir>/<expname>_F<start>-<end>`, the published folder name; an `args.txt` names it with its suffix."""
+        suffix = f"_F{self.start_frame:02d}-{self.end_frame:02d}"
+        return Path(self.basedir) / (self.expname.removesuffix(suffix) + suffix)
 
     @property
     def rays_at_once(self) -> int:
@@ -194,6 +215,14 @@ class Config:
         return self.field == "hash" and self.hash_look > 0
 
     @property
+    def frame_range(self) -> range:
+        """Indices of the frames used: `start_frame` to `end_frame`, or to the end of the sequence."""
+        end = self.end_frame if self.sequence_length is None else min(self.end_frame, self.sequence_length)
+        return range(self.start_frame, end)
+
+    @property
     def n_frames(self) -> int:
-        assert self.end_frame is not None  # resolved by load_config
-        return self.end_frame - self.start_frame
+        return len(self.frame_range)
+
+
+OPTIONS = tuple(option for option in dataclasses.fields(Config) if "group" in option.metadata)

@@ -1,6 +1,7 @@
 """A scene folder (layout: README, section Files) read, checked, and held on the device."""
 
 import dataclasses
+import logging
 import re
 import zipfile
 from collections.abc import Callable
@@ -16,14 +17,16 @@ from torch import Tensor
 
 from nsff.cache import FrameCache
 from nsff.config import Config, InputError
+from nsff.frame_files import IMAGE_SUFFIXES, frame_files, list_images
 from nsff.poses import Intrinsics, Pose, average, from_llff, homogeneous, recentre, scene_scale
 from nsff.timeline import Timeline
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_MARGIN = 0.01  # of the width: so near to a motion mask, a pixel is not taken for background either
+log = logging.getLogger("nsff")
+
 PARTS = ("disp", "flow_i1", "motion_masks")  # folders with a file a frame
 MOST_FLOW_BYTES = 64  # a pixel, unpacked: float64 flow and a mask take 17; a zip bomb takes more
-MOVING_ABOVE = 0.1  # share of white in a motion mask from which a pixel counts as moving, as published
+MOVING_FROM = 1  # grey level (0..255) of a motion mask from which a pixel counts as moving, as published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +87,18 @@ def load_scene(config: Config, device: torch.device) -> Scene:
     Raises:
         InputError: a file is missing, broken, of another size, or holds NaN; the line names it and the script to run.
     """
-    folder, indices = Path(config.datadir), range(config.start_frame, config.end_frame or 0)
+    folder, indices = Path(config.datadir), config.frame_range
     cameras, frames_folder = load_cameras(config), _find_frames_folder(folder, config.final_height)
     size = cameras.intrinsics.height, cameras.intrinsics.width
     nothing = np.zeros((*size, 2), np.float32), np.zeros(size, bool)
+    n_all, flow_remedy = len(list_images(folder / "images")), f"run run_flows_video.py --data_path {folder}"
+    depth_remedy = f"run run_midas.py --data_path {folder}"
+
+    def used(name: str, suffixes: tuple[str, ...], remedy: str) -> list[Path]:
+        paths = frame_files(folder / name, n_all, suffixes, remedy)
+        if paths[0].stem != "00000":
+            log.info("%s: files are taken in the order of their names, %s first", folder / name, paths[0].name)
+        return paths[indices.start : indices.stop]
 
     def flow(row: int, direction: str) -> tuple[np.ndarray, np.ndarray]:
         if row == (len(indices) - 1 if direction == "fwd" else 0):
@@ -95,15 +106,17 @@ def load_scene(config: Config, device: torch.device) -> Scene:
         return _read_flow(folder, f"{indices[row]:05d}_{direction}", size)
 
     def mask(row: int) -> Bool[np.ndarray, "H W"]:
-        return _read_motion_mask(folder, indices[row], size)
+        return _read_motion_mask(masks[row], size)
 
-    paths = [_frame_path(frames_folder, index, "run_midas.py", folder) for index in indices]
-    name = f".cache_{config.final_height}_F{config.start_frame:02d}-{config.end_frame:02d}"
+    frames = used(frames_folder.name, IMAGE_SUFFIXES, depth_remedy)
+    disparities = used("disp", (".npy",), depth_remedy)
+    masks = used("motion_masks", IMAGE_SUFFIXES, flow_remedy)
+    name = f".cache_{config.final_height}_F{indices.start:02d}-{indices.stop:02d}"
     sources = [path for part in PARTS for path in sorted((folder / part).glob("*"))] + list_images(frames_folder)
-    cache = FrameCache(folder / name, len(indices), config.cache_gb, sources)
+    cache = FrameCache(folder / name, len(indices), config.cache_gb, sources, f"{MASK_MARGIN} {MOVING_FROM}")
     arrays = cache.fill({
-        "images": lambda row: _read_frame(paths[row], paths[0], size, folder),
-        "disparity": lambda row: _read_disparity(folder, indices[row], size),
+        "images": lambda row: _read_frame(frames[row], frames[0], size, folder),
+        "disparity": lambda row: _read_disparity(disparities[row], size, depth_remedy),
         "motion_masks": mask,
         "background": lambda row: background_of(mask(row)),
         "flow_fwd": lambda row: flow(row, "fwd")[0],
@@ -134,15 +147,14 @@ def load_cameras(config: Config) -> Cameras:
             f"{folder / 'poses_bounds.npy'} has {len(c2w)} poses, {folder / 'images'} has {n_images} frames; "
             f"run save_poses_nerf.py --data_path {folder}"
         )
-    if config.n_frames + config.start_frame > len(c2w):
-        raise InputError(
-            f"{folder} has {len(c2w)} frames, end_frame is {config.end_frame}: set end_frame to {len(c2w)} or less"
-        )
-    used = slice(config.start_frame, config.end_frame)
+    if config.frame_range.stop > len(c2w):
+        raise InputError(f"{folder} has {len(c2w)} frames, {config.frame_range.stop} are asked for: set end_frame")
+    used = slice(config.frame_range.start, config.frame_range.stop)
     c2w, bounds = c2w[used].astype(np.float32), bounds[used].astype(np.float32)
     scale = scene_scale(bounds, config.bd_factor)
     c2w[:, :, 3] *= scale
-    height, width = read_pixels(_frame_path(frames_folder, config.start_frame, "run_midas.py", folder)).shape[:2]
+    frames = frame_files(frames_folder, n_images, IMAGE_SUFFIXES, f"run run_midas.py --data_path {folder}")
+    height, width = read_pixels(frames[config.start_frame]).shape[:2]
     intrinsics = Intrinsics(height, width, float(hwf[0, 2] * height / hwf[0, 0]))
     recentred, bounds = recentre(c2w).astype(np.float32), (bounds * scale).astype(np.float32)
     return Cameras(intrinsics, recentred, bounds, scale, average(c2w))
@@ -153,13 +165,6 @@ def background_of(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     size = 2 * round(MASK_MARGIN * mask.shape[1]) + 1
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     return cv2.dilate(mask.astype(np.uint8), disk) == 0
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The images of a folder, sorted by name; the position in this list is a frame's number."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is missing; run run_colmap.py --data_path SCENE, or put the frames there")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def read_pixels(path: Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -202,13 +207,6 @@ def _real(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _frame_path(folder: Path, index: int, script: str, data: Path) -> Path:
-    for suffix in IMAGE_SUFFIXES:
-        if (path := folder / f"{index:05d}{suffix}").is_file():
-            return path
-    raise InputError(f"{folder / f'{index:05d}.png'} is missing; run {script} --data_path {data}")
-
-
 def _find_frames_folder(folder: Path, height: int) -> Path:
     if not folder.is_dir():
         raise InputError(f"scene folder {folder.absolute()} does not exist; set datadir")
@@ -246,18 +244,16 @@ def _read_poses_bounds(folder: Path) -> Float[np.ndarray, "n 17"]:
     return rows
 
 
-def _read_disparity(folder: Path, index: int, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-    path, remedy = folder / "disp" / f"{index:05d}.npy", f"run run_midas.py --data_path {folder}"
+def _read_disparity(path: Path, size: tuple[int, int], remedy: str) -> Float[np.ndarray, "H W"]:
     disparity = _read(path, lambda: _real(np.load(path, allow_pickle=False)).astype(np.float32), remedy)
     if disparity.ndim != 2 or not np.isfinite(disparity).all():
         raise InputError(f"{path} must be (H, W) without NaN (found shape {disparity.shape}); {remedy}")
     return cv2.resize(disparity, size[::-1], interpolation=cv2.INTER_NEAREST)
 
 
-def _read_motion_mask(folder: Path, index: int, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    path = _frame_path(folder / "motion_masks", index, "run_flows_video.py", folder)
+def _read_motion_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     pixels = cv2.resize(read_pixels(path)[..., 0], size[::-1], interpolation=cv2.INTER_NEAREST)
-    return pixels > MOVING_ABOVE * 255.0
+    return pixels >= MOVING_FROM
 
 
 def _read_flow(

@@ -33,7 +33,6 @@ def stage_length(config: Config, n_frames: int) -> int:
 
 def share_done(config: Config, step: int, seconds: float) -> float:
     """How much of the run is behind, 0..1: of its steps or of its time, whichever is more."""
-    assert config.N_iters is not None  # resolved by load_config
     by_time = seconds / (60.0 * config.max_minutes) if config.max_minutes else 0.0
     return min(1.0, max(step / config.N_iters, by_time))
 
@@ -44,14 +43,20 @@ def _stage(config: Config, step: int, n_frames: int, share: float) -> int:
     return step // stage_length(config, n_frames)
 
 
+def _beyond(config: Config, step: int, n_frames: int, share: float, stages: int) -> bool:
+    """Whether a step lies beyond the end of so many stages: `i > stages D`, as variant wild compares."""
+    if config.schedule == "scaled":
+        return _stage(config, step, n_frames, share) >= stages
+    return step > stages * stage_length(config, n_frames)
+
+
 def plan_step(config: Config, step: int, n_frames: int, share: float = 0.0) -> StepPlan:
     """What step number `step` (the first is 0) draws, renders and weighs; `share` of the run is behind."""
     stage, wild = _stage(config, step, n_frames, share), config.variant == "wild"
     decay = PRIOR_DECAY**stage
-    assert config.w_sf_reg is not None  # resolved by load_config
     return StepPlan(
         n_hard=config.num_extra_sample if config.use_motion_mask and stage == 0 else 0,
-        chain=config.chain_sf and stage >= 2 if wild else stage >= 1,
+        chain=config.chain_sf and _beyond(config, step, n_frames, share, 2) if wild else stage >= 1,
         chain_backward=step % 2 == 0,
         union_everywhere=wild,
         weights=LossWeights(
@@ -64,7 +69,7 @@ def plan_step(config: Config, step: int, n_frames: int, share: float = 0.0) -> S
             entropy=config.w_entropy,
             distortion=config.w_distortion,
             split=config.w_split,
-            colour_where_dynamic=wild and stage >= 1,
+            colour_where_dynamic=wild and _beyond(config, step, n_frames, share, 1),
         ),
     )
 
@@ -75,7 +80,6 @@ def learning_rate(config: Config, step: int, share: float = 0.0) -> float:
     Note:
         Hash grids get `HASH_RATE` times as much, so that one `lrate` serves both kinds of fields.
     """
-    assert config.lrate_decay is not None  # resolved by load_config
     start = config.lrate * (HASH_RATE if config.field == "hash" else 1.0)
     if config.schedule == "scaled":
         return start * SCALED_LAST_RATE**share

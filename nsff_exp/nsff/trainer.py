@@ -177,10 +177,17 @@ class Trainer:
             checkpoint = read_checkpoint(Path(self.config.ft_path))
         elif self.config.ft_path:
             log.info("ft_path is not read: the experiment has checkpoints of its own")
-        if checkpoint is not None:
-            self._restore(checkpoint)
-            if checkpoint.path.parent != folder:
-                self.seconds = 0.0  # the minutes of another experiment do not count here
+        if checkpoint is None:
+            return
+        own = checkpoint.path.parent == folder
+        if own and checkpoint.variant not in (None, self.config.variant):
+            raise InputError(
+                f"{checkpoint.path} was trained as variant {checkpoint.variant}, {self.config.variant} is asked for; "
+                "choose another --expname, or give --variant"
+            )
+        self._restore(checkpoint)
+        if not own:
+            self.seconds = 0.0  # the minutes of another experiment do not count here
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         load_weights(self.fields, checkpoint, self.config)
@@ -249,7 +256,6 @@ def _memory_advice(config: Config) -> Iterator[None]:
 def _finished(trainer: Trainer) -> str | None:
     """Why there is nothing left to do, and what to do about it; None if there is."""
     config = trainer.config
-    assert config.N_iters is not None  # resolved by load_config
     if trainer.step >= config.N_iters:
         return f"all {config.N_iters} steps are done; raise --N_iters to go on"
     if config.max_minutes and trainer.seconds >= 60.0 * config.max_minutes:

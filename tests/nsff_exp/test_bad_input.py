@@ -1,5 +1,6 @@
 """Bad input gets one clear line that says what, where and what to run, a non-zero exit, and no half-written file."""
 
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 import run_nerf
 import torch
+from nsff.scene import load_scene
 from nsff.script import run_script
+from PIL import Image
 
 SMALL = ["--N_rand", "16", "--num_extra_sample", "4", "--N_samples", "6", "--netwidth", "16"]
 
@@ -128,33 +131,74 @@ def test_damaged_scene(scene, run, tmp_path, damage, named, remedy):
     assert not (tmp_path / "logs").exists()
 
 
-def test_more_frames_wanted_than_there_are(run):
-    status, errors = run("--end_frame", "30")
-    assert status == 1
-    assert "end_frame is 30" in errors[0]
-    assert "24 or less" in errors[0]
-
-
 def test_unknown_option_is_a_usage_error(run):
-    status, errors = run("--N_sample", "5")
+    status, errors = run("--N_sampels", "5")
     assert status == 2
     assert "did you mean 'N_samples'" in errors[0]
 
 
 def test_empty_motion_mask_is_legal(scene, run, tmp_path):
-    from PIL import Image
-
     for path in (scene / "motion_masks").iterdir():
         Image.new("L", (64, 36)).save(path)
     assert run() == (0, [])
     assert (tmp_path / "logs/golden_F00-24/000002.tar").is_file()
 
 
-def test_render_without_a_checkpoint_names_the_folder(run, tmp_path):
+def test_render_without_a_checkpoint_names_the_folder_and_the_experiments_there(run, tmp_path):
     status, errors = run("--render_bt")
     assert status == 1
     assert str(tmp_path / "logs/golden_F00-24") in errors[0]
     assert "run_nerf.py" in errors[0]
+    for name in ("kid_F00-30/000100.tar", "other_F00-24/360000.tar", "empty_F00-24/args.txt"):
+        (tmp_path / "logs" / name).parent.mkdir(parents=True)
+        (tmp_path / "logs" / name).touch()
+    status, errors = run("--render_bt")
+    assert (status, len(errors)) == (1, 1)
+    assert "kid_F00-30, other_F00-24 have some" in errors[0]
+    assert "--expname" in errors[0]
+
+
+def test_a_run_of_another_variant_is_not_continued(run, tmp_path):
+    """Both have the published name of the experiment."""
+    assert run()[0] == 0
+    status, errors = run("--variant", "wild", "--N_iters", "3")
+    assert status == 1
+    assert "000002.tar was trained as variant paper, wild is asked for; choose another --expname" in errors[0]
+    folder = tmp_path / "logs/golden_F00-24"
+    assert run("--variant", "wild", "--expname", "b", "--N_iters", "3", "--ft_path", str(folder / "000002.tar"))[0] == 0
+
+
+def rename(folder: Path, name: str) -> None:
+    """Every file of a folder under a name of its own: `f7-x.png` for frame 7."""
+    for path in sorted(folder.iterdir()):
+        path.rename(path.with_name(f"{name}{int(path.stem)}-x{path.suffix}"))
+
+
+def test_files_of_other_names_are_taken_in_natural_order(scene, run, paper_scene, paper_config):
+    """As published, where there are as many as frames."""
+    for name in ("images_64x36", "disp", "motion_masks"):
+        rename(scene / name, "f")
+    changed = load_scene(dataclasses.replace(paper_config, datadir=str(scene)), torch.device("cpu"))
+    for name in ("images", "disparity", "motion_masks"):
+        assert torch.equal(getattr(changed, name), getattr(paper_scene, name)), name
+    assert run() == (0, [])
+    (scene / "disp/f3-x.npy").unlink()
+    assert "disp/00000.npy is missing; run run_midas.py" in run()[1][0]
+
+
+def test_names_by_frame_and_others_are_not_mixed(scene, run):
+    """As many files as frames, but which of them is frame 5?"""
+    (scene / "disp/00005.npy").rename(scene / "disp/five.npy")
+    assert "disp/00005.npy is missing" in run()[1][0]
+
+
+def test_masks_count_from_the_first_grey_level(scene, paper_config):
+    """As published: whatever is not black moves."""
+    grey = np.zeros((36, 64), np.uint8)
+    grey[4, 5], grey[6, 7] = 1, 255
+    Image.fromarray(grey).save(scene / "motion_masks/00002.png")
+    mask = load_scene(dataclasses.replace(paper_config, datadir=str(scene)), torch.device("cpu")).motion_masks[2]
+    assert mask.nonzero().tolist() == [[4, 5], [6, 7]]
 
 
 @pytest.mark.parametrize("mode", ["--render_bt", "--render_lockcam_slowmo", "--render_slowmo_bt"])

@@ -31,7 +31,7 @@ def test_training_step_stays_on_the_device(variant, field, monkeypatch):
     more = ["--netwidth", "16", "--N_samples", "8", "--chain_sf", "--use_motion_mask", "--amp", "--field", field]
     more += ["--w_split", "0.1", "--hash_levels", "2"]
     config = load_config(
-        ["--expname", "x", "--variant", variant, "--decay_iteration", "1", "--schedule", "published", *more]
+        ["--expname", "x", "--use_viewdirs", "--variant", variant, "--decay_iteration", "1", "--schedule", "published", *more]
     )
     device = torch.device("cuda")
     with FakeTensorMode(allow_non_fake_inputs=True):

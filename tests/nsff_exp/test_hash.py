@@ -188,7 +188,7 @@ def test_depths_of_a_wall_gather_at_its_surface():
 
 
 def test_defaults_follow_the_field():
-    mlp, hash_ = (load_config(["--expname", "x", "--field", kind]) for kind in ("mlp", "hash"))
+    mlp, hash_ = (load_config(["--expname", "x", "--use_viewdirs", "--field", kind]) for kind in ("mlp", "hash"))
     assert (mlp.schedule, mlp.N_iters, mlp.importance) == ("published", 500_000, False)
     assert (hash_.schedule, hash_.N_iters, hash_.importance) == ("scaled", 30_000, True)
     assert DepthSampling.of(mlp) == DepthSampling(64, 0, 1.0)
@@ -198,4 +198,4 @@ def test_defaults_follow_the_field():
 @pytest.mark.parametrize("wrong", ["--hash_levels=0", "--hash_finest=8", "--hash_log2_rows=40", "--hash_samples=2"])
 def test_impossible_grids_are_refused(wrong):
     with pytest.raises(UsageError, match=f"{wrong[2:].split('=')[0]} = .* is not supported: choose"):
-        load_config(["--expname", "x", "--field", "hash", wrong])
+        load_config(["--expname", "x", "--use_viewdirs", "--field", "hash", wrong])

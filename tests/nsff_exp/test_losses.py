@@ -123,8 +123,9 @@ def test_stages_of_both_variants():
     wild = config_of("wild", "--decay_iteration", "2", "--chain_sf")
     assert stage_length(wild, 24) == 24_000
     assert stage_length(wild, 400) == 250_000
-    assert [plan_step(wild, step, 24).chain for step in (24_000, 47_999, 48_000)] == [False, False, True]
-    assert [plan_step(wild, s, 24).weights.colour_where_dynamic for s in (0, 23_999, 24_000)] == [False, False, True]
+    assert [plan_step(wild, step, 24).chain for step in (24_000, 48_000, 48_001)] == [False, False, True]
+    assert [plan_step(wild, s, 24).weights.colour_where_dynamic for s in (0, 24_000, 24_001)] == [False, False, True]
+    assert [plan_step(wild, step, 24).n_hard for step in (23_999, 24_000)] == [512, 0]
     assert not plan_step(config_of("wild"), 10**6, 24).chain
 
 
