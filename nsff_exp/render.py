@@ -2,10 +2,11 @@
 
 python render.py --config configs/config_kid-running.txt --render_bt --target_idx 10 --render_factor 2
 python render.py --config configs/config_kid-running.txt --path lemniscate --time slowmo --times 3:8 --layers rgb,depth
-torchrun --nproc_per_node=2 render.py --config configs/config_kid-running.txt --render_lockcam_slowmo
+python render.py --config configs/config_kid-running.txt --render_lockcam_slowmo --gpus all
 """
 
 from nsff.config import UsageError, load_config
+from nsff.launcher import launch_processes
 from nsff.novel_views import render_videos
 from nsff.script import memory_advice, pick_device, run_script
 from nsff.views import wants_videos
@@ -18,6 +19,8 @@ def main(argv: list[str]) -> None:
         raise UsageError(
             "nothing to render: give --render_bt, --render_lockcam_slowmo, --render_slowmo_bt, --path or --camera_path"
         )
+    if launch_processes(config, __file__, argv):
+        return
     with memory_advice(config), join_workers() as workers:
         render_videos(config, pick_device(config), workers)
 

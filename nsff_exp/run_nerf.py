@@ -2,10 +2,11 @@
 
 python run_nerf.py --config configs/config_kid-running.txt
 python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_idx 10
-torchrun --nproc_per_node=2 run_nerf.py --config configs/config_kid-running.txt
+python run_nerf.py --config configs/config_kid-running.txt --gpus all
 """
 
 from nsff.config import load_config
+from nsff.launcher import launch_processes
 from nsff.novel_views import render_videos
 from nsff.scene import load_scene
 from nsff.script import memory_advice, pick_device, run_script
@@ -16,6 +17,8 @@ from nsff.workers import join_workers
 
 def main(argv: list[str]) -> None:
     config = load_config(argv, "run_nerf.py", __doc__)
+    if launch_processes(config, __file__, argv):
+        return
     device = pick_device(config)
     with memory_advice(config), join_workers() as workers:
         if wants_videos(config):

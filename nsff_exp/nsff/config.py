@@ -26,6 +26,7 @@ __all__ = [
 
 log = logging.getLogger("nsff")
 
+SEVERAL_PROCESSES = ("run_nerf.py", "render.py", "evaluation.py", "evaluate_all.py")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -144,7 +145,7 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
     _check(config)
     if config.n_frames < config.end_frame - config.start_frame:
         log.info("%s has %d frames: end_frame %d is cut", config.datadir, config.sequence_length, config.end_frame)
-    if unused := unused_options(config):
+    if unused := unused_options(config, prog):
         log.info("without effect here: %s", ", ".join(unused))
     return config
 
@@ -241,12 +242,14 @@ def _check_hash(config: Config) -> None:
             raise UsageError(f"{name} = {getattr(config, name)} is not supported: choose {least} to {most}")
 
 
-def unused_options(config: Config) -> list[str]:
-    """Names of the options that were given and have no effect here, but for those that are always on."""
+def unused_options(config: Config, prog: str = "run_nerf.py") -> list[str]:
+    """Names of the options that were given and have no effect in a script, but for those that are always on."""
     given = [option for option in OPTIONS if getattr(config, option.name) != option.default]
     names = [option.name for option in given if option.metadata.get("unused") and option.name != "no_batching"]
     if config.variant == "paper" and config.chain_sf:
         names.append("chain_sf (always on in variant paper)")
+    if config.gpus and prog not in SEVERAL_PROCESSES:
+        names.append(f"gpus ({prog} is one process)")
     return names
 
 

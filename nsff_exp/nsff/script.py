@@ -21,13 +21,16 @@ def pick_device(config: Config) -> torch.device:
     """The device of `--device`; `auto` is CUDA where there is one.
 
     Raises:
-        InputError: cuda was asked for and there is none.
+        InputError: cuda was asked for and there is none, or there are more processes than GPUs.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no CUDA device is available to this torch; use --device cpu")
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cuda":  # torchrun's processes on a machine have one each
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        local_rank, n_devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local_rank >= n_devices:
+            raise InputError(f"process {local_rank} of this machine has no GPU: there are {n_devices}; start as many")
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     log.debug("computing on %s, torch %s, %d threads", device, torch.__version__, torch.get_num_threads())
     if config.amp and device.type == "cpu":

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from nsff.checkpoint import list_checkpoints, read_checkpoint
-from nsff.config import UsageError, load_config
+from nsff.config import InputError, UsageError, load_config
+from nsff.launcher import count_processes, launch_processes
+from nsff.script import pick_device
 from nsff.trainer import Trainer
 from nsff.workers import Workers, backend, share_cores
 
@@ -127,3 +129,53 @@ def test_processes_share_the_cores_of_a_machine(monkeypatch, given, processes, t
     share_cores()
     assert torch.get_num_threads() == threads
     torch.set_num_threads(1)
+
+
+def test_gpus_starts_the_processes_itself(arguments, tmp_path):
+    """The same weights as of processes that torchrun's environment names; and the first that fails gives the status."""
+    command = [sys.executable, "run_nerf.py", *arguments, "--N_iters", "1", "--gpus", "2"]
+    run = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    run_together(2, "run_nerf.py", *arguments, "--N_iters", "1", "--expname", "by_hand")
+    first, second = (read_checkpoint(tmp_path / f"{name}_F00-24" / "000001.tar") for name in ("golden", "by_hand"))
+    assert len(first.rng["others"]) == 1
+    for name, value in (first.static | first.dynamic).items():
+        assert torch.equal(value, (second.static | second.dynamic)[name]), name
+    run = subprocess.run([*command, "--N_rand", "1"], cwd=FOLDER, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "N_rand = 1 is shared by 2 processes" in run.stderr
+    assert "of 2 failed with status 2" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpus", "n_devices", "on_cpu", "expected"),
+    [
+        ("all", 4, False, 4), ("2", 4, False, 2), ("3", 0, True, 3), ("all", 1, False, 1),
+        ("8", 4, False, "torch sees 4 GPUs here"), ("all", 0, False, "torch sees 0 GPUs"),
+        ("2", 0, False, "torch sees 0 GPUs"),
+        ("none", 4, False, "not a number from 1 on, nor all"), ("0", 4, False, "not a number"),
+        ("all", 0, True, "--gpus all is not"),
+    ],
+)  # fmt: skip
+def test_how_many_processes_gpus_means(gpus, n_devices, on_cpu, expected):
+    if isinstance(expected, int):
+        assert count_processes(gpus, n_devices, on_cpu) == expected
+        return
+    with pytest.raises(InputError, match=expected):
+        count_processes(gpus, n_devices, on_cpu)
+
+
+def test_several_gpus_without_gpus_are_said(paper_config, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with caplog.at_level("INFO", logger="nsff"):
+        assert launch_processes(paper_config, "run_nerf.py", []) is False
+    assert "4 GPUs are here, one is used: --gpus all" in caplog.text
+
+
+def test_more_processes_than_gpus_are_refused(paper_config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="process 2 of this machine has no GPU: there are 2"):
+        pick_device(paper_config)
