@@ -60,14 +60,19 @@ def golden_scene(golden_config):
     return load_scene(golden_config, CPU)
 
 
-@pytest.fixture
-def golden_fields(golden: Path, golden_config):
+def published_fields(golden: Path, config):
+    """Fields with the weights of the golden checkpoint."""
     from nsff.checkpoint import load_weights, read_checkpoint
     from nsff.fields import build_fields
 
-    fields = build_fields(golden_config)
-    load_weights(fields, read_checkpoint(golden / "render" / "002000.tar"), golden_config)
+    fields = build_fields(config)
+    load_weights(fields, read_checkpoint(golden / "render" / "002000.tar"), config)
     return fields
+
+
+@pytest.fixture
+def golden_fields(golden: Path, golden_config):
+    return published_fields(golden, golden_config)
 
 
 @pytest.fixture(scope="session")
@@ -177,3 +182,8 @@ def paper_scene(paper_config):
     from nsff.scene import load_scene
 
     return load_scene(paper_config, CPU)
+
+
+@pytest.fixture
+def paper_fields(golden: Path, paper_config):
+    return published_fields(golden, paper_config)

@@ -80,7 +80,7 @@ def _build_parser(prog: str, description: str) -> Parser:
 
 def _reader(option: dataclasses.Field) -> Callable[[str], Any]:
     """The converter of an option's text. Where no value is legal, `None` is one way to write it, as in `args.txt`."""
-    kind = {int: int, float: float}.get(option.type, str)  # type: ignore[call-overload]
+    kind: type = int if option.type is int else float if option.type is float else str
 
     def read(text: str) -> Any:
         return None if option.type == (str | None) and text == "None" else kind(text)

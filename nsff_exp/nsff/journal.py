@@ -12,15 +12,11 @@ from nsff.config import Config
 from nsff.fields import Fields
 from nsff.losses import LossTerms
 from nsff.progress import ProgressBar
-from nsff.rays import Camera
-from nsff.renderer import render_frame
-from nsff.sampling import DepthSampling
 from nsff.scene import Scene
+from nsff.training_images import training_images
 
 if TYPE_CHECKING:
     from nsff.validation import Validation
-
-IMAGE_LOG_FACTOR = 4  # TensorBoard images are rendered so many times smaller
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +66,15 @@ class Journal:
             self.bar.show(step, share, float(report.loss), report.psnr)
         if step % config.i_print == 0:
             self._scalars(step, report)
-        if config.i_img and step % config.i_img == 0:
-            self._images(step, report.frame)
-        if self.validation is None or step % config.i_val:
-            return 0.0
         paused = time.monotonic()
-        figures = self.validation.score(self.fields)
-        for name, value in figures.items():
-            self.board.add_scalar(f"held-out/{name}", value, step)
-        self.bar.held_out = figures.get("psnr")
+        if config.i_img and step % config.i_img == 0:
+            for tag, picture in training_images(self.fields, self.scene, report.frame, config).items():
+                self.board.add_image(tag, picture, step, dataformats="HWC" if picture.ndim == 3 else "HW")
+        if self.validation is not None and step % config.i_val == 0:
+            figures = self.validation.score(self.fields)
+            for name, value in figures.items():
+                self.board.add_scalar(f"held-out/{name}", value, step)
+            self.bar.held_out = figures.get("psnr")
         return time.monotonic() - paused
 
     def _scalars(self, step: int, report: StepReport) -> None:
@@ -87,16 +83,6 @@ class Journal:
         self.board.add_scalar("loss/total", float(report.loss), step)
         self.board.add_scalar("train/psnr", report.psnr, step)
         self.board.add_scalar("train/learning_rate", report.learning_rate, step)
-
-    def _images(self, step: int, frame: int) -> None:
-        scene, config = self.scene, self.config
-        camera = Camera(scene.c2w[frame], scene.intrinsics.divided_by(IMAGE_LOG_FACTOR), scene.intrinsics)
-        time_ = scene.timeline.time_of(frame)
-        image = render_frame(self.fields, camera, time_, DepthSampling.of(config), config.rays_at_once)
-        self.board.add_image("render/rgb", image.rgb.clamp(0, 1), step, dataformats="HWC")
-        self.board.add_image("render/depth", image.depth.clamp(0, 1), step, dataformats="HW")
-        self.board.add_image("render/dynamic_weight", image.dynamic_weight.clamp(0, 1), step, dataformats="HW")
-        self.board.add_image("truth/rgb", scene.images[frame], step, dataformats="HWC")
 
 
 def _validation(config: Config) -> "Validation | None":

@@ -95,7 +95,7 @@ def draw(
         elif name == "static" and static is not None:
             pictures[name] = to_uint8(static)
         elif name == "flow" and frame.flow is not None:
-            pictures[name] = _flow_picture(frame.flow, ranges.fastest * camera.lens.width)
+            pictures[name] = flow_picture(frame.flow, ranges.fastest * camera.lens.width)
     return {name: np.concatenate([pictures[part] for part in name.split("+")], axis=1) for name in layers}
 
 
@@ -106,8 +106,8 @@ def _depth_picture(values: Float[Tensor, "h w"], ranges: Ranges) -> Frame:
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
-def _flow_picture(flow: Float[Tensor, "h w 2"], fastest: float) -> Frame:
-    """Hue is direction, saturation is speed; white stands still."""
+def flow_picture(flow: Float[Tensor, "h w 2"], fastest: float) -> Frame:
+    """Hue is direction, saturation is speed up to `fastest` pixels; white stands still."""
     from torchvision.utils import flow_to_image  # here: it takes seconds to import, which most runs do not need
 
     flow = flow * (fastest / flow.norm(dim=-1, keepdim=True).clamp(min=fastest))

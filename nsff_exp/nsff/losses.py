@@ -25,7 +25,7 @@ from torch import Tensor
 
 from nsff.batches import TrainBatch
 from nsff.poses import Intrinsics
-from nsff.rays import ndc_to_world, project, world_to_camera
+from nsff.rays import expected_pixel, ndc_to_world
 from nsff.renderer import TrainRender, WarpRender
 
 KINETIC_REPEATS = 2  # the published code adds the least-kinetic term twice
@@ -207,11 +207,9 @@ def flow_loss(
     render: TrainRender, batch: TrainBatch, cameras: NeighbourCameras, intrinsics: Intrinsics, relative: bool
 ) -> Float[Tensor, ""]:
     """Projected scene flow against optical flow, in pixels, over the consistent pixels; each direction that exists."""
-    weights = render.ref.dynamic_alone.weights[..., None]
 
     def pixel(points_ndc: Tensor, c2w: Tensor) -> Tensor:
-        expected_world = ndc_to_world((weights * points_ndc).sum(-2), intrinsics)
-        return project(world_to_camera(expected_world, c2w), intrinsics)
+        return expected_pixel(render.ref.dynamic_alone.weights, points_ndc, c2w, intrinsics)
 
     start = pixel(render.ref.points_ndc, cameras.ref) if relative else batch.uv
     loss = start.new_zeros(())

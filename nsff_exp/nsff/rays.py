@@ -111,6 +111,14 @@ def project(points_cam: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[
     return torch.stack([right, down], dim=-1)
 
 
+def expected_pixel(
+    weights: Float[Tensor, "n s"], points_ndc: Float[Tensor, "n s 3"], c2w: Float[Tensor, "3 4"], intrinsics: Intrinsics
+) -> Float[Tensor, "n 2"]:
+    """Pixel (right, down) at which a camera sees the expected point of each ray, the weighted sum of its samples."""
+    expected_world = ndc_to_world((weights[..., None] * points_ndc).sum(-2), intrinsics)
+    return project(world_to_camera(expected_world, c2w), intrinsics)
+
+
 @dataclasses.dataclass(frozen=True)
 class Camera:
     """What a frame is seen with: a pose, size and focal length of the frame, and those that NDC is made for."""

@@ -184,7 +184,7 @@ def test_the_filmed_path(trained, cameras):
         ({"render_bt": True, "layers": ","}, UsageError, "--layers names none of"),
         ({"render_bt": True, "format": "avi"}, UsageError, "--format: 'avi' is not one of mp4, gif, png, jpg"),
         ({"render_bt": True, "ft_path": "gone.tar"}, InputError, "gone.tar"),
-        ({"render_bt": True, "expname": "other"}, InputError, r"no checkpoint in .*other_F00-24; train first"),
+        ({"render_bt": True, "expname": "other"}, InputError, r"no checkpoint in .*other_F00-24; .*train first"),
     ],
 )
 def test_what_cannot_be_rendered(trained, options, error, message):
