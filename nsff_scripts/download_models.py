@@ -6,7 +6,7 @@ python download_models.py --only raft,midas
 
 from pathlib import Path
 
-from nsff_prep.downloads import DOWNLOADS, choose, download
+from nsff_prep.downloads import DOWNLOADS, choose, download, folder_of
 from nsff_prep.script import Parser, run_script
 from nsff_prep.weights import MODELS
 
@@ -20,11 +20,11 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.list:
         for item in DOWNLOADS:
-            there = "there" if (args.folder / item.file).is_file() else "-"
+            there = "there" if folder_of(item, args.folder) else "-"
             print(f"{item.name:10} {item.mebibytes:6.0f} MiB  {there:6} {item.file:38} {item.what}")
         return
     for item in choose(args.only):
-        download(item, args.folder)
+        download(item, folder_of(item, args.folder) or args.folder)
 
 
 if __name__ == "__main__":

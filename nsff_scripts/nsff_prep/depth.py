@@ -20,9 +20,8 @@ from nsff_prep.midas import MidasDepth
 from nsff_prep.multiview import measure
 from nsff_prep.script import PrepError, log
 from nsff_prep.sheets import chosen, disparity_picture, mask_picture, write_sheet
-from nsff_prep.weights import find_weights
+from nsff_prep.weights import MIDAS, find_weights
 
-MIDAS = "models/model.pt"
 METHODS = ("midas", "dpt", "depth_anything", "multiview")
 MODELS = {"dpt": "Intel/dpt-large", "depth_anything": "depth-anything/Depth-Anything-V2-Small-hf"}
 

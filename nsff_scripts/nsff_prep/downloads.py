@@ -14,7 +14,7 @@ from torchvision.models.optical_flow import Raft_Large_Weights
 from tqdm import tqdm
 
 from nsff_prep.script import PrepError, UsageError, log
-from nsff_prep.semantic import WEIGHTS
+from nsff_prep.weights import MASK_RCNN, MIDAS, MODELS, RAFT, places_in_scripts
 
 CHUNK, TIMEOUT = 1 << 20, 30.0  # bytes, seconds
 MIDAS_SIZE = 403.0  # MiB, of its tensors; torchvision states the size of its files
@@ -22,7 +22,7 @@ MIDAS_SIZE = 403.0  # MiB, of its tensors; torchvision states the size of its fi
 
 @dataclasses.dataclass(frozen=True)
 class Download:
-    """A file of `models/`. `digest`: the first hexadecimal digits of its SHA-256."""
+    """A file of `models/`. `digest`: the first hexadecimal digits of its SHA-256. `usual`: fetched unless named."""
 
     name: str
     file: str
@@ -30,45 +30,52 @@ class Download:
     digest: str
     mebibytes: float
     what: str
+    usual: bool = True
 
 
 def _of_torchvision(name: str, file: str, weights: object, what: str) -> Download:
     url, size = weights.url, weights.meta["_file_size"]  # type: ignore[attr-defined]
     match = re.search(r"-([0-9a-f]{8,})\.pth$", url)
     assert match, url
-    return Download(name, file, url, match[1], size, what)
+    return Download(name, Path(file).name, url, match[1], size, what)
 
 
 DOWNLOADS = (
     _of_torchvision(
-        "raft", "raft-things.pth", Raft_Large_Weights.C_T_V1, "optical flow (torchvision's port of the published file)"
+        "raft", RAFT, Raft_Large_Weights.C_T_V1, "optical flow (torchvision's port of the published file)"
     ),
     Download(
-        "midas", "model.pt", "https://github.com/intel-isl/MiDaS/releases/download/v2/model-f46da743.pt", "f46da743",
-        MIDAS_SIZE, "disparity, MiDaS v2",
+        "midas", Path(MIDAS).name, "https://github.com/intel-isl/MiDaS/releases/download/v2/model-f46da743.pt",
+        "f46da743", MIDAS_SIZE, "disparity, MiDaS v2",
     ),
     Download(
         "midas21", "midas_v21.pt", "https://github.com/isl-org/MiDaS/releases/download/v2_1/model-f6b98070.pt",
-        "f6b98070", MIDAS_SIZE, "disparity, MiDaS v2.1",
+        "f6b98070", MIDAS_SIZE, "disparity, MiDaS v2.1", usual=False,
     ),
-    _of_torchvision("maskrcnn", WEIGHTS, MaskRCNN_ResNet50_FPN_Weights.COCO_V1, "things that are able to move"),
+    _of_torchvision("maskrcnn", MASK_RCNN, MaskRCNN_ResNet50_FPN_Weights.COCO_V1, "things that are able to move"),
     _of_torchvision("lpips", "alexnet.pth", AlexNet_Weights.IMAGENET1K_V1, "LPIPS trunk, for --lpips_trunk"),
 )  # fmt: skip
 
 
 def choose(only: str | None) -> list[Download]:
-    """All, or those named in a list with commas.
+    """Choose the usual files, or those named in a list with commas.
 
     Raises:
         UsageError: an unknown name.
     """
     if not only:
-        return [item for item in DOWNLOADS if item.name != "midas21"]
+        return [item for item in DOWNLOADS if item.usual]
     by_name = {item.name: item for item in DOWNLOADS}
     for name in only.split(","):
         if name not in by_name:
             raise UsageError(f"--only {name}: there is {', '.join(by_name)}")
     return [by_name[name] for name in only.split(",")]
+
+
+def folder_of(item: Download, folder: Path) -> Path | None:
+    """Find the folder that has a file already: the given one or, if it is models/, all that the scripts look in."""
+    places = places_in_scripts(f"models/{item.file}") if folder == MODELS else [folder / item.file]
+    return next((place.parent for place in places if place.is_file()), None)
 
 
 def matches(path: Path, digest: str) -> bool:

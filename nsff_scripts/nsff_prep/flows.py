@@ -34,11 +34,10 @@ from nsff_prep.motion import (
 )
 from nsff_prep.raft import RaftFlow
 from nsff_prep.script import PrepError, log
-from nsff_prep.semantic import WEIGHTS, MaskRcnn
+from nsff_prep.semantic import MaskRcnn
 from nsff_prep.sheets import chosen, flow_picture, mask_picture, write_sheet
-from nsff_prep.weights import MODELS, find_weights
+from nsff_prep.weights import MASK_RCNN, RAFT, find_weights, has_weights
 
-RAFT = "models/raft-things.pth"
 METHODS = ("raft", "dis")
 SEMANTIC = ("auto", "maskrcnn", "multiview", "none")
 
@@ -126,7 +125,7 @@ def _write_masks(
 
 
 def chosen_semantic(wanted: str, measured: bool) -> str:
-    """What `auto` comes to: Mask R-CNN if its weights are there, else what depth from neighbours found, else nothing.
+    """Resolve `auto`: Mask R-CNN if its weights are there, else `moving/` of depth from neighbours, else nothing.
 
     Args:
         wanted: as typed.
@@ -134,7 +133,7 @@ def chosen_semantic(wanted: str, measured: bool) -> str:
     """
     if wanted != "auto":
         return wanted
-    if (MODELS / WEIGHTS).is_file():
+    if has_weights(MASK_RCNN):
         return "maskrcnn"
     log.warning(
         "no Mask R-CNN weights: motion masks from %s; download_models.py gets the weights",
@@ -149,7 +148,7 @@ def _semantic(
     if settings.semantic == "none":
         return None
     if settings.semantic == "maskrcnn":
-        return MaskRcnn(find_weights(f"models/{WEIGHTS}"), device, settings.semantic_size)
+        return MaskRcnn(find_weights(MASK_RCNN), device, settings.semantic_size)
     if settings.semantic != "multiview":
         return read_own_masks(Path(settings.semantic), n_frames)
     remedy = f"run run_midas.py --depth multiview --data_path {folder.root}"

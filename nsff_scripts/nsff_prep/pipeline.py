@@ -17,9 +17,8 @@ from nsff_prep.cameras import load_cameras, save_poses
 from nsff_prep.folder import SceneFolder, read_image, write_text
 from nsff_prep.page import write_page
 from nsff_prep.script import PrepError, UsageError, log
-from nsff_prep.semantic import WEIGHTS
 from nsff_prep.views import forget_views, list_views, undistort_views
-from nsff_prep.weights import find_weights, has_weights
+from nsff_prep.weights import MASK_RCNN, MIDAS, RAFT, find_weights, has_weights
 
 STAGES = ("cameras", "poses", "depth", "flow", "views")
 
@@ -179,22 +178,22 @@ def _folder_of(semantic: str) -> Path | None:
 
 
 def sensible(depths: depth.DepthSettings, flow: flows.FlowSettings) -> tuple[depth.DepthSettings, flows.FlowSettings]:
-    """The methods that need no weights where weights are not there; said loudly.
+    """Choose methods that need no weights where the usual weights are not there, with a warning.
 
     Raises:
         PrepError: masks that nothing will make.
     """
-    if depths.method == "midas" and depths.model is None and not has_weights(depth.MIDAS):
+    if depths.method == "midas" and depths.model is None and not has_weights(MIDAS):
         log.warning("no MiDaS weights: depth from neighbouring frames; download_models.py gets the weights")
         depths = dataclasses.replace(depths, method="multiview")
-    if flow.method == "raft" and flow.model == flows.RAFT and not has_weights(flows.RAFT):
+    if flow.method == "raft" and flow.model == RAFT and not has_weights(RAFT):
         log.warning("no RAFT weights: flow from OpenCV's DIS; download_models.py gets the weights")
         flow = dataclasses.replace(flow, method="dis")
     semantic = flows.chosen_semantic(flow.semantic, depths.method == "multiview")
     if semantic == "multiview" and depths.method != "multiview":
         raise UsageError("--semantic multiview needs --depth multiview")
     if semantic == "maskrcnn":
-        find_weights(f"models/{WEIGHTS}")
+        find_weights(MASK_RCNN)
     elif semantic not in flows.SEMANTIC and not Path(semantic).is_dir():
         raise UsageError(f"--semantic {semantic} is neither {', '.join(flows.SEMANTIC)} nor a folder")
     return depths, dataclasses.replace(flow, semantic=semantic)

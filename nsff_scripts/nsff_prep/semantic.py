@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from nsff_prep.folder import Image, Mask
-from nsff_prep.weights import MODELS, fill, read_weights
+from nsff_prep.weights import MASK_RCNN, fill, find_weights, has_weights, read_weights
 
-WEIGHTS = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 # COCO: person, bicycle, motorcycle, truck, cat, dog, umbrella, snowboard, skateboard; as published
 MOVABLE = (1, 2, 4, 8, 17, 18, 28, 36, 41)
 USUAL_SIZE = 1024, 576  # width, height within which things are looked for
@@ -39,10 +38,10 @@ class MaskRcnn:
 
 
 def mask_rcnn_if_there() -> MaskRcnn | None:
-    """Mask R-CNN, on CUDA where there is one, if its weights have been downloaded."""
-    if not (MODELS / WEIGHTS).is_file():
+    """Load Mask R-CNN, on CUDA where there is one, if its weights are there."""
+    if not has_weights(MASK_RCNN):
         return None
-    return MaskRcnn(MODELS / WEIGHTS, torch.device("cuda" if torch.cuda.is_available() else "cpu"), USUAL_SIZE)
+    return MaskRcnn(find_weights(MASK_RCNN), torch.device("cuda" if torch.cuda.is_available() else "cpu"), USUAL_SIZE)
 
 
 def union(found: dict[str, Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights of the networks: where they lie, and reading them safely."""
+"""Weights of the networks: their places, and reading them safely."""
 
 from pathlib import Path
 
@@ -9,37 +9,52 @@ from nsff_prep.script import PrepError
 
 MODELS = Path(__file__).resolve().parents[1] / "models"  # where download_models.py puts them
 
+# The files that are looked for where the user names none.
+MIDAS, RAFT = "models/model.pt", "models/raft-things.pth"
+MASK_RCNN = "models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
+PUBLISHED_PLACES = {MIDAS: "model.pt"}  # under nsff_scripts, where the published instructions put it
+
 
 def _places(typed: str) -> list[Path]:
-    return [Path(typed).absolute(), MODELS.parent / typed]
+    return list(dict.fromkeys([Path(typed).absolute(), *places_in_scripts(typed)]))  # none twice, in nsff_scripts
+
+
+def places_in_scripts(typed: str) -> list[Path]:
+    """List the places of a file under nsff_scripts: as typed, then its published place."""
+    published = [PUBLISHED_PLACES[typed]] if typed in PUBLISHED_PLACES else []
+    return [MODELS.parent / name for name in (typed, *published)]
 
 
 def has_weights(typed: str) -> bool:
-    """Whether `find_weights` finds them."""
+    """Tell whether `find_weights` finds them."""
     return any(place.is_file() for place in _places(typed))
 
 
 def find_weights(typed: str) -> Path:
-    """The file as typed, else under nsff_scripts.
+    """Find a file of weights: as typed, else under nsff_scripts, else at its published place.
 
     Raises:
-        PrepError: in neither place; both are named.
+        PrepError: it is in none of these places; all are named.
     """
     places = _places(typed)
     for place in places:
         if place.is_file():
             return place
-    raise PrepError(f"no weights at {places[0]} nor {places[1]}; run download_models.py")
+    raise PrepError(f"no weights at {' nor '.join(map(str, places))}; run download_models.py")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, without the `module.` of parallel training; nothing in it is executed.
+    """Read the tensors of a checkpoint by name, without the `module.` of parallel training; nothing in it is executed.
+
+    A checkpoint of training, `{"optimizer": ..., "model": ...}`, gives the tensors of its model.
 
     Raises:
         PrepError: not a file of tensors.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if "optimizer" in content:
+            content = content["model"]
         return {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
     except OSError:
         raise

@@ -3,7 +3,7 @@
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from nsff_prep import flows, pipeline, weights
+from nsff_prep import pipeline, weights
 from nsff_prep.cameras import Model, load_cameras, oddities, poses_bounds
 from nsff_prep.depth import DepthSettings
 from nsff_prep.flow import DisFlow, consistent
@@ -11,9 +11,10 @@ from nsff_prep.flows import FlowSettings
 from nsff_prep.folder import SceneFolder, read_image, read_own_masks, write_array, write_image, written_whole
 from nsff_prep.motion import disk, epipolar_distance, epipolar_mask, fundamental, motion_mask, parse_threshold
 from nsff_prep.script import PrepError, UsageError
-from nsff_prep.semantic import MOVABLE, WEIGHTS, union
+from nsff_prep.semantic import MOVABLE, union
 from nsff_prep.sfm import longest_run
 from nsff_prep.video import Source, choose_frames, extract_frames, measure_video, shrink
+from nsff_prep.weights import MASK_RCNN, MIDAS, RAFT
 from toy_frames import SIZE, K, look_from, textured
 
 # frames
@@ -176,7 +177,6 @@ def test_nothing_half_written(tmp_path):
 def test_methods_without_weights(monkeypatch, tmp_path, caplog):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights, "MODELS", tmp_path / "scripts" / "models")
-    monkeypatch.setattr(flows, "MODELS", tmp_path / "models")
     depths, flow = pipeline.sensible(DepthSettings(), FlowSettings())
     assert (depths.method, flow.method, flow.semantic) == ("multiview", "dis", "multiview")
     assert "no MiDaS weights" in caplog.text
@@ -190,8 +190,8 @@ def test_methods_without_weights(monkeypatch, tmp_path, caplog):
     typed = FlowSettings(model="typo.pth")
     assert pipeline.sensible(DepthSettings(), typed)[1].method == "raft"  # a name that was typed is not replaced
     (tmp_path / "models").mkdir()
-    for name in ("model.pt", "raft-things.pth", WEIGHTS):
-        (tmp_path / "models" / name).write_bytes(b"x")
+    for name in (MIDAS, RAFT, MASK_RCNN):
+        (tmp_path / name).write_bytes(b"x")
     expected = (DepthSettings(), FlowSettings(semantic="maskrcnn"))
     assert pipeline.sensible(DepthSettings(), FlowSettings()) == expected
 
