@@ -113,9 +113,10 @@ def _write_masks(
                 distances.append(epipolar_distance(content["flow"], matrix))
                 agree.append(content["mask"])
         epipolar, semantic = epipolar_mask(distances, agree, threshold), None
-        if movable is not None:
-            found = movable[index] if isinstance(movable, list) else movable(read_image(image))
-            semantic = cv2.resize(found.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        if isinstance(movable, list):
+            semantic = cv2.resize(movable[index].astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        elif movable is not None:
+            semantic = movable(read_image(image), (width, height))
         if semantic is not None and settings.semantic == "multiview":
             masks.append(common_mask(semantic, motion_mask(epipolar)))
         else:

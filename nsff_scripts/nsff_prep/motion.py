@@ -10,7 +10,7 @@ from nsff_prep.folder import Flow, Mask
 from nsff_prep.script import UsageError
 
 TINY = 1e-8  # keeps the distance finite at the epipole; as published
-OPEN_RADIUS, SEMANTIC_ERODE_RADIUS, GROW_RADIUS = 1, 1, 2  # pixels, as published
+OPEN_RADIUS, GROW_RADIUS = 1, 2  # pixels of the training size, as published
 CONFIRMED_SHARE, LEAST_PART = 0.4, 0.001  # of a part, of the frame
 LEAST_SHARE, MOST_SHARE = 0.005, 0.6  # of a frame: a mask outside of this is worth a warning
 
@@ -53,10 +53,8 @@ def epipolar_mask(distances: list[Float[np.ndarray, "H W"]], consistency: list[M
 
 
 def motion_mask(epipolar: Mask, semantic: Mask | None = None) -> Mask:
-    """The union of both, a little widened. `semantic`: things that are able to move, of the same size."""
-    moving = epipolar
-    if semantic is not None:
-        moving = moving | (cv2.erode(semantic.astype(np.uint8), disk(SEMANTIC_ERODE_RADIUS)) > 0)
+    """Unite both masks and grow the union by a disk of radius 2. `semantic`: movable things, at the same size."""
+    moving = epipolar if semantic is None else epipolar | semantic
     return cv2.dilate(moving.astype(np.uint8), disk(GROW_RADIUS)) > 0
 
 

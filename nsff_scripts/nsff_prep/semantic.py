@@ -5,36 +5,48 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from nsff_prep.folder import Image, Mask
+from nsff_prep.motion import disk
 from nsff_prep.weights import MASK_RCNN, fill, find_weights, has_weights, read_weights
 
 # COCO: person, bicycle, motorcycle, truck, cat, dog, umbrella, snowboard, skateboard; as published
 MOVABLE = (1, 2, 4, 8, 17, 18, 28, 36, 41)
 USUAL_SIZE = 1024, 576  # width, height within which things are looked for
 SURE, INSIDE = 0.5, 0.5  # score of a thing, share of a pixel
+GROW_RADIUS = 1  # pixels of the network's input, as published
 
 
 class MaskRcnn:
-    """Where movable things are in a frame."""
+    """Finds movable things in frames."""
 
-    def __init__(self, path: Path, device: torch.device, size: tuple[int, int]):
+    def __init__(self, path: Path, device: torch.device, limits: tuple[int, int]):
         from torchvision.models.detection import maskrcnn_resnet50_fpn  # here: seconds, spared where no network runs
 
         self.model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
         fill(self.model, read_weights(path), path)
         self.model.eval().to(device)
-        self.device, self.size = device, size
+        self.device, self.limits = device, limits
 
     @torch.no_grad()
-    def __call__(self, image: Image) -> Mask:
-        """Mask at the size of the image; looked for within `size` (width, height)."""
-        scale = min(self.size[0] / image.shape[1], self.size[1] / image.shape[0])
-        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        tensor = torch.from_numpy(small.astype(np.float32) / 255.0).permute(2, 0, 1).to(self.device)
-        moving = union(self.model([tensor])[0]).cpu().numpy().astype(np.uint8)
-        return cv2.resize(moving, image.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+    def __call__(self, image: Image, size: tuple[int, int] | None = None) -> Bool[np.ndarray, "h w"]:
+        """Find the movable things of an image.
+
+        Args:
+            image: a frame.
+            size: width and height of the mask; None = those of the image.
+
+        Returns:
+            The mask, grown at the size of the network's input, then resized (nearest pixel), as published.
+        """
+        width, height = image.shape[1::-1]
+        scale = min(self.limits[0] / width, self.limits[1] / height)
+        seen = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        tensor = torch.from_numpy(seen.astype(np.float32) / 255.0).permute(2, 0, 1).to(self.device)
+        movable = grow(union(self.model([tensor])[0]).cpu().numpy())
+        return cv2.resize(movable.astype(np.uint8), size or (width, height), interpolation=cv2.INTER_NEAREST) > 0
 
 
 def mask_rcnn_if_there() -> MaskRcnn | None:
@@ -42,6 +54,15 @@ def mask_rcnn_if_there() -> MaskRcnn | None:
     if not has_weights(MASK_RCNN):
         return None
     return MaskRcnn(find_weights(MASK_RCNN), torch.device("cuda" if torch.cuda.is_available() else "cpu"), USUAL_SIZE)
+
+
+def grow(mask: Mask) -> Mask:
+    """Grow things by a disk of radius 1; a thin one grows as well, and is not lost.
+
+    Note:
+        The published code erodes the background by this disk, which is the same, at the image border too.
+    """
+    return cv2.dilate(mask.astype(np.uint8), disk(GROW_RADIUS)) > 0
 
 
 def union(found: dict[str, Tensor]) -> Tensor:

@@ -122,8 +122,8 @@ def test_things_join_the_mask():
     semantic = np.zeros(SIZE, bool)
     semantic[5:15, 5:15] = True
     joined = motion_mask(np.zeros(SIZE, bool), semantic)
-    assert joined[10, 10]
-    assert joined.sum() > semantic.sum()
+    assert joined[semantic].all()
+    assert joined.sum() == 12 * 12 + 4 * 10  # a row of pixels all around, and a second one along the sides
 
 
 def test_movable_things_only():
