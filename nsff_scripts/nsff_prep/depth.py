@@ -20,6 +20,7 @@ from nsff_prep.midas import MidasDepth
 from nsff_prep.multiview import measure
 from nsff_prep.script import PrepError, log
 from nsff_prep.sheets import chosen, disparity_picture, mask_picture, write_sheet
+from nsff_prep.sizes import NO_LIMITS, Limits
 from nsff_prep.weights import MIDAS, find_weights
 
 METHODS = ("midas", "dpt", "depth_anything", "multiview")
@@ -30,11 +31,15 @@ Disparity = Float[np.ndarray, "H W"]
 
 @dataclasses.dataclass(frozen=True)
 class DepthSettings:
-    """`model`: file of weights (midas), or folder or name for transformers; None = the usual one."""
+    """Settings of the disparity.
+
+    `model`: file of weights (midas), or folder or name for transformers; None = the usual one. `limits`: widest and
+    highest input of MiDaS, pixels; without any, its long side is fixed.
+    """
 
     method: str = "midas"
     model: str | None = None
-    input_size: tuple[int, int] = (640, 360)
+    limits: Limits = NO_LIMITS
     height: int = 288
 
 
@@ -107,7 +112,7 @@ def _from_neighbours(folder: SceneFolder, paths: list[Path]) -> str:
 
 def _estimator(settings: DepthSettings, device: torch.device) -> Callable[[Image], Disparity]:
     if settings.method == "midas":
-        return MidasDepth(find_weights(settings.model or MIDAS), device, settings.input_size)
+        return MidasDepth(find_weights(settings.model or MIDAS), device, settings.limits)
     try:
         from transformers import pipeline  # optional: hundreds of megabytes, for these methods only
     except ImportError as error:

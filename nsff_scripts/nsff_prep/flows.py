@@ -36,22 +36,30 @@ from nsff_prep.raft import RaftFlow
 from nsff_prep.script import PrepError, log
 from nsff_prep.semantic import MaskRcnn
 from nsff_prep.sheets import chosen, flow_picture, mask_picture, write_sheet
+from nsff_prep.sizes import NO_LIMITS, Limits, network_size, resize_image
 from nsff_prep.weights import MASK_RCNN, RAFT, find_weights, has_weights
 
+LONG_SIDE = 768  # pixels of the images that flow is computed on, where the user gives no width; as published
 METHODS = ("raft", "dis")
 SEMANTIC = ("auto", "maskrcnn", "multiview", "none")
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowSettings:
-    """`threshold`: pixels at training size, or `0.002w`. `semantic`: one of SEMANTIC, or a folder of masks."""
+    """Settings of flow and motion masks.
+
+    `model`: weights of RAFT. `threshold`: pixels at training size, or `0.002w`. `flow_width`:
+    width of the images that flow is computed on, pixels; None = their long side is fixed. `semantic`: one of SEMANTIC,
+    or a folder of masks. `semantic_limits`: widest and highest input of Mask R-CNN, pixels; without any, its long side
+    is fixed.
+    """
 
     method: str = "raft"
     model: str = RAFT
     threshold: str = "1.0"
-    flow_width: int = 768
+    flow_width: int | None = None
     semantic: str = "auto"
-    semantic_size: tuple[int, int] = (1024, 576)
+    semantic_limits: Limits = NO_LIMITS
     height: int | None = None
 
 
@@ -79,13 +87,13 @@ def make_flows(folder: SceneFolder, settings: FlowSettings, device: torch.device
 
 
 def _write_flows(
-    folder: SceneFolder, sources: list[Path], size: tuple[int, int], method: FlowMethod, flow_width: int
+    folder: SceneFolder, sources: list[Path], size: tuple[int, int], method: FlowMethod, flow_width: int | None
 ) -> None:
-    """Flow between neighbours, computed at `flow_width`, written at `size`; one pair in memory at a time."""
+    """Write flow between neighbours, computed at the size for networks, at `size`; one pair in memory at a time."""
     before: Image | None = None
     for index, image in enumerate(tqdm(read_frames(sources), total=len(sources), desc="flow", unit="frame")):
-        height = round(image.shape[0] * flow_width / image.shape[1])
-        frame = cv2.resize(image, (flow_width, height), interpolation=cv2.INTER_AREA)
+        height, width = image.shape[:2]
+        frame = resize_image(image, network_size(width, height, (flow_width, None), LONG_SIDE))
         if before is not None:
             fwd, bwd = (resize_flow(method(*pair), size) for pair in ((before, frame), (frame, before)))
             write_arrays(folder.flow(index - 1, 1), flow=fwd, mask=consistent(fwd, bwd))
@@ -149,7 +157,7 @@ def _semantic(
     if settings.semantic == "none":
         return None
     if settings.semantic == "maskrcnn":
-        return MaskRcnn(find_weights(MASK_RCNN), device, settings.semantic_size)
+        return MaskRcnn(find_weights(MASK_RCNN), device, settings.semantic_limits)
     if settings.semantic != "multiview":
         return read_own_masks(Path(settings.semantic), n_frames)
     remedy = f"run run_midas.py --depth multiview --data_path {folder.root}"

@@ -1,5 +1,6 @@
 """MiDaS v2 and v2.1 (Ranftl et al. 2020, arXiv:1907.01341): disparity of a single image, up to scale and shift."""
 
+import math
 from pathlib import Path
 
 import cv2
@@ -10,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nsff_prep.folder import Image
+from nsff_prep.sizes import NO_LIMITS, Limits, long_side_size
 from nsff_prep.weights import fill, read_weights
 
+LONG_SIDE = 640  # pixels of the network's input, where the user gives no limits; as published
 MULTIPLE = 32  # of the sides of the network's input
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 CHANNELS = 256  # of the decoder
@@ -84,13 +87,22 @@ class MidasNet(nn.Module):
         return self.scratch["output_conv"](x)[:, 0]
 
 
-def input_size(width: int, height: int, most: tuple[int, int]) -> tuple[int, int]:
-    """Largest (width, height) within `most`, of about the shape of the image, sides divisible by 32."""
+def input_size(width: int, height: int, limits: Limits) -> tuple[int, int]:
+    """Largest (width, height) within the limits, about the aspect ratio of the image, sides divisible by 32.
+
+    Args:
+        width: of the image.
+        height: of the image.
+        limits: widest and highest; without any, the image scaled to a longer side of 640 pixels is the limit.
+    """
+    if limits == NO_LIMITS:
+        limits = long_side_size(width, height, LONG_SIDE)
+    most = [math.inf if limit is None else limit for limit in limits]
     scale = min(most[0] / width, most[1] / height)
 
-    def fitted(side: int, limit: int) -> int:
+    def fitted(side: int, limit: float) -> int:
         rounded = round(scale * side / MULTIPLE) * MULTIPLE
-        return max(MULTIPLE, rounded if rounded <= limit else limit // MULTIPLE * MULTIPLE)
+        return max(MULTIPLE, rounded if rounded <= limit else int(limit // MULTIPLE) * MULTIPLE)
 
     return fitted(width, most[0]), fitted(height, most[1])
 
@@ -98,15 +110,15 @@ def input_size(width: int, height: int, most: tuple[int, int]) -> tuple[int, int
 class MidasDepth:
     """Disparity of frames, larger = nearer, one by one."""
 
-    def __init__(self, path: Path, device: torch.device, most: tuple[int, int]):
-        self.model, self.device, self.most = MidasNet().eval(), device, most
+    def __init__(self, path: Path, device: torch.device, limits: Limits = NO_LIMITS):
+        self.model, self.device, self.limits = MidasNet().eval(), device, limits
         fill(self.model, read_weights(path), path)
         self.model.to(device)
 
     @torch.no_grad()
     def __call__(self, image: Image) -> Float[np.ndarray, "H W"]:
         height, width = image.shape[:2]
-        small = cv2.resize(image / 255.0, input_size(width, height, self.most), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(image / 255.0, input_size(width, height, self.limits), interpolation=cv2.INTER_AREA)
         normalised = ((small - MEAN) / DEVIATION).astype(np.float32).transpose(2, 0, 1)
         disparity = self.model(torch.from_numpy(normalised)[None].to(self.device))
         whole = F.interpolate(disparity[:, None], size=(height, width), mode="bicubic", align_corners=False)

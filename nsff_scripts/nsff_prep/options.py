@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from nsff_prep import depth, flows
+from nsff_prep import depth, flows, midas, semantic
 from nsff_prep.capture import CaptureSettings
 from nsff_prep.depth import DepthSettings
 from nsff_prep.flows import FlowSettings
 from nsff_prep.motion import parse_threshold
 from nsff_prep.script import Parser, PrepError, UsageError
 from nsff_prep.video import LEAST_FRAMES, Source
+from nsff_prep.weights import MIDAS, RAFT
 
 CAMERA_MODELS = ("SIMPLE_RADIAL", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 
@@ -77,12 +78,13 @@ def add_depth(parser: Parser, alone: bool = True) -> None:
     group = parser.add_argument_group("disparity")
     group.add_argument("--depth", choices=depth.METHODS, default="midas", help="method (default: midas)")
     names = ("--depth_model", "--model") if alone else ("--depth_model",)
-    group.add_argument(*names, dest="depth_model", help="weights of midas, or folder or name for transformers")
     group.add_argument(
-        "--input_w", type=number(32, 4096, int), default=640, help="widest picture into MiDaS, pixels (default: 640)"
+        *names, dest="depth_model", help=f"weights of midas (default: {MIDAS}), or folder or name for transformers"
     )
+    rule = f"{midas.LONG_SIDE} for the long side, unless --input_w or --input_h is given"
+    group.add_argument("--input_w", type=number(32, 4096, int), help=f"widest input of MiDaS, pixels (default: {rule})")
     group.add_argument(
-        "--input_h", type=number(32, 4096, int), default=360, help="highest picture into MiDaS, pixels (default: 360)"
+        "--input_h", type=number(32, 4096, int), help=f"highest input of MiDaS, pixels (default: {rule})"
     )
     group.add_argument(
         "--resize_height", type=number(16, 4096, int), default=288, help="training height, pixels (default: 288)"
@@ -91,7 +93,7 @@ def add_depth(parser: Parser, alone: bool = True) -> None:
 
 
 def depth_settings(args: argparse.Namespace) -> DepthSettings:
-    """Of parsed options."""
+    """Make the settings from parsed options."""
     return DepthSettings(args.depth, args.depth_model, (args.input_w, args.input_h), args.resize_height)
 
 
@@ -99,37 +101,39 @@ def add_flow(parser: Parser, device: bool = True) -> None:
     """Options of flow and motion masks."""
     group = parser.add_argument_group("flow and motion masks")
     group.add_argument("--flow", choices=flows.METHODS, default="raft", help="method (default: raft)")
-    group.add_argument("--model", default=flows.RAFT, help=f"weights of RAFT (default: {flows.RAFT})")
+    group.add_argument("--model", default=RAFT, help=f"weights of RAFT (default: {RAFT})")
     group.add_argument(
         "--epi_threshold", "--epi_threhold", default="1.0",
         help="flow that misses the epipolar line by more moves: pixels, or 0.002w, a share of the width (default: 1.0)",
     )  # fmt: skip
     group.add_argument(
-        "--input_flow_w", type=number(64, 4096, int), default=768, help="width for the flow, pixels (default: 768)"
-    )
+        "--input_flow_w", type=number(64, 4096, int),
+        help=f"width of the images for the flow, pixels (default: {flows.LONG_SIDE} for the long side)",
+    )  # fmt: skip
     kinds = ", ".join(flows.SEMANTIC)
     group.add_argument("--semantic", default="auto", help=f"what else moves: {kinds}, or a folder (default: auto)")
+    rule = f"{semantic.LONG_SIDE} for the long side, unless --input_semantic_w or --input_semantic_h is given"
     group.add_argument(
-        "--input_semantic_w",
-        type=number(64, 4096, int),
-        default=1024,
-        help="width for Mask R-CNN, pixels (default: 1024)",
+        "--input_semantic_w", type=number(64, 4096, int), help=f"widest input of Mask R-CNN, pixels (default: {rule})"
     )
     group.add_argument(
-        "--input_semantic_h",
-        type=number(64, 4096, int),
-        default=576,
-        help="height for Mask R-CNN, pixels (default: 576)",
+        "--input_semantic_h", type=number(64, 4096, int), help=f"highest input of Mask R-CNN, pixels (default: {rule})"
     )
     if device:
         _add_device(parser)
 
 
 def flow_settings(args: argparse.Namespace, height: int | None) -> FlowSettings:
-    """Of parsed options; `height` says which frames where there are several."""
+    """Make the settings from parsed options; `height` chooses the frames where there are several sizes.
+
+    Raises:
+        UsageError: a threshold that is none.
+    """
     parse_threshold(args.epi_threshold, 1)  # refused now rather than after the flow
-    size = (args.input_semantic_w, args.input_semantic_h)
-    return FlowSettings(args.flow, args.model, args.epi_threshold, args.input_flow_w, args.semantic, size, height)
+    return FlowSettings(
+        args.flow, args.model, args.epi_threshold, args.input_flow_w, args.semantic,
+        (args.input_semantic_w, args.input_semantic_h), height,
+    )  # fmt: skip
 
 
 def _add_device(parser: Parser) -> None:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from nsff_prep.folder import Image, Mask
 from nsff_prep.motion import disk
+from nsff_prep.sizes import NO_LIMITS, Limits, network_size, resize_image
 from nsff_prep.weights import MASK_RCNN, fill, find_weights, has_weights, read_weights
 
 # COCO: person, bicycle, motorcycle, truck, cat, dog, umbrella, snowboard, skateboard; as published
 MOVABLE = (1, 2, 4, 8, 17, 18, 28, 36, 41)
-USUAL_SIZE = 1024, 576  # width, height within which things are looked for
+LONG_SIDE = 960  # pixels of the network's input, where the user gives no limits; as published
 SURE, INSIDE = 0.5, 0.5  # score of a thing, share of a pixel
 GROW_RADIUS = 1  # pixels of the network's input, as published
 
@@ -22,7 +23,7 @@ GROW_RADIUS = 1  # pixels of the network's input, as published
 class MaskRcnn:
     """Finds movable things in frames."""
 
-    def __init__(self, path: Path, device: torch.device, limits: tuple[int, int]):
+    def __init__(self, path: Path, device: torch.device, limits: Limits = NO_LIMITS):
         from torchvision.models.detection import maskrcnn_resnet50_fpn  # here: seconds, spared where no network runs
 
         self.model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
@@ -42,8 +43,7 @@ class MaskRcnn:
             The mask, grown at the size of the network's input, then resized (nearest pixel), as published.
         """
         width, height = image.shape[1::-1]
-        scale = min(self.limits[0] / width, self.limits[1] / height)
-        seen = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        seen = resize_image(image, network_size(width, height, self.limits, LONG_SIDE))
         tensor = torch.from_numpy(seen.astype(np.float32) / 255.0).permute(2, 0, 1).to(self.device)
         movable = grow(union(self.model([tensor])[0]).cpu().numpy())
         return cv2.resize(movable.astype(np.uint8), size or (width, height), interpolation=cv2.INTER_NEAREST) > 0
@@ -53,7 +53,7 @@ def mask_rcnn_if_there() -> MaskRcnn | None:
     """Load Mask R-CNN, on CUDA where there is one, if its weights are there."""
     if not has_weights(MASK_RCNN):
         return None
-    return MaskRcnn(find_weights(MASK_RCNN), torch.device("cuda" if torch.cuda.is_available() else "cpu"), USUAL_SIZE)
+    return MaskRcnn(find_weights(MASK_RCNN), torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def grow(mask: Mask) -> Mask:

@@ -7,6 +7,7 @@ import torch
 from nsff_prep.folder import Mask
 from nsff_prep.motion import motion_mask
 from nsff_prep.semantic import MaskRcnn, grow
+from nsff_prep.sizes import NO_LIMITS, Limits
 from skimage.morphology import disk, erosion
 
 PERSON = 1
@@ -70,7 +71,7 @@ class OnePixel:
         return [{"labels": torch.tensor([PERSON]), "scores": torch.tensor([0.9]), "masks": masks}]
 
 
-def mask_rcnn(limits: tuple[int, int]) -> tuple[MaskRcnn, OnePixel]:
+def mask_rcnn(limits: Limits = NO_LIMITS) -> tuple[MaskRcnn, OnePixel]:
     """Mask R-CNN around the stand-in, and the stand-in."""
     network, found = OnePixel(), object.__new__(MaskRcnn)
     found.model, found.device, found.limits = network, torch.device("cpu"), limits
@@ -84,3 +85,28 @@ def test_masks_grow_before_they_are_resized():
     expected[[2, 3, 3, 3, 4], [5, 4, 5, 6, 5]] = True
     np.testing.assert_array_equal(find(image), expected.repeat(2, 0).repeat(2, 1))
     np.testing.assert_array_equal(find(image, (40, 20)), expected)  # as training wants it, straight from the network
+
+
+@pytest.mark.parametrize(
+    ("frame", "seen"),
+    [((1080, 1920), (540, 960)), ((640, 480), (960, 720)), ((720, 720), (960, 960)), ((1920, 1080), (960, 540))],
+)
+def test_the_long_side_of_mask_rcnn_is_960(frame, seen):
+    find, network = mask_rcnn()
+    assert find(np.zeros((frame[1], frame[0], 3), np.uint8)).shape == frame[::-1]
+    assert network.sizes == [seen]
+
+
+@pytest.mark.parametrize(
+    ("limits", "frame", "seen"),
+    [
+        ((1024, 576), (1920, 1080), (1024, 576)),
+        ((1024, 576), (1080, 1920), (324, 576)),
+        ((1024, None), (1080, 1920), (1024, 1820)),  # one limit alone
+        ((None, 576), (640, 480), (768, 576)),
+    ],
+)
+def test_limits_of_the_user(limits, frame, seen):
+    find, network = mask_rcnn(limits)
+    find(np.zeros((frame[1], frame[0], 3), np.uint8))
+    assert network.sizes == [seen]
