@@ -10,11 +10,11 @@ from pathlib import Path
 
 from torchvision.models import AlexNet_Weights
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
-from torchvision.models.optical_flow import Raft_Large_Weights
+from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weights
 from tqdm import tqdm
 
 from nsff_prep.script import PrepError, UsageError, log
-from nsff_prep.weights import MASK_RCNN, MIDAS, MODELS, RAFT, places_in_scripts
+from nsff_prep.weights import MASK_RCNN, MIDAS, MODELS, RAFT, RAFT_SMALL, places_in_scripts
 
 CHUNK, TIMEOUT = 1 << 20, 30.0  # bytes, seconds
 MIDAS_SIZE = 403.0  # MiB, of its tensors; torchvision states the size of its files
@@ -33,16 +33,19 @@ class Download:
     usual: bool = True
 
 
-def _of_torchvision(name: str, file: str, weights: object, what: str) -> Download:
+def _of_torchvision(name: str, file: str, weights: object, what: str, usual: bool = True) -> Download:
     url, size = weights.url, weights.meta["_file_size"]  # type: ignore[attr-defined]
     match = re.search(r"-([0-9a-f]{8,})\.pth$", url)
     assert match, url
-    return Download(name, Path(file).name, url, match[1], size, what)
+    return Download(name, Path(file).name, url, match[1], size, what, usual)
 
 
 DOWNLOADS = (
     _of_torchvision(
         "raft", RAFT, Raft_Large_Weights.C_T_V1, "optical flow (torchvision's port of the published file)"
+    ),
+    _of_torchvision(
+        "raft_small", RAFT_SMALL, Raft_Small_Weights.C_T_V1, "for --small (torchvision's port, too)", usual=False
     ),
     Download(
         "midas", Path(MIDAS).name, "https://github.com/intel-isl/MiDaS/releases/download/v2/model-f46da743.pt",

@@ -37,7 +37,7 @@ from nsff_prep.script import PrepError, log
 from nsff_prep.semantic import MaskRcnn
 from nsff_prep.sheets import chosen, flow_picture, mask_picture, write_sheet
 from nsff_prep.sizes import NO_LIMITS, Limits, network_size, resize_image
-from nsff_prep.weights import MASK_RCNN, RAFT, find_weights, has_weights
+from nsff_prep.weights import MASK_RCNN, RAFT, RAFT_SMALL, find_weights, has_weights
 
 LONG_SIDE = 768  # pixels of the images that flow is computed on, where the user gives no width; as published
 METHODS = ("raft", "dis")
@@ -48,19 +48,21 @@ SEMANTIC = ("auto", "maskrcnn", "multiview", "none")
 class FlowSettings:
     """Settings of flow and motion masks.
 
-    `model`: weights of RAFT. `threshold`: pixels at training size, or `0.002w`. `flow_width`:
+    `model`: weights of RAFT; None = the usual ones. `threshold`: pixels at training size, or `0.002w`. `flow_width`:
     width of the images that flow is computed on, pixels; None = their long side is fixed. `semantic`: one of SEMANTIC,
     or a folder of masks. `semantic_limits`: widest and highest input of Mask R-CNN, pixels; without any, its long side
-    is fixed.
+    is fixed. `small`, `mixed_precision`: as in `RaftFlow`.
     """
 
     method: str = "raft"
-    model: str = RAFT
+    model: str | None = None
     threshold: str = "1.0"
     flow_width: int | None = None
     semantic: str = "auto"
     semantic_limits: Limits = NO_LIMITS
     height: int | None = None
+    small: bool = False
+    mixed_precision: bool = False
 
 
 def make_flows(folder: SceneFolder, settings: FlowSettings, device: torch.device) -> str:
@@ -79,11 +81,28 @@ def make_flows(folder: SceneFolder, settings: FlowSettings, device: torch.device
     measured = folder.moving(0).is_file()
     settings = dataclasses.replace(settings, semantic=chosen_semantic(settings.semantic, measured))
     movable = _semantic(folder, settings, len(paths), device)  # before the slow part: bad masks are refused at once
-    method = DisFlow() if settings.method == "dis" else RaftFlow(find_weights(settings.model), device)
+    method = _flow_method(settings, device)
     _write_flows(folder, sources, read_image(paths[0]).shape[1::-1], method, settings.flow_width)
     masks = _write_masks(folder, paths, cameras, settings, movable)
     _write_sheets(folder, paths)
     return _summary(masks, settings.method)
+
+
+def find_raft(settings: FlowSettings) -> Path:
+    """Find the weights of RAFT: those that were typed, or the usual ones of the large or the small network.
+
+    Raises:
+        PrepError: they are not there.
+    """
+    if settings.small:
+        return find_weights(settings.model or RAFT_SMALL, "run download_models.py --only raft_small")
+    return find_weights(settings.model or RAFT)
+
+
+def _flow_method(settings: FlowSettings, device: torch.device) -> FlowMethod:
+    if settings.method == "dis":
+        return DisFlow()
+    return RaftFlow(find_raft(settings), device, settings.small, settings.mixed_precision)
 
 
 def _write_flows(

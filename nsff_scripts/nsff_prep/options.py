@@ -14,7 +14,7 @@ from nsff_prep.flows import FlowSettings
 from nsff_prep.motion import parse_threshold
 from nsff_prep.script import Parser, PrepError, UsageError
 from nsff_prep.video import LEAST_FRAMES, Source
-from nsff_prep.weights import MIDAS, RAFT
+from nsff_prep.weights import MIDAS, RAFT, RAFT_SMALL
 
 CAMERA_MODELS = ("SIMPLE_RADIAL", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 
@@ -101,7 +101,9 @@ def add_flow(parser: Parser, device: bool = True) -> None:
     """Options of flow and motion masks."""
     group = parser.add_argument_group("flow and motion masks")
     group.add_argument("--flow", choices=flows.METHODS, default="raft", help="method (default: raft)")
-    group.add_argument("--model", default=RAFT, help=f"weights of RAFT (default: {RAFT})")
+    group.add_argument("--model", help=f"weights of RAFT (default: {RAFT}; with --small {RAFT_SMALL})")
+    group.add_argument("--small", action="store_true", help="use RAFT's small network")
+    group.add_argument("--mixed_precision", action="store_true", help="run RAFT in float16 (CUDA only)")
     group.add_argument(
         "--epi_threshold", "--epi_threhold", default="1.0",
         help="flow that misses the epipolar line by more moves: pixels, or 0.002w, a share of the width (default: 1.0)",
@@ -127,12 +129,14 @@ def flow_settings(args: argparse.Namespace, height: int | None) -> FlowSettings:
     """Make the settings from parsed options; `height` chooses the frames where there are several sizes.
 
     Raises:
-        UsageError: a threshold that is none.
+        UsageError: options that contradict each other.
     """
     parse_threshold(args.epi_threshold, 1)  # refused now rather than after the flow
+    if args.flow != "raft" and (args.small or args.mixed_precision):
+        raise UsageError(f"--small and --mixed_precision are options of RAFT: not with --flow {args.flow}")
     return FlowSettings(
         args.flow, args.model, args.epi_threshold, args.input_flow_w, args.semantic,
-        (args.input_semantic_w, args.input_semantic_h), height,
+        (args.input_semantic_w, args.input_semantic_h), height, args.small, args.mixed_precision,
     )  # fmt: skip
 
 

@@ -181,12 +181,14 @@ def sensible(depths: depth.DepthSettings, flow: flows.FlowSettings) -> tuple[dep
     """Choose methods that need no weights where the usual weights are not there, with a warning.
 
     Raises:
-        PrepError: masks that nothing will make.
+        PrepError: masks that nothing will make, or weights that were asked for and are not there.
     """
     if depths.method == "midas" and depths.model is None and not has_weights(MIDAS):
         log.warning("no MiDaS weights: depth from neighbouring frames; download_models.py gets the weights")
         depths = dataclasses.replace(depths, method="multiview")
-    if flow.method == "raft" and flow.model == RAFT and not has_weights(RAFT):
+    if flow.small:
+        flows.find_raft(flow)
+    elif flow.method == "raft" and flow.model in (None, RAFT) and not has_weights(RAFT):
         log.warning("no RAFT weights: flow from OpenCV's DIS; download_models.py gets the weights")
         flow = dataclasses.replace(flow, method="dis")
     semantic = flows.chosen_semantic(flow.semantic, depths.method == "multiview")

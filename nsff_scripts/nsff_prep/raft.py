@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsff_prep.folder import Flow, Image
+from nsff_prep.script import PrepError, log
 from nsff_prep.weights import fill, read_weights
 
 ITERATIONS = 20  # as published
+HALVED = ("feature_encoder", "context_encoder", "update_block", "mask_predictor")  # of mixed precision, as published
 STRIDE, LEAST_SIDE = 8, 128  # torchvision wants sides divisible by 8, and at least 128
 
 # The published name of each part (left) and torchvision's (right), applied in this order.
@@ -49,16 +51,51 @@ def to_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-class RaftFlow:
-    """A `FlowMethod`. Sides are padded evenly to multiples of 8 by the border's pixels, as published."""
+def use_mixed_precision(model: torch.nn.Module, device_type: str) -> None:
+    """Run the parts of RAFT under autocast in float16; the correlation and the flow stay in float32, as published."""
+    for name in HALVED:
+        if (part := getattr(model, name)) is not None:  # the small network predicts no mask
+            part.forward = torch.autocast(device_type, torch.float16)(part.forward)
+    model.get_submodule("feature_encoder").register_forward_hook(lambda part, images, features: features.float())
 
-    def __init__(self, path: Path, device: torch.device, iterations: int = ITERATIONS):
+
+class RaftFlow:
+    """A `FlowMethod`. Sides are padded evenly to multiples of 8 by the border's pixels, as published.
+
+    Args:
+        path: weights of the large or the small network, published or torchvision's.
+        device: of the network.
+        small: refuse weights of the large network.
+        mixed_precision: run the network in float16 where that is safe; on a CPU without effect.
+        iterations: updates of the flow.
+
+    Raises:
+        PrepError: the file holds no weights, or of another network.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        device: torch.device,
+        small: bool = False,
+        mixed_precision: bool = False,
+        iterations: int = ITERATIONS,
+    ):
         from torchvision.models import optical_flow  # here: seconds, spared where no network runs
 
         weights = to_torchvision(read_weights(path))
-        small = "mask_predictor.conv.weight" not in weights
-        model = optical_flow.raft_small(weights=None) if small else optical_flow.raft_large(weights=None)
+        is_large = "mask_predictor.conv.weight" in weights
+        if small and is_large:
+            raise PrepError(
+                f"{path} holds weights of RAFT's large network; leave --small out, or give those of the small network "
+                "with --model"
+            )
+        model = optical_flow.raft_large(weights=None) if is_large else optical_flow.raft_small(weights=None)
         fill(model, weights, path)
+        if mixed_precision and device.type == "cpu":
+            log.warning("--mixed_precision has no effect on a CPU: flow is computed in float32")
+        elif mixed_precision:
+            use_mixed_precision(model, device.type)
         self.model, self.device, self.iterations = model.eval().to(device), device, iterations
 
     @torch.no_grad()

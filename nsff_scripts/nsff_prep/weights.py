@@ -10,7 +10,7 @@ from nsff_prep.script import PrepError
 MODELS = Path(__file__).resolve().parents[1] / "models"  # where download_models.py puts them
 
 # The files that are looked for where the user names none.
-MIDAS, RAFT = "models/model.pt", "models/raft-things.pth"
+MIDAS, RAFT, RAFT_SMALL = "models/model.pt", "models/raft-things.pth", "models/raft-small.pth"
 MASK_RCNN = "models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 PUBLISHED_PLACES = {MIDAS: "model.pt"}  # under nsff_scripts, where the published instructions put it
 
@@ -30,8 +30,12 @@ def has_weights(typed: str) -> bool:
     return any(place.is_file() for place in _places(typed))
 
 
-def find_weights(typed: str) -> Path:
+def find_weights(typed: str, remedy: str = "run download_models.py") -> Path:
     """Find a file of weights: as typed, else under nsff_scripts, else at its published place.
+
+    Args:
+        typed: its path.
+        remedy: said where it is in none of these places.
 
     Raises:
         PrepError: it is in none of these places; all are named.
@@ -40,7 +44,7 @@ def find_weights(typed: str) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise PrepError(f"no weights at {' nor '.join(map(str, places))}; run download_models.py")
+    raise PrepError(f"no weights at {' nor '.join(map(str, places))}; {remedy}")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -114,5 +114,7 @@ def test_the_list_names_all():
 
     out = run("--list")
     assert out.returncode == 0
-    assert [line.split()[0] for line in out.stdout.splitlines()] == ["raft", "midas", "midas21", "maskrcnn", "lpips"]
+    assert [line.split()[0] for line in out.stdout.splitlines()] == [
+        "raft", "raft_small", "midas", "midas21", "maskrcnn", "lpips"
+    ]  # fmt: skip
     assert run("--only", "nothing").returncode == 2
