@@ -18,13 +18,13 @@ import torch
 from tqdm import tqdm
 
 from nsff.checkpoint import Checkpoint, restore_fields
-from nsff.clips import Frame, claim_folder, whole_file, write_image, writing_to
+from nsff.clips import claim_folder, whole_file, write_image, writing_to
 from nsff.config import Config, InputError
 from nsff.fields import Fields, build_fields
 from nsff.keypoints import percentage_of_correct_keypoints
 from nsff.layers import Ranges, draw
-from nsff.metrics import Image, Lpips, Mask, load_lpips, masked_ssim, psnr, ssim
-from nsff.protocols import PROTOCOLS, Protocol, View, find_views
+from nsff.metrics import Lpips, compare, eight_bits, load_lpips
+from nsff.protocols import PROTOCOLS, Protocol, View, Views, find_views
 from nsff.rays import Camera
 from nsff.renderer import FrameRender, render_frame
 from nsff.report import write_page, write_tables
@@ -59,7 +59,7 @@ def evaluate(config: Config, device: torch.device, workers: Workers = ALONE) -> 
     views = find_views(config, cameras)
     fields = build_fields(config).to(device)
     checkpoint = restore_fields(fields, config)
-    perceptual = load_lpips(config.lpips_trunk, protocol.scaled_lpips, device)
+    perceptual = load_lpips(config.lpips_trunk, protocol.rules, device)
     folder = config.experiment_dir / f"renders_{config.protocol}"
     names = [view.name for view in views.there]
     with writing_to(folder):
@@ -78,7 +78,7 @@ def evaluate(config: Config, device: torch.device, workers: Workers = ALONE) -> 
         workers.wait()
         path = config.experiment_dir / f"metrics_{config.protocol}.json"
         if workers.first:
-            _report(path, folder, config, checkpoint, scorer, views.there, views.missing)
+            _report(path, folder, config, checkpoint, scorer, views)
         workers.wait()  # for the report: torchrun ends all processes when one fails
     if views.missing and not config.allow_missing:
         raise InputError(
@@ -106,11 +106,9 @@ class Scorer:
         frame = self.render(view)
         render = frame.rgb.cpu().numpy()
         seconds = time.perf_counter() - begun
-        if self.protocol.quantised:
-            render = np.round(render.clip(0.0, 1.0) * 255.0).astype(np.float32) / 255.0
         visible = view.visible() if view.visible else None
         peak = self._peak() / 1e9
-        figures = compare(view.truth(), render, view.mask(), self.protocol, self.perceptual, visible)
+        figures = compare(view.truth(), render, view.mask(), self.protocol.rules, self.perceptual, visible)
         return {"name": view.name, **figures, "seconds": seconds, "peak_memory_gb": peak}, frame
 
     def render(self, view: View) -> FrameRender:
@@ -127,7 +125,8 @@ class Scorer:
         _row_path(folder, view.name).parent.mkdir(parents=True, exist_ok=True)
         camera = self.camera(view)
         depth = draw(("depth",), frame, None, camera, self._ranges())["depth"]
-        write_image(folder / f"{view.name}.png", _rounded(frame.rgb.cpu().numpy()))
+        picture = eight_bits(frame.rgb.cpu().numpy(), self.protocol.rules.quantise)
+        write_image(folder / f"{view.name}.png", picture)
         write_image(folder / f"{view.name}_depth.png", depth)
         with whole_file(_row_path(folder, view.name)) as partial:
             partial.write_text(json.dumps(row))
@@ -142,33 +141,6 @@ class Scorer:
         if self.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self.device))
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-
-
-def compare(
-    truth: Image, render: Image, mask: Mask, protocol: Protocol, perceptual: Lpips | None, visible: Mask | None = None
-) -> Row:
-    """All figures of one view: whole image, moving part, rest. None where a figure could not be had.
-
-    Args:
-        truth: what the camera saw.
-        render: rounded already where the protocol says so.
-        mask: the moving part.
-        protocol: its rules.
-        perceptual: LPIPS, if there are weights.
-        visible: pixels that count; None for all.
-    """
-    figures: Row = {}
-    blank = (lambda image: image) if visible is None else (lambda image: image * visible[..., None])
-    for suffix, part in (("", None), ("_dynamic", mask), ("_static", ~mask)):
-        region = part if visible is None else visible if part is None else visible & part
-        missing = region is not None and not region.any() and not protocol.empty_counts_zero
-        similarity = ssim if visible is None else masked_ssim
-        figures[f"psnr{suffix}"] = None if missing else psnr(truth, render, region)
-        figures[f"ssim{suffix}"] = None if missing else similarity(truth, render, region, protocol.ssim_range)
-        figures[f"lpips{suffix}"] = (
-            None if missing or perceptual is None else perceptual(blank(truth), blank(render), region)
-        )
-    return figures
 
 
 def mean_of(rows: list[Row]) -> dict[str, float | None]:
@@ -197,18 +169,10 @@ def flicker(views: Iterable[View], folder: Path) -> dict[str, float | None]:
     return result
 
 
-def _report(
-    path: Path,
-    folder: Path,
-    config: Config,
-    checkpoint: Checkpoint,
-    scorer: Scorer,
-    views: list[View],
-    missing: list[Path],
-) -> None:
+def _report(path: Path, folder: Path, config: Config, checkpoint: Checkpoint, scorer: Scorer, views: Views) -> None:
     """Put the rows of all views together, and write every kind of report."""
-    rows = [json.loads(_row_path(folder, view.name).read_text()) for view in views]
-    flickers = flicker(views, folder)
+    rows = [json.loads(_row_path(folder, view.name).read_text()) for view in views.there]
+    flickers = flicker(views.there, folder)
     for row in rows:
         row["flicker"] = flickers[row["name"]]
     mean = mean_of(rows)
@@ -218,7 +182,7 @@ def _report(
         "protocol": config.protocol,
         "mean": mean,
         "views": rows,
-        "missing": [str(file) for file in missing],
+        "missing": [str(file) for file in views.missing],
         "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step},
         "command": " ".join(sys.argv),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -226,9 +190,9 @@ def _report(
     with whole_file(path) as partial:
         partial.write_text(json.dumps(_strict(report), indent=1, allow_nan=False) + "\n")
     write_tables(path, report)
-    write_page(path.with_suffix(".html"), report, views, folder)
+    write_page(path.with_suffix(".html"), report, views.there, folder)
     if not (folder / KEEP).exists():
-        _remove(folder, views)
+        _remove(folder, views.there)
     log.info("%s", "  ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in mean.items()))
     log.info("wrote %s and .csv .md .tex .html beside it", path)
 
@@ -242,6 +206,7 @@ def _settings(config: Config, cameras: Cameras, checkpoint: Checkpoint, with_lpi
         "truths": [_stamp(folder) for folder in [*truths, *([Path(config.heldout)] if config.heldout else [])]],
         "samples": [config.N_samples, config.hash_look, config.hash_samples, config.amp, config.device],
         "lpips": [with_lpips, config.lpips_trunk],
+        "rules": repr(PROTOCOLS[config.protocol].rules),
     }
 
 
@@ -263,10 +228,6 @@ def _remove(folder: Path, views: list[View]) -> None:
 
 def _row_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.json"
-
-
-def _rounded(render: Image) -> Frame:
-    return (render.clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
 
 
 def _strict(value: Any) -> Any:

@@ -1,8 +1,10 @@
-"""Image metrics on (H, W, 3) arrays, 0..1, over the whole image or inside a mask."""
+"""Image metrics on (H, W, 3) arrays, 0..1, over the whole image or inside a mask; all of them by given rules."""
 
+import dataclasses
 import logging
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import lpips
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -21,6 +23,82 @@ log = logging.getLogger("nsff")
 Image = Float[np.ndarray, "H W 3"]
 Mask = Bool[np.ndarray, "H W"]
 TINY = 1e-8
+VALID_ABOVE = 1e-3  # sum of a render's channels above which DynIBaR's script takes a pixel as rendered
+OPENCV_PSNR = 20.0 * float(np.log10(255.0 / np.finfo(np.float64).eps))  # cv2.PSNR of equal 8-bit images, 361.2 dB
+
+Quantise = Literal["none", "round", "truncate"]
+ChannelOrder = Literal["RGB", "BGR"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How a render is compared with the truth.
+
+    Attributes:
+        quantise: how the render is brought to 8 bits before anything is compared; "none" leaves it as it is.
+        ssim_range: data range of SSIM; 2 where the library took floats for -1..1.
+        scaled_lpips: apply LPIPS's input scaling layer.
+        lpips_order: order of the channels that LPIPS is given; its network was trained on RGB.
+        psnr_limit: PSNR of equal images, in dB.
+        empty_counts_zero: the figures of an empty mask, and the PSNR inside a mask without any error, are 0, as
+            published, instead of missing or infinite.
+        valid_from_render: black pixels of the render become black in the truth too, and the figures of the whole
+            image are taken inside the others (DynIBaR). Those of the moving and the still part are not: black pixels
+            count there, without an error.
+    """
+
+    quantise: Quantise = "round"
+    ssim_range: float = 1.0
+    scaled_lpips: bool = True
+    lpips_order: ChannelOrder = "RGB"
+    psnr_limit: float = float("inf")
+    empty_counts_zero: bool = False
+    valid_from_render: bool = False
+
+
+def eight_bits(image: Image, quantise: Quantise = "round") -> UInt8[np.ndarray, "H W 3"]:
+    """Clip 0..1 and bring it to 0..255: cut off by "truncate", else rounded."""
+    levels = 255.0 * image.clip(0.0, 1.0)
+    return (levels if quantise == "truncate" else levels.round()).astype(np.uint8)
+
+
+def compare(
+    truth: Image, render: Image, mask: Mask, rules: Rules, perceptual: "Lpips | None", visible: Mask | None = None
+) -> dict[str, float | None]:
+    """All figures of one view: whole image, moving part, rest. None where a figure could not be had.
+
+    Args:
+        truth: the picture of the camera, of 8 bits.
+        render: as rendered; the rules say what becomes of it.
+        mask: the moving part.
+        rules: of the protocol.
+        perceptual: LPIPS, if its weights are there.
+        visible: pixels that count; None for all.
+    """
+    if rules.quantise != "none":  # in double precision, like libraries that are given 8-bit images
+        truth, render = eight_bits(truth) / 255.0, eight_bits(render, rules.quantise) / 255.0
+    regions: dict[str, Mask | None] = {"": visible, "_dynamic": mask, "_static": ~mask}
+    if visible is not None:
+        regions |= {"_dynamic": visible & mask, "_static": visible & ~mask}
+    elif rules.valid_from_render:
+        regions[""] = render.sum(-1) > VALID_ABOVE
+    if (valid := regions[""]) is not None:
+        truth, render = truth * valid[..., None], render * valid[..., None]
+    similarity = ssim if visible is None else masked_ssim
+    figures: dict[str, float | None] = {}
+    for suffix, region in regions.items():
+        missing = region is not None and not region.any() and not rules.empty_counts_zero
+        figures[f"psnr{suffix}"] = None if missing else _finite(psnr(truth, render, region), region, rules)
+        figures[f"ssim{suffix}"] = None if missing else similarity(truth, render, region, rules.ssim_range)
+        figures[f"lpips{suffix}"] = None if missing or perceptual is None else perceptual(truth, render, region)
+    return figures
+
+
+def _finite(decibels: float, region: Mask | None, rules: Rules) -> float:
+    """The PSNR that the rules have instead of an infinite one."""
+    if decibels == float("inf") and region is not None and rules.empty_counts_zero:
+        return 0.0
+    return min(decibels, rules.psnr_limit)
 
 
 def psnr(truth: Image, render: Image, mask: Mask | None = None) -> float:
@@ -85,17 +163,20 @@ class Lpips:
         trunk: state of torchvision's AlexNet.
         scaled: apply the input scaling layer; the published evaluation does not.
         device: where to compute.
+        order: in which the network is given the channels of the RGB images that it is called with.
     """
 
-    def __init__(self, trunk: dict[str, Tensor], scaled: bool, device: torch.device):
-        self.model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval().to(device)
+    def __init__(self, trunk: dict[str, Tensor], scaled: bool, device: torch.device, order: ChannelOrder = "RGB"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the package names torchvision's weights in an older way
+            self.model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval().to(device)
         trunk = {name.removeprefix("features."): value for name, value in trunk.items() if name.startswith("features.")}
         slices = [getattr(self.model.net, f"slice{k}") for k in range(1, 6)]
         layers = {name: layer for part in slices for name, layer in part.named_children()}
         for name, layer in layers.items():
             state = {k: trunk[f"{name}.{k}"] for k in ("weight", "bias") if f"{name}.{k}" in trunk}
             layer.load_state_dict(state)
-        self.scaled, self.device = scaled, device
+        self.scaled, self.device, self.order = scaled, device, order
 
     @torch.no_grad()
     def __call__(self, truth: Image, render: Image, mask: Mask | None = None) -> float:
@@ -113,12 +194,13 @@ class Lpips:
         return total
 
     def _features(self, image: Image) -> Any:
+        image = image[..., ::-1] if self.order == "BGR" else image
         pixels = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(self.device).permute(2, 0, 1)[None]
         pixels = pixels * 2.0 - 1.0
         return self.model.net(self.model.scaling_layer(pixels) if self.scaled else pixels)
 
 
-def load_lpips(path: str | None, scaled: bool, device: torch.device) -> Lpips | None:
+def load_lpips(path: str | None, rules: Rules, device: torch.device) -> Lpips | None:
     """LPIPS with torchvision's AlexNet, from a file or its download; None (and a line in the log) without a download.
 
     Raises:
@@ -126,7 +208,8 @@ def load_lpips(path: str | None, scaled: bool, device: torch.device) -> Lpips | 
     """
     if path is not None:
         try:
-            return Lpips(torch.load(Path(path), map_location="cpu", weights_only=True), scaled, device)
+            trunk = torch.load(Path(path), map_location="cpu", weights_only=True)
+            return Lpips(trunk, rules.scaled_lpips, device, rules.lpips_order)
         except Exception as error:  # whatever a file can hold
             raise InputError(f"--lpips_trunk {path} holds no AlexNet weights ({type(error).__name__})") from error
     try:
@@ -135,4 +218,4 @@ def load_lpips(path: str | None, scaled: bool, device: torch.device) -> Lpips | 
         reason = " ".join(str(error).split())[:100]
         log.warning("no AlexNet weights, LPIPS is left out (%s); give --lpips_trunk FILE", reason)
         return None
-    return Lpips(trunk, scaled, device)
+    return Lpips(trunk, rules.scaled_lpips, device, rules.lpips_order)

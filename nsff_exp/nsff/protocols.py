@@ -4,12 +4,20 @@
 | --- | --- | --- | --- |
 | `nsff` | at every time 12 cameras, with the poses of the first 12 frames, but for the training view | as published: SSIM for a range of 2, LPIPS without its input scaling, an empty mask counts as 0, renders not rounded | evaluation of the published code |
 | `nsff-fixed` | the same | SSIM range 1, LPIPS scaled, empty masks left out, renders rounded to 8 bits | the above, mended |
-| `view0` | the camera of frame 0 at every time for which `heldout` has a frame, but time 0 | those of `nsff-fixed`; moving is what differs from the camera's median over time | DynamicNeRF (Gao et al. 2021) |
-| `dynibar` | those of `nsff` at times 3 to N - 4 | those of `nsff-fixed` | DynIBaR (Li et al. 2023) |
+| `dynamicnerf` | the camera of frame 0 at times 0 to 11, the training view at time 0 among them; a time without a frame in `heldout` is a missing file | renders truncated to 8 bits, PSNR as OpenCV has it (equal images: 361 dB), SSIM range 1, LPIPS scaled and on BGR images | `utils/evaluation.py` of DynamicNeRF (Gao et al. 2021) |
+| `view0` | the camera of frame 0 at every time for which `heldout` has a frame, but time 0 | those of `nsff-fixed` | the above, stricter |
+| `dynibar` | those of `nsff` at times 3 to N - 4 | those of `nsff`; black pixels of the render become black in the truth too, and the whole image is what is left | `eval_nvidia.py` of DynIBaR (Li et al. 2023) |
 | `dycheck` | those of `nsff` | only pixels that the video has seen too (`covisible/`); key points carried over time by scene flow | DyCheck (Gao et al. 2022) |
+
+Note:
+    DynamicNeRF's evaluation has figures of the whole image only. Those of the moving and the still part, under
+    `dynamicnerf` as under `view0`, are this project's: moving is a pixel that differs from the camera's median over
+    time. They have no published counterpart.
 """  # noqa: E501 (a table)
 
 import dataclasses
+import logging
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,12 +26,16 @@ import cv2
 import numpy as np
 
 from nsff.config import Config, InputError, UsageError
-from nsff.metrics import Image, Mask
+from nsff.metrics import OPENCV_PSNR, Image, Mask, Rules
 from nsff.scene import Cameras, list_images, read_pixels, to_float
 
+log = logging.getLogger("nsff")
+
 N_CAMERAS = 12
+N_TIMES = 12  # of DynamicNeRF's selection of every scene
+HELDOUT_NAME = re.compile(r"(?:v000_t)?(\d+)")  # 00003.png, or v000_t003.png in DynamicNeRF's results
 MASK_ABOVE = 1e-3  # share of white in a held-out mask from which a pixel counts as moving, as published
-CHANGE_ABOVE = 0.1  # protocol view0: a pixel moves where it differs so much from its median over time
+CHANGE_ABOVE = 0.1  # camera of frame 0: a pixel moves where it differs by more from its median over time
 VALID_MARGIN = 3  # frames at both ends that `dynibar` leaves out
 OTHER_SHAPE = 0.03  # relative difference of two aspect ratios from which it is not the same picture any more
 
@@ -46,25 +58,19 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """The views to score, and the files of others that are missing."""
+    """The views to score, the files of others that are missing, and how many views the protocol has without `every`."""
 
     there: list[View]
     missing: list[Path]
+    n_all: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """The rules of a protocol.
-
-    `ssim_range`, `scaled_lpips`: see `metrics`. `quantised`: renders are rounded to 8 bits before they are compared.
-    `empty_counts_zero`: figures of an empty mask are 0, as published, instead of missing. `keypoints`: carry them.
-    """
+    """Views, the rules of their comparison, and whether key points are carried over time as well."""
 
     views: Callable[[Config, Cameras], list[View]]
-    ssim_range: float = 1.0
-    scaled_lpips: bool = True
-    quantised: bool = True
-    empty_counts_zero: bool = False
+    rules: Rules
     keypoints: bool = False
 
 
@@ -99,22 +105,60 @@ def _camera_views(config: Config, cameras: Cameras, margin: int = 0, covisible: 
     return views
 
 
-def _view0_views(config: Config, cameras: Cameras) -> list[View]:
+def _first_camera_views(config: Config, cameras: Cameras, times: range | None = None) -> list[View]:
+    """The views of the camera of frame 0 at `times`; by default at all of which there is a frame, but time 0."""
     if not config.heldout:
-        raise UsageError("protocol view0 needs --heldout DIR: frames seen from the camera of frame 0")
+        raise UsageError(f"protocol {config.protocol} needs --heldout DIR: frames seen from the camera of frame 0")
     if config.start_frame:
-        raise UsageError("protocol view0 needs start_frame = 0: the held-out camera is that of frame 0")
+        raise UsageError(f"protocol {config.protocol} needs start_frame = 0: the held-out camera is that of frame 0")
+    folder, n_frames = Path(config.heldout), len(cameras.c2w)
     size = (cameras.intrinsics.width, cameras.intrinsics.height)
-    files = {int(path.stem): path for path in list_images(Path(config.heldout)) if path.stem.isdigit()}
-    frames = [frame for frame in sorted(files) if 0 < frame < len(cameras.c2w)]
-    if not frames:
-        raise InputError(f"{config.heldout} has no frame 00001 to {len(cameras.c2w) - 1:05d} named by its time")
+    files = heldout_frames(folder)
+    wanted = range(1, n_frames) if times is None else times
+    found = [time for time in wanted if time in files]
+    if not found:
+        raise InputError(f"{folder} has no frame {wanted[0]:05d} to {wanted[-1]:05d} named by its time")
     still = np.median(np.stack([_truth(path, size) for path in files.values()]), axis=0)
     views = []
-    for frame in frames:
-        truth = partial(_truth, files[frame], size)
-        views.append(View(f"{frame:05d}", frame, 0, truth, lambda truth=truth: _change(truth(), still)))
+    for time in found if times is None else times:
+        path = files.get(time, folder / f"{time:05d}.png")
+        truth = partial(_truth, path, size)
+        absent = () if time in files else (path,)
+        views.append(View(f"{time:05d}", time, 0, truth, partial(_moving, truth, still), absent=absent))
     return views
+
+
+def _dynamicnerf_views(config: Config, cameras: Cameras) -> list[View]:
+    """The views of DynamicNeRF's evaluation; a warning where figures are not comparable with those published."""
+    n_frames, size = len(cameras.c2w), (cameras.intrinsics.width, cameras.intrinsics.height)
+    if n_frames < N_TIMES:
+        raise InputError(f"protocol dynamicnerf needs {N_TIMES} frames, {config.datadir} has {n_frames} of them in use")
+    views = _first_camera_views(config, cameras, range(N_TIMES))
+    if n_frames > N_TIMES:
+        log.warning("protocol dynamicnerf: published figures are of %d frames, %d are in use", N_TIMES, n_frames)
+    assert config.heldout  # or there would be no views
+    files = heldout_frames(Path(config.heldout))
+    height, width = read_pixels(files[min(files)]).shape[:2]
+    if (width, height) != size:
+        log.warning("protocol dynamicnerf: published figures are at %dx%d, renders at %dx%d", width, height, *size)
+    return views
+
+
+def heldout_frames(folder: Path) -> dict[int, Path]:
+    """The images of a folder by their time, `00003.png` or `v000_t003.png`; other names are left out.
+
+    Raises:
+        InputError: two of them are of one time.
+    """
+    files: dict[int, Path] = {}
+    for path in list_images(folder):
+        if not (match := HELDOUT_NAME.fullmatch(path.stem)):
+            continue
+        time = int(match[1])
+        if time in files:
+            raise InputError(f"{files[time]} and {path.name} are both of time {time}; remove one")
+        files[time] = path
+    return files
 
 
 def _truth(path: Path, size: tuple[int, int]) -> Image:
@@ -140,19 +184,26 @@ def _of_shape(path: Path, size: tuple[int, int]) -> np.ndarray:
     return pixels
 
 
-def _change(image: Image, still: Image) -> Mask:
+def _moving(truth: Callable[[], Image], still: Image) -> Mask:
     """Where a frame of a fixed camera differs from its median over time, without specks, a little widened."""
-    change = (np.abs(image - still).max(-1) > CHANGE_ABOVE).astype(np.uint8)
+    change = (np.abs(truth() - still).max(-1) > CHANGE_ABOVE).astype(np.uint8)
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     return cv2.dilate(cv2.morphologyEx(change, cv2.MORPH_OPEN, disk), disk) > 0
 
 
+_PUBLISHED = Rules(quantise="none", ssim_range=2.0, scaled_lpips=False, empty_counts_zero=True)
+_FIXED = Rules()
 PROTOCOLS = {
-    "nsff": Protocol(_camera_views, ssim_range=2.0, scaled_lpips=False, quantised=False, empty_counts_zero=True),
-    "nsff-fixed": Protocol(_camera_views),
-    "view0": Protocol(_view0_views),
-    "dynibar": Protocol(partial(_camera_views, margin=VALID_MARGIN)),
-    "dycheck": Protocol(partial(_camera_views, covisible=True), keypoints=True),
+    "nsff": Protocol(_camera_views, _PUBLISHED),
+    "nsff-fixed": Protocol(_camera_views, _FIXED),
+    "dynamicnerf": Protocol(
+        _dynamicnerf_views, dataclasses.replace(_FIXED, quantise="truncate", lpips_order="BGR", psnr_limit=OPENCV_PSNR)
+    ),
+    "view0": Protocol(_first_camera_views, _FIXED),
+    "dynibar": Protocol(
+        partial(_camera_views, margin=VALID_MARGIN), dataclasses.replace(_PUBLISHED, valid_from_render=True)
+    ),
+    "dycheck": Protocol(partial(_camera_views, covisible=True), _FIXED, keypoints=True),
 }
 
 
@@ -163,8 +214,9 @@ def find_views(config: Config, cameras: Cameras) -> Views:
         InputError: the protocol's files are not there.
         UsageError: an option that it needs was not given.
     """
-    chosen = PROTOCOLS[config.protocol].views(config, cameras)[:: max(1, config.every)]
+    views = PROTOCOLS[config.protocol].views(config, cameras)
+    chosen = views[:: max(1, config.every)]
     there, missing = [view for view in chosen if not view.absent], [path for view in chosen for path in view.absent]
     if not there:
         raise InputError(f"protocol {config.protocol}: no view has all its files; {missing[0]} is missing")
-    return Views(there, missing)
+    return Views(there, missing, len(views))
