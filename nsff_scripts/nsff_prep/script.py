@@ -26,12 +26,10 @@ class UsageError(PrepError):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the command line; no abbreviated options."""
+    """Says in one line what is wrong with the command line. Options may be abbreviated where that is unambiguous."""
 
     def __init__(self, description: str | None):
-        super().__init__(
-            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-        )
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         messages = self.add_argument_group("messages")
         messages.add_argument("--quiet", action="store_true", help="no progress, only warnings, errors and results")
         messages.add_argument("--verbose", action="store_true", help="more lines, and where an error came from")
@@ -67,17 +65,22 @@ def _seldom(bar: tqdm, *given: Any, **options: Any) -> None:
 
 
 def set_up_messages(argv: list[str]) -> None:
-    """As `--quiet` and `--verbose` say."""
+    """Say as much as `--quiet` and `--verbose` ask for."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    if "--quiet" in argv:
+    if _is_given("--quiet", argv):
         log.setLevel(logging.WARNING)
         tqdm.__init__ = _silent
     else:
-        log.setLevel(logging.DEBUG if "--verbose" in argv else logging.INFO)
+        log.setLevel(logging.DEBUG if _is_given("--verbose", argv) else logging.INFO)
         if not sys.stderr.isatty():
             tqdm.__init__ = _seldom
+
+
+def _is_given(option: str, argv: list[str]) -> bool:
+    """Tell whether an option, or an abbreviation of it, is typed; the parser refuses ambiguous ones later."""
+    return any(option.startswith(word) and word.startswith("--") and word != "--" for word in argv)
 
 
 def run_script(main: Callable[[list[str]], None]) -> NoReturn:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from nsff_prep.folder import write_image, write_text
-from nsff_prep.options import add_capture, capture_settings
+from nsff_prep.options import add_capture, add_depth, add_flow, capture_settings
 from nsff_prep.script import Parser, PrepError, UsageError
 from nsff_prep.weights import read_weights
 from toy_frames import textured
@@ -160,6 +160,24 @@ def test_a_wrong_command_line_is_one_line():
     assert out.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [(["--resize", "144"], "resize_height", 144), (["--input_flow", "512"], "input_flow_w", 512),
+     (["--epi_thres", "2"], "epi_threshold", "2"), (["--mix"], "mixed_precision", True)],
+)  # fmt: skip
+def test_options_may_be_abbreviated(words, name, value):
+    parser = Parser(None)
+    add_depth(parser, alone=False)
+    add_flow(parser, device=False)
+    assert getattr(parser.parse_args(words), name) == value
+
+
+def test_an_ambiguous_option_is_one_line():
+    out = run("run_flows_video.py", "--data_path", "x", "--input_semantic", "960")
+    assert "--input_semantic could match --input_semantic_w, --input_semantic_h; see --help" in the_error(out, status=2)
+    assert out.stderr.count("\n") == 1
+
+
 @pytest.fixture
 def scene(small_scene: Path, tmp_path: Path) -> Path:
     """A scene with everything."""
@@ -171,6 +189,13 @@ def scene(small_scene: Path, tmp_path: Path) -> Path:
         folder / "sparse" / "points3D.txt", "1 0 0 5 255 255 255 0.1 " + "".join(f"{k + 1} 0 " for k in range(12))
     )
     return folder
+
+
+def test_abbreviated_message_options_have_effect(scene):
+    assert "wrote " in run("save_poses_nerf.py", "--data_path", scene).stderr
+    assert run("save_poses_nerf.py", "--data_path", scene, "--qui").stderr == ""
+    shutil.rmtree(scene / "sparse")
+    assert "Traceback" in run("save_poses_nerf.py", "--data_path", scene, "--verb").stderr
 
 
 def test_a_model_without_images(scene):
