@@ -52,8 +52,8 @@ def evaluate(config: Config, device: torch.device, workers: Workers = ALONE) -> 
         The path of the json file.
 
     Raises:
-        InputError: no checkpoint, or files of the protocol are not there. Where some views lack theirs, the others are
-            evaluated and the report written before it is raised, unless `allow_missing`.
+        InputError: no checkpoint, or no view has its files. Views that lack theirs are left out and named in the
+            report; see `require_all_views`.
     """
     protocol, cameras = PROTOCOLS[config.protocol], load_cameras(config)
     views = find_views(config, cameras)
@@ -80,12 +80,20 @@ def evaluate(config: Config, device: torch.device, workers: Workers = ALONE) -> 
         if workers.first:
             _report(path, folder, config, checkpoint, scorer, views)
         workers.wait()  # for the report: torchrun ends all processes when one fails
-    if views.missing and not config.allow_missing:
+    return path
+
+
+def require_all_views(report: Row, config: Config) -> None:
+    """Refuse a report over fewer views than the protocol has, unless `allow_missing`.
+
+    Raises:
+        InputError: files of some views are missing.
+    """
+    if (missing := report["missing"]) and not config.allow_missing:
         raise InputError(
-            f"{len(views.missing)} files are missing, the first is {views.missing[0]}; the figures are over the views "
+            f"{len(missing)} files are missing, the first is {missing[0]}; the figures are over the views "
             "that are there; --allow_missing makes that no error"
         )
-    return path
 
 
 class Scorer:

@@ -1,7 +1,9 @@
 """Image metrics on (H, W, 3) arrays, 0..1, over the whole image or inside a mask; all of them by given rules."""
 
+import contextlib
 import dataclasses
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -213,7 +215,8 @@ def load_lpips(path: str | None, rules: Rules, device: torch.device) -> Lpips | 
         except Exception as error:  # whatever a file can hold
             raise InputError(f"--lpips_trunk {path} holds no AlexNet weights ({type(error).__name__})") from error
     try:
-        trunk = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for figures, not for the download's messages
+            trunk = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:100]
         log.warning("no AlexNet weights, LPIPS is left out (%s); give --lpips_trunk FILE", reason)

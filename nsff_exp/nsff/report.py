@@ -17,6 +17,10 @@ Row = dict[str, Any]
 
 METRICS = (("psnr", "PSNR", 2), ("ssim", "SSIM", 4), ("lpips", "LPIPS", 4))
 REGIONS = (("", "whole"), ("_dynamic", "moving"), ("_static", "still"))
+PRINTED = (
+    ("mean_psnr", "psnr"), ("mean_ssim", "ssim"), ("mean_lpips", "lpips"), ("mean_psnr dy", "psnr_dynamic"),
+    ("mean_ssim dy", "ssim_dynamic"), ("mean_lpips dy", "lpips_dynamic"),
+)  # fmt: skip
 LARGEST_ERROR = 0.5  # of a channel: the bright end of error maps
 
 
@@ -30,6 +34,12 @@ def mean_table(mean: Row) -> list[list[str]]:
     head = ["region", *(title for _, title, _ in METRICS)]
     rows = [[title, *(number(mean.get(m + region), d) for m, _, d in METRICS)] for region, title in REGIONS]
     return [head, *rows]
+
+
+def mean_lines(mean: Row) -> str:
+    """The means under the names that the published evaluation prints, one a line; `nan` where there is no figure."""
+    values = {title: mean.get(name) for title, name in PRINTED}
+    return "".join(f"{title} {'nan' if value is None else f'{value:.4f}'}\n" for title, value in values.items())
 
 
 def markdown(rows: list[list[str]]) -> str:

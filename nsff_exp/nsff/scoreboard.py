@@ -1,6 +1,5 @@
 """The figures of many scenes in one table, with their mean and what was published."""
 
-import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from nsff.clips import whole_file, writing_to
 from nsff.config import InputError, load_config
-from nsff.evaluator import evaluate, mean_of
+from nsff.evaluator import evaluate, mean_of, require_all_views
 from nsff.report import latex, markdown, number
 from nsff.script import pick_device
 from nsff.workers import ALONE, Workers
@@ -41,11 +40,9 @@ def evaluate_all(configs: list[str], options: list[str], workers: Workers = ALON
     failed: list[str] = []
     for config in loaded:
         try:
-            file = evaluate(dataclasses.replace(config, allow_missing=True), pick_device(config), workers)
-            report = json.loads(file.read_text())
+            report = json.loads(evaluate(config, pick_device(config), workers).read_text())
             means[config.expname] = report["mean"]
-            if report["missing"] and not config.allow_missing:
-                raise InputError(f"{len(report['missing'])} files are missing, the first is {report['missing'][0]}")
+            require_all_views(report, config)
         except InputError as error:
             failed.append(config.expname)
             log.error("%s: %s", config.expname, error)

@@ -18,7 +18,7 @@ import torch
 import torchvision
 from nsff.checkpoint import restore_fields
 from nsff.config import InputError, UsageError
-from nsff.evaluator import Scorer, _strict, evaluate, flicker, mean_of
+from nsff.evaluator import Scorer, _strict, evaluate, flicker, mean_of, require_all_views
 from nsff.fields import build_fields
 from nsff.metrics import Lpips, Rules, compare, load_lpips, masked_ssim, psnr, ssim
 from nsff.protocols import PROTOCOLS, View, find_views
@@ -91,13 +91,15 @@ def test_lpips_against_its_package(pair, trunk):
     assert metric(truth, render, np.ones_like(mask)) == pytest.approx(metric(truth, render), rel=1e-5)
 
 
-def test_missing_trunk_is_said_and_survived(tmp_path, caplog, monkeypatch):
+def test_missing_trunk_is_said_and_survived(tmp_path, caplog, capsys, monkeypatch):
     def no_network(*_, **__):
+        print("Downloading ...")
         raise OSError("no route to host")
 
     monkeypatch.setattr(torchvision.models.AlexNet_Weights.IMAGENET1K_V1.__class__, "get_state_dict", no_network)
     assert load_lpips(None, Rules(), CPU) is None
     assert "LPIPS is left out" in caplog.text
+    assert capsys.readouterr().out == ""  # where the means are printed
     (tmp_path / "rubbish.pth").write_bytes(b"no weights")
     with pytest.raises(InputError, match=r"rubbish\.pth holds no AlexNet"):
         load_lpips(str(tmp_path / "rubbish.pth"), Rules(), CPU)
@@ -367,12 +369,12 @@ def test_missing_views_are_named_and_counted(trained, golden, tmp_path, no_lpips
         Scorer, "score", lambda self, view: ({"name": view.name, "psnr": 1.0, "ssim": None, "lpips": None}, FRAME)
     )
     monkeypatch.setattr("nsff.evaluator.write_page", lambda *_: None)
+    report = json.loads(evaluate(config, CPU).read_text())
     with pytest.raises(InputError, match=r"2 files are missing, the first is .*mv_masks/00005/cam07\.png"):
-        evaluate(config, CPU)
-    report = json.loads((config.experiment_dir / "metrics_nsff.json").read_text())
+        require_all_views(report, config)
     assert [path[-24:] for path in report["missing"]] == ["mv_masks/00005/cam07.png", "v_images/00008/cam02.jpg"]
     assert len(report["views"]) == 262
-    evaluate(dataclasses.replace(config, allow_missing=True), CPU)
+    require_all_views(report, dataclasses.replace(config, allow_missing=True))
 
 
 @pytest.mark.parametrize("name", ["mv_images/00000/cam02.jpg", "mv_masks/00000/cam02.png"])

@@ -1,4 +1,4 @@
-"""DynamicNeRF's and DynIBaR's evaluations step by step beside ours."""
+"""DynamicNeRF's and DynIBaR's evaluations step by step beside ours, and the printed means."""
 
 import dataclasses
 import json
@@ -6,15 +6,17 @@ import shutil
 from pathlib import Path
 
 import cv2
+import evaluation
 import imageio.v3 as iio
 import lpips
 import numpy as np
 import pytest
 import torch
 from nsff.config import InputError, UsageError
-from nsff.evaluator import evaluate
+from nsff.evaluator import evaluate, require_all_views
 from nsff.metrics import Lpips, compare, eight_bits
 from nsff.protocols import PROTOCOLS, find_views, heldout_frames
+from nsff.report import mean_lines
 from nsff.scene import load_cameras
 from skimage.metrics import structural_similarity
 
@@ -110,6 +112,7 @@ def test_dynamicnerf_from_files(first_camera, trunk_file, alexnet):
     """The authors' script on the files that ours leaves: read as BGR, 12 times, plain means."""
     config = dataclasses.replace(first_camera, lpips_trunk=str(trunk_file))
     report = json.loads(evaluate(config, CPU).read_text())
+    require_all_views(report, config)
     assert [view["name"] for view in report["views"]] == [f"{time:05d}" for time in range(12)]
     figures = []
     for time in range(12):
@@ -242,3 +245,47 @@ def test_rows_by_other_rules_are_not_taken(trained, monkeypatch, tmp_path):
     after = json.loads(evaluate(config, CPU).read_text())["mean"]
     assert after["ssim"] < before["ssim"] - 0.01  # a range of 1 instead of 2
     assert (config.experiment_dir / "renders_dynibar-old1").is_dir()
+
+
+PRINTED = ["mean_psnr", "mean_ssim", "mean_lpips", "mean_psnr dy", "mean_ssim dy", "mean_lpips dy"]
+
+
+def printed(text: str) -> dict[str, str]:
+    """Name and figure of each line."""
+    return dict(line.rsplit(" ", 1) for line in text.splitlines())
+
+
+def test_means_are_printed_under_their_published_names(trained, golden, tmp_path, capsys, monkeypatch):
+    """With `--quiet` too, and before the error where some views lack files."""
+    monkeypatch.setattr("nsff.evaluator.load_lpips", lambda *_: None)
+    scene = tmp_path / "dense"
+    shutil.copytree(golden / "scene", scene)
+    (scene / "mv_images/00000/cam02.jpg").unlink()
+    argv = ["--config", trained.config, "--datadir", str(scene), "--basedir", trained.basedir]
+    with pytest.raises(InputError, match="1 files are missing"):
+        evaluation.main([*argv, "--protocol", "nsff-fixed", "--every", "80", "--quiet"])
+    lines = printed(capsys.readouterr().out)
+    mean = json.loads((trained.experiment_dir / "metrics_nsff-fixed.json").read_text())["mean"]
+    assert list(lines) == PRINTED
+    assert lines["mean_psnr"] == f"{mean['psnr']:.4f}"
+    assert lines["mean_ssim dy"] == f"{mean['ssim_dynamic']:.4f}"
+    assert lines["mean_lpips"] == lines["mean_lpips dy"] == "nan"
+
+
+def test_means_as_typed(typed, trunk_file, golden):
+    """Nothing else goes to standard output; the figures are those of the authors' code where views are the same."""
+    out = typed("evaluation", "--every", "100", "--lpips_trunk", str(trunk_file), "--quiet")
+    assert (out.returncode, out.stderr) == (0, "")
+    published = json.loads((golden / "render/evaluation.json").read_text())["per_view_psnr_ssim_lpips"][::100]
+    lines = printed(out.stdout)
+    assert list(lines) == PRINTED
+    for name, expected in zip(PRINTED[:3], np.mean(published, axis=0), strict=True):
+        assert float(lines[name]) == pytest.approx(expected, abs=1e-3), name
+
+
+def test_means_of_hand_made_figures():
+    mean = {"psnr": 20.0, "ssim": 0.5, "lpips": None, "psnr_dynamic": 10.0, "ssim_dynamic": 0.25, "flicker": 1.0}
+    assert mean_lines(mean) == (
+        "mean_psnr 20.0000\nmean_ssim 0.5000\nmean_lpips nan\n"
+        "mean_psnr dy 10.0000\nmean_ssim dy 0.2500\nmean_lpips dy nan\n"
+    )
