@@ -191,6 +191,7 @@ def _report(path: Path, folder: Path, config: Config, checkpoint: Checkpoint, sc
         "mean": mean,
         "views": rows,
         "missing": [str(file) for file in views.missing],
+        "views_of_protocol": views.n_all,
         "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step},
         "command": " ".join(sys.argv),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},

@@ -373,7 +373,7 @@ def test_missing_views_are_named_and_counted(trained, golden, tmp_path, no_lpips
     with pytest.raises(InputError, match=r"2 files are missing, the first is .*mv_masks/00005/cam07\.png"):
         require_all_views(report, config)
     assert [path[-24:] for path in report["missing"]] == ["mv_masks/00005/cam07.png", "v_images/00008/cam02.jpg"]
-    assert len(report["views"]) == 262
+    assert (len(report["views"]), report["views_of_protocol"]) == (262, 264)
     require_all_views(report, dataclasses.replace(config, allow_missing=True))
 
 
@@ -396,6 +396,7 @@ def test_many_scenes_in_one_table(trained, tmp_path, no_lpips, capsys):
     mean = json.loads((trained.experiment_dir / "metrics_nsff-fixed.json").read_text())["mean"]
     assert f"| {trained.expname} | {mean['psnr']:.2f} |" in table
     assert table in capsys.readouterr().out
+    assert f"Not over all views of the protocol: {trained.expname} (3 of 264 views)." in table
     rows = score_table({"a": {"psnr": 20.0, "lpips": 0.1}, "b": {"psnr": 30.0, "lpips": None}}, "view0")
     assert rows[3][:4] == ["mean of 2", "25.00", "-", "0.1000"]
 

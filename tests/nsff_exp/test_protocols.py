@@ -1,4 +1,4 @@
-"""DynamicNeRF's and DynIBaR's evaluations step by step beside ours, and the printed means."""
+"""DynamicNeRF's and DynIBaR's evaluations step by step beside ours, the printed means, and the published figures."""
 
 import dataclasses
 import json
@@ -18,6 +18,7 @@ from nsff.metrics import Lpips, compare, eight_bits
 from nsff.protocols import PROTOCOLS, find_views, heldout_frames
 from nsff.report import mean_lines
 from nsff.scene import load_cameras
+from nsff.scoreboard import MEAN, PUBLISHED, SCENES, published_figures, score_table
 from skimage.metrics import structural_similarity
 
 CPU = torch.device("cpu")
@@ -289,3 +290,48 @@ def test_means_of_hand_made_figures():
         "mean_psnr 20.0000\nmean_ssim 0.5000\nmean_lpips nan\n"
         "mean_psnr dy 10.0000\nmean_ssim dy 0.2500\nmean_lpips dy nan\n"
     )
+
+
+def test_published_figures_stand_beside_their_own_protocol():
+    means = {"balloon1_view0": {"psnr": 20.0, "lpips": 0.1}}
+    for protocol in PROTOCOLS:
+        rows = score_table(means, protocol)
+        assert any("published" in row[0] for row in rows) == (protocol == "dynamicnerf")
+    rows = score_table(means, "dynamicnerf")
+    assert rows[1][:2] == ["balloon1_view0", "20.00"]
+    assert ["NSFF, balloon1 (published [1])", "21.96", "-", "0.2150", "-", "-", "-"] in rows
+    assert ["SplineGS (no poses), balloon1 (published [2])", "24.43", "-", "0.0680", "-", "-", "-"] in rows
+    assert len(rows) == 2 + 13
+    assert {row[0].split(",")[1] for row in rows[2:]} == {
+        " balloon1 (published [1])", " balloon1 (published [2])"
+    }  # fmt: skip
+    assert score_table({"Balloon1-2_ndc_5f_sv_of_unify3": {}}, "dynamicnerf")[2:] == rows[2:]
+    assert len(score_table({"kid-running": {}}, "dynamicnerf")) == 2
+
+
+def test_published_means_need_all_scenes():
+    names = [f"{scene}_F00-12" for scene in SCENES]
+    assert MEAN not in {entry["scene"] for entry in published_figures(names[1:], "dynamicnerf")}
+    every = published_figures(names, "dynamicnerf")
+    best = max((entry for entry in every if entry["scene"] == MEAN), key=lambda entry: entry["psnr"])
+    assert (best["psnr"], best["ssim"], best["lpips"]) == (27.81, 0.871, 0.049)
+    assert "arXiv:2603.25058" in best["source"]
+
+
+def test_published_file():
+    """Each figure has its source, and the means of the first table are those of its scenes."""
+    content = json.loads(PUBLISHED.read_text())
+    sources = content.pop("sources")
+    assert {entry["source"] for entries in content.values() for entry in entries} == set(sources)
+    for entry in (entry for entries in content.values() for entry in entries):
+        assert {"method", "scene", "psnr", "source"} <= entry.keys() <= {
+            "method", "scene", "psnr", "ssim", "lpips", "source"
+        }  # fmt: skip
+    tables = [entry for entry in content["dynamicnerf"] if entry["source"] in ("dynamicnerf-readme", "splinegs-table1")]
+    methods = {entry["method"] for entry in tables}
+    assert len(tables) == len(methods) * 8
+    for method in methods:
+        figures = {entry["scene"]: entry for entry in tables if entry["method"] == method}
+        for name, tolerance in (("psnr", 0.011), ("lpips", 0.0011)):
+            mean = np.mean([figures[scene][name] for scene in SCENES])
+            assert figures[MEAN][name] == pytest.approx(mean, abs=tolerance), f"{method} {name}"
