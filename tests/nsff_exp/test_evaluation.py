@@ -335,8 +335,13 @@ def test_two_processes_share_an_evaluation(trained, typed):
     environment |= {"HTTPS_PROXY": "http://localhost:1", "https_proxy": "http://localhost:1"}
     folder = Path(__file__).resolve().parents[2] / "nsff_exp"
     (trained.experiment_dir / "metrics_nsff-fixed.json").unlink(missing_ok=True)
-    runs = [subprocess.Popen(command, cwd=folder, env=environment | {"RANK": str(rank)}) for rank in range(2)]
-    assert [run.wait(timeout=200) for run in runs] == [0, 0]
+    runs = [
+        subprocess.Popen(command, cwd=folder, env=environment | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    printed = [run.communicate(timeout=200)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert [len(text.splitlines()) for text in printed] == [6, 0]  # the means, by the main process alone
     report = json.loads((trained.experiment_dir / "metrics_nsff-fixed.json").read_text())
     assert len(report["views"]) == 5
 
@@ -395,7 +400,9 @@ def test_many_scenes_in_one_table(trained, tmp_path, no_lpips, capsys):
     table = (Path(trained.basedir) / "results_nsff-fixed.md").read_text()
     mean = json.loads((trained.experiment_dir / "metrics_nsff-fixed.json").read_text())["mean"]
     assert f"| {trained.expname} | {mean['psnr']:.2f} |" in table
-    assert table in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert table in out
+    assert "mean_psnr" not in out  # those lines are evaluation.py's
     assert f"Not over all views of the protocol: {trained.expname} (3 of 264 views)." in table
     rows = score_table({"a": {"psnr": 20.0, "lpips": 0.1}, "b": {"psnr": 30.0, "lpips": None}}, "view0")
     assert rows[3][:4] == ["mean of 2", "25.00", "-", "0.1000"]
