@@ -32,7 +32,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def scene_of(folder: Path):
-    config = load_config(["--expname", "x", "--end_frame", str(N_FRAMES), "--final_height", str(SIZE[1])])
+    config = load_config(
+        ["--expname", "x", "--use_viewdirs", "--end_frame", str(N_FRAMES), "--final_height", str(SIZE[1])]
+    )
     return load_scene(dataclasses.replace(config, datadir=str(folder)), CPU)
 
 

@@ -23,7 +23,7 @@ from skimage.transform import SimilarityTransform
 def test_all_files_are_there_and_readable(prepared):
     _, scene, printed = prepared
     assert "cameras: 12 of 12 frames" in printed
-    config = load_config(["--expname", "x", "--end_frame", "12", "--final_height", "72"])
+    config = load_config(["--expname", "x", "--use_viewdirs", "--end_frame", "12", "--final_height", "72"])
     read = load_scene(dataclasses.replace(config, datadir=str(scene / "dense")), torch.device("cpu"))
     assert len(read.images) == 12
     assert 0.001 < float(read.motion_masks.float().mean()) < 0.6
