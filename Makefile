@@ -5,7 +5,7 @@ PYTHON ?= python3
 RUN = $(abspath $(VENV))/bin
 STAMP = $(VENV)/installed-$(shell cksum < requirements.txt | cut -d' ' -f1)
 
-.PHONY: test test-faults lint types demo video which install clean
+.PHONY: test test-all test-faults lint types demo video which install clean
 
 install: $(STAMP)
 
@@ -16,6 +16,10 @@ $(STAMP): requirements.txt
 
 test: lint types
 	$(RUN)/python -m pytest
+
+# Everything, also what takes minutes each.
+test-all: lint types
+	$(RUN)/python -m pytest -m "slow or not slow"
 
 # Kills at random moments and malformed input, in numbers.
 test-faults: $(STAMP)

@@ -6,7 +6,8 @@ python evaluate_all.py configs/*.txt --protocol nsff-fixed --every 10
 The first words are config files; all options behind them go to every scene.
 """
 
-from nsff.config import REPOSITORY, UsageError
+from nsff.config import REPOSITORY, UsageError, load_config
+from nsff.launcher import launch_processes
 from nsff.scoreboard import evaluate_all
 from nsff.script import run_script
 from nsff.workers import join_workers
@@ -20,8 +21,12 @@ def main(argv: list[str]) -> None:
     first = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
     if not first:
         raise UsageError("give config files first, like configs/*.txt; options go behind them")
+    paths = [path for word in argv[:first] for path in matching(word)]
+    configs = [load_config(["--config", path, *argv[first:]], "evaluate_all.py") for path in paths]
+    if launch_processes(configs[0], __file__, argv):
+        return
     with join_workers() as workers:
-        evaluate_all([path for word in argv[:first] for path in matching(word)], argv[first:], workers)
+        evaluate_all(configs, workers)
 
 
 def matching(word: str) -> list[str]:

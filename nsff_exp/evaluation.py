@@ -10,6 +10,7 @@ import json
 
 from nsff.config import load_config
 from nsff.evaluator import evaluate, require_all_views
+from nsff.launcher import launch_processes
 from nsff.report import mean_lines
 from nsff.script import memory_advice, pick_device, run_script
 from nsff.workers import join_workers
@@ -17,6 +18,8 @@ from nsff.workers import join_workers
 
 def main(argv: list[str]) -> None:
     config = load_config(argv, "evaluation.py", __doc__)
+    if launch_processes(config, __file__, argv):
+        return
     with memory_advice(config), join_workers() as workers:
         report = json.loads(evaluate(config, pick_device(config), workers).read_text())
         if workers.first:

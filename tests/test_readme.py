@@ -1,6 +1,7 @@
-"""Every command of the README, as typed there, one after the other; with tiny settings behind it."""
+"""Every command of the README and of docs/, as typed there, one after the other; with tiny settings behind it."""
 
 import importlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from nsff.config import load_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
+DOCS = {path.name: path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md"))}
 FIELDS = (
     "--netwidth 16 --N_samples 8 --hash_log2_rows 8 --hash_levels 2 --hash_look 8 --hash_samples 8 --hash_width 8 "
     "--device cpu"
@@ -40,8 +42,8 @@ LEAVES = {
 
 def typed_commands() -> list[str]:
     """The lines of indented blocks that call Python, whole where they are broken, in order."""
-    lines = README.replace(" \\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.startswith("    python ")]
+    lines = "\n".join([README, *DOCS.values()]).replace(" \\\n", " ").splitlines()
+    return list(dict.fromkeys(line.strip() for line in lines if line.startswith("    python ")))
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +110,19 @@ def test_targets_of_make(target: str) -> None:
 def test_options_that_the_table_names_are_there() -> None:
     from nsff.options import Config
 
-    table = README[README.index("## Options") : README.index("## Differences")]
+    table = DOCS["training.md"].partition("## Options")[2]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     for name in (word for row in rows for word in row.replace("`", "").replace(",", " ").split()):
         assert hasattr(Config, name) or name in Config.__dataclass_fields__, name
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for name, text in (DOCS | {"README.md": README}).items():
+        folder = REPOSITORY if name == "README.md" else REPOSITORY / "docs"
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (folder / target).is_file(), f"{name} links to {target}"
+    assert all(f"docs/{name}" in README for name in DOCS)
+    assert len(README.splitlines()) < 200
 
 
 def test_pictures_are_small_and_there() -> None:

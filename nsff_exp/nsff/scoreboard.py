@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nsff.clips import whole_file, writing_to
-from nsff.config import InputError, load_config
+from nsff.config import Config, InputError
 from nsff.evaluator import evaluate, mean_of, require_all_views
 from nsff.report import latex, markdown, number
 from nsff.script import pick_device
@@ -24,12 +24,11 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def evaluate_all(configs: list[str], options: list[str], workers: Workers = ALONE) -> Path:
+def evaluate_all(configs: list[Config], workers: Workers = ALONE) -> Path:
     """Evaluate scene after scene; write `results_<protocol>.md`, `.tex` and `.json` where their experiments are.
 
     Args:
-        configs: config files.
-        options: for all of them, as typed.
+        configs: of the experiments.
         workers: the processes that share the views of each.
 
     Returns:
@@ -38,10 +37,9 @@ def evaluate_all(configs: list[str], options: list[str], workers: Workers = ALON
     Raises:
         InputError: some scenes could not be evaluated, or lack files; the table has what could be had.
     """
-    loaded = [load_config(["--config", path, *options], "evaluate_all.py") for path in configs]
     reports: dict[str, dict[str, Any]] = {}
     failed: list[str] = []
-    for config in loaded:
+    for config in configs:
         try:
             report = json.loads(evaluate(config, pick_device(config), workers).read_text())
             reports[config.expname] = report
@@ -51,7 +49,7 @@ def evaluate_all(configs: list[str], options: list[str], workers: Workers = ALON
             log.error("%s: %s", config.expname, error)
     if not reports:
         raise InputError(f"none of the {len(configs)} scenes could be evaluated")
-    protocol, folder = loaded[0].protocol, Path(loaded[0].basedir)
+    protocol, folder = configs[0].protocol, Path(configs[0].basedir)
     path = folder / f"results_{protocol}.md"
     if workers.first:
         means = {scene: report["mean"] for scene, report in reports.items()}

@@ -15,10 +15,10 @@ PUBLISHED = ["balloon1-2", "balloon2-2", "broom", "curls", "dynamicFace-2", "jum
 GIVEN = ["--expname", "x", "--use_viewdirs"]
 
 # Each imports only from those before it.
-MODULES = """options config script launcher workers timeline poses trajectories camera_path cache frame_files scene views batches
-rays sampling encoding fields compositing renderer losses schedules checkpoint splatting in_between clips page layers metrics
-protocols report keypoints evaluator scoreboard validation progress training_images journal lock trainer
-novel_views diagnosis summary stages measure"""
+MODULES = """options config script launcher workers timeline poses trajectories camera_path cache frame_files scene
+views batches rays sampling encoding fields compositing renderer losses schedules checkpoint splatting
+in_between clips page layers metrics protocols report keypoints evaluator scoreboard validation progress
+training_images journal lock trainer novel_views diagnosis summary stages measure"""
 
 
 ONLY_LATER = ("broom", "curls")  # scenes that the authors' later code alone has

@@ -29,10 +29,8 @@ def fake_scene(device: torch.device) -> Scene:
 def test_training_step_stays_on_the_device(variant, field, monkeypatch):
     monkeypatch.setattr(cuda, "available", lambda: False)  # kernels need real memory: the twin stands for them
     more = ["--netwidth", "16", "--N_samples", "8", "--chain_sf", "--use_motion_mask", "--amp", "--field", field]
-    more += ["--w_split", "0.1", "--hash_levels", "2"]
-    config = load_config(
-        ["--expname", "x", "--use_viewdirs", "--variant", variant, "--decay_iteration", "1", "--schedule", "published", *more]
-    )
+    more += ["--schedule", "published", "--w_split", "0.1", "--hash_levels", "2"]
+    config = load_config(["--expname", "x", "--use_viewdirs", "--variant", variant, "--decay_iteration", "1", *more])
     device = torch.device("cuda")
     with FakeTensorMode(allow_non_fake_inputs=True):
         with device:  # only what is made here is there: a tensor that the code makes elsewhere is found

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torchvision
 from nsff.checkpoint import restore_fields
-from nsff.config import InputError, UsageError
+from nsff.config import InputError, UsageError, load_config
 from nsff.evaluator import Scorer, _strict, evaluate, flicker, mean_of, require_all_views
 from nsff.fields import build_fields
 from nsff.metrics import Lpips, Rules, compare, load_lpips, masked_ssim, psnr, ssim
@@ -396,7 +396,7 @@ def test_many_scenes_in_one_table(trained, tmp_path, no_lpips, capsys):
     other = tmp_path / "other.txt"
     other.write_text(Path(trained.config).read_text().replace(trained.expname, "untrained"))
     with pytest.raises(InputError, match="1 of 2 scenes could not be evaluated in full: untrained"):
-        evaluate_all([trained.config, str(other)], options)
+        evaluate_all([load_config(["--config", path, *options]) for path in (trained.config, str(other))])
     table = (Path(trained.basedir) / "results_nsff-fixed.md").read_text()
     mean = json.loads((trained.experiment_dir / "metrics_nsff-fixed.json").read_text())["mean"]
     assert f"| {trained.expname} | {mean['psnr']:.2f} |" in table
