@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from nsff.clips import ClipFiles, Rendered, write_clip, write_sheet
 from nsff.config import InputError
-from nsff.layers import Ranges, _depth_picture, _flow_picture
+from nsff.layers import Ranges, _depth_picture, flow_picture
 from nsff.workers import Workers
 from PIL import Image, ImageSequence
 from torch import tensor
@@ -202,7 +202,7 @@ def test_colour_maps_have_one_range():
     np.testing.assert_array_equal(first[0, 1], second[0, 0])
     np.testing.assert_array_equal(first[0, 2], second[0, 2])  # beyond the range: its end
     assert first[0, 0].sum() < first[0, 1].sum() < first[0, 2].sum()  # near is bright
-    slow, fast = (_flow_picture(tensor([[[1.0, 0.0], [0.0, 0.0], [x, 0.0]]]), fastest=5.0) for x in (2.0, 50.0))
+    slow, fast = (flow_picture(tensor([[[1.0, 0.0], [0.0, 0.0], [x, 0.0]]]), fastest=5.0) for x in (2.0, 50.0))
     np.testing.assert_array_equal(slow[0, :2], fast[0, :2])
     np.testing.assert_array_equal(slow[0, 1], [255, 255, 255])
     assert slow[0, 0].min() > slow[0, 2].min() > fast[0, 2].min()
