@@ -31,9 +31,12 @@ EVALUATED = {  # config, experiment in dynamic_scene_pretrained_models.zip
 def home(tmp_path_factory: pytest.TempPathFactory, golden: Path, trunk: dict[str, torch.Tensor]) -> Path:
     """A copy of the repository with the archives unpacked as the published README says; configs fit the stand-ins."""
     home = tmp_path_factory.mktemp("xxx") / "Neural-Scene-Flow-Fields"
-    skipped = shutil.ignore_patterns("logs", "models", "__pycache__", "data")
-    for name in ("nsff_scripts", "nsff_exp", "configs"):
-        shutil.copytree(REPOSITORY / name, home / name, ignore=skipped)
+    files = subprocess.run(
+        ["git", "ls-files", "nsff_scripts", "nsff_exp", "configs"], cwd=REPOSITORY, capture_output=True
+    )
+    for name in files.stdout.decode().split():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, home / name)
     for path in (home / "configs").glob("config_*.txt"):
         text = re.sub(r"(?m)^datadir = .*", f"datadir = {golden / 'scene'}", path.read_text())
         text = re.sub(r"(?m)^N_samples = .*", "N_samples = 20", re.sub(r"(?m)^netwidth = .*", "netwidth = 32", text))
@@ -153,7 +156,7 @@ def networks(home: Path) -> None:
     torch.manual_seed(0)
     files = {item.name: item.file for item in DOWNLOADS}
     models = home / "nsff_scripts/models"
-    models.mkdir()
+    models.mkdir(exist_ok=True)
     torch.save(MidasNet().state_dict(), home / "nsff_scripts/model.pt")
     torch.save(raft_large(weights=None).state_dict(), models / files["raft"])
     torch.save(maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict(), models / files["maskrcnn"])

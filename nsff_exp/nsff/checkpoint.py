@@ -32,6 +32,7 @@ class Checkpoint:
     seconds: float  # of training so far
     described: dict[str, Any] | None
     variant: str | None  # that it was trained as
+    n_frames: int | None  # of the sequence that it was trained on
 
     def fingerprint(self) -> str:
         """The same for the same weights, whatever their file is called and when it was copied."""
@@ -120,6 +121,7 @@ def save_checkpoint(
         "architecture": configured_architecture(config),
         "config": dataclasses.asdict(config),
         "variant": config.variant,
+        "n_frames": config.n_frames,
         "rng": rng,
     }
     content["checksum"] = digest(content)
@@ -163,6 +165,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             float(content.get("seconds", 0.0)),
             content.get("architecture"),
             content.get("variant"),
+            content.get("n_frames"),
         )
     except Exception as error:  # whatever a broken or hostile file gives
         reason = " ".join(str(error).split())[:120]
@@ -225,8 +228,22 @@ def restore_fields(fields: Fields, config: Config) -> Checkpoint:
             f"no checkpoint in {config.experiment_dir.absolute()}; {_experiments(Path(config.basedir))}"
             f"train first: run_nerf.py --config {config.config}"
         )
+    check_sequence(checkpoint, config)
     load_weights(fields, checkpoint, config)
     return checkpoint
+
+
+def check_sequence(checkpoint: Checkpoint, config: Config) -> None:
+    """Refuse a checkpoint of a sequence of another length: the time of a frame is relative to it.
+
+    Raises:
+        InputError: the lengths differ; published checkpoints do not tell theirs.
+    """
+    if checkpoint.n_frames not in (None, config.n_frames):
+        raise InputError(
+            f"{checkpoint.path} was trained on {checkpoint.n_frames} frames, {config.n_frames} are in use: "
+            "give the --start_frame and --end_frame that it was trained with"
+        )
 
 
 def _experiments(folder: Path) -> str:

@@ -131,6 +131,7 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
     def parse() -> dict[str, Any]:
         return vars(parser.parse_known_args(argv, config_file_contents=text, env_vars={})[0])
 
+    parser.set_defaults(variant=None, w_entropy=None)
     values = parse()
     keys = _keys_of_file(parser)
     if unknown := [key for key, known in keys.items() if not known] + unknown:
@@ -138,8 +139,10 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
     for name in ("quiet", "verbose"):
         if name in keys:
             raise UsageError(f"{name} in {path}: it belongs on the command line")
-    variant = _variant(values["variant"], {*keys, *(word.lstrip("-").split("=")[0] for word in argv)})
-    parser.set_defaults(variant=variant, **VARIANT_DEFAULTS[variant] | FIELD_DEFAULTS[values["field"]])
+    later = [name for name in ("chain_sf", "w_entropy") if name in keys or values[name] not in (None, False)]
+    variant = values["variant"] or _variant_without_name(later)
+    defaults = {"w_entropy": Config.w_entropy} | VARIANT_DEFAULTS[variant] | FIELD_DEFAULTS[values["field"]]
+    parser.set_defaults(variant=variant, **defaults)
     values = {name: value for name, value in parse().items() if name not in ("quiet", "verbose")}
     config = Config(**values | {"config": str(path or ""), "sequence_length": _sequence_length(values["datadir"])})
     _check(config)
@@ -160,11 +163,10 @@ def _keys_of_file(parser: Parser) -> dict[str, bool]:
     }  # fmt: skip
 
 
-def _variant(named: str, given: set[str]) -> str:
-    """The variant: as named, else `wild` where an option is given that only the authors' later code has."""
-    later = sorted(given & {"chain_sf", "w_entropy"})
-    if "variant" in given or not later:
-        return named
+def _variant_without_name(later: list[str]) -> str:
+    """The variant of a config that names none: `wild` where `later` options are given that only later code has."""
+    if not later:
+        return Config.variant
     log.info("%s without variant: taken as variant wild, the authors' later code", " and ".join(later))
     return "wild"
 
@@ -254,5 +256,6 @@ def unused_options(config: Config, prog: str = "run_nerf.py") -> list[str]:
 
 
 def format_args(config: Config) -> str:
-    """All options as `key = value` lines, sorted, as `args.txt` holds them."""
-    return "".join(f"{name} = {getattr(config, name)}\n" for name in sorted(option.name for option in OPTIONS))
+    """All options as `key = value` lines, sorted, as `args.txt` holds them; but for `gpus`, which is of a machine."""
+    names = sorted(option.name for option in OPTIONS if option.name != "gpus")
+    return "".join(f"{name} = {getattr(config, name)}\n" for name in names)

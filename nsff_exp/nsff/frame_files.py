@@ -15,33 +15,38 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def frame_files(folder: Path, n_frames: int, suffixes: tuple[str, ...], remedy: str) -> list[Path]:
-    """The file of each frame of a sequence of `n_frames`.
+def frame_files(folder: Path, images: list[Path], used: range, suffixes: tuple[str, ...], remedy: str) -> list[Path]:
+    """The files of the frames in use.
 
-    Files named by their frame (`00012.png`) are taken by it. Other names are taken in natural order (`f2` before `f10`)
-    where there are as many as frames, as the published code does.
+    Files named by their frame (`00012.png`) are taken by it, then files named as the frame's image. Other names are
+    taken in natural order (`f2` before `f10`) where there are as many as frames; the published code takes any names
+    so, in plain order.
 
     Args:
         folder: one of the scene's, such as `disp`.
-        n_frames: of the whole sequence, not of the part that is used.
-        suffixes: of its files.
+        images: of the whole sequence, in its order.
+        used: the frames in use.
+        suffixes: of the files.
         remedy: the script that makes them, for the error.
 
     Raises:
-        InputError: a frame has no file, or names by frame and other names are mixed, so that the order says nothing.
+        InputError: a frame has no file, or the order of the names would not tell which it is.
     """
     there = [path for path in folder.glob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")]
-    by_stem = {
-        path.stem: path for path in sorted(there, reverse=True, key=lambda path: suffixes.index(path.suffix.lower()))
-    }
-    wanted = [f"{index:05d}" for index in range(n_frames)]
-    missing = [stem for stem in wanted if stem not in by_stem]
+    preferred = sorted(there, reverse=True, key=lambda path: suffixes.index(path.suffix.lower()))
+    by_stem = {path.stem: path for path in preferred}
+    by_number = [f"{index:05d}" for index in used]
+    missing = [stem for stem in by_number if stem not in by_stem]
     if not missing:
-        return [by_stem[stem] for stem in wanted]
-    one_pattern = len({re.sub(r"\d+", "#", path.name) for path in there}) == 1
-    if len(there) != n_frames or not (one_pattern or len(missing) == n_frames):
+        return [by_stem[stem] for stem in by_number]
+    as_images = [images[index].stem for index in used]
+    if all(stem in by_stem for stem in as_images):
+        return [by_stem[stem] for stem in as_images]
+    numbered = any(f"{index:05d}" in by_stem for index in range(len(images)))
+    counted_from_one = {f"{index + 1:05d}" for index in range(len(images))} == set(by_stem)
+    if len(there) != len(images) or (numbered and not counted_from_one):
         raise InputError(f"{folder / missing[0]}{suffixes[0]} is missing; {remedy}")
-    return sorted(there, key=_natural)
+    return [sorted(there, key=_natural)[index] for index in used]
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

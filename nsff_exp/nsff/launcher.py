@@ -49,12 +49,12 @@ def count_processes(gpus: str, n_devices: int, on_cpu: bool) -> int:
         InputError: the machine has fewer GPUs.
     """
     if gpus == "all" and not on_cpu:
-        count = max(n_devices, 1)
+        count = n_devices
     elif gpus.isdecimal() and int(gpus) > 0:
         count = int(gpus)
     else:
         raise UsageError(f"--gpus {gpus} is not a number from 1 on" + ("" if on_cpu else ", nor all"))
-    if not on_cpu and count > n_devices:
+    if not on_cpu and (count == 0 or count > max(n_devices, 1)):
         raise InputError(
             f"--gpus {gpus}: torch sees {n_devices} GPUs here; with --device cpu so many processes share the cores"
         )

@@ -26,15 +26,15 @@ import cv2
 import numpy as np
 
 from nsff.config import Config, InputError, UsageError
+from nsff.frame_files import list_images
 from nsff.metrics import OPENCV_PSNR, Image, Mask, Rules
-from nsff.scene import Cameras, list_images, read_pixels, to_float
+from nsff.scene import MOVING_FROM, Cameras, read_pixels, to_float
 
 log = logging.getLogger("nsff")
 
 N_CAMERAS = 12
 N_TIMES = 12  # of DynamicNeRF's selection of every scene
 HELDOUT_NAME = re.compile(r"(?:v000_t)?(\d+)")  # 00003.png, or v000_t003.png in DynamicNeRF's results
-MASK_ABOVE = 1e-3  # share of white in a held-out mask from which a pixel counts as moving, as published
 CHANGE_ABOVE = 0.1  # camera of frame 0: a pixel moves where it differs by more from its median over time
 VALID_MARGIN = 3  # frames at both ends that `dynibar` leaves out
 OTHER_SHAPE = 0.03  # relative difference of two aspect ratios from which it is not the same picture any more
@@ -168,7 +168,7 @@ def _truth(path: Path, size: tuple[int, int]) -> Image:
 
 def _mask(path: Path, size: tuple[int, int]) -> Mask:
     pixels = cv2.resize(_of_shape(path, size), size, interpolation=cv2.INTER_NEAREST)[..., 0]
-    return pixels > MASK_ABOVE * 255.0
+    return pixels >= MOVING_FROM
 
 
 def _of_shape(path: Path, size: tuple[int, int]) -> np.ndarray:

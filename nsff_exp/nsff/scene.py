@@ -1,4 +1,4 @@
-"""A scene folder (layout: README, section Files) read, checked, and held on the device."""
+"""A scene folder (layout: docs/files.md) read, checked, and held on the device."""
 
 import dataclasses
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger("nsff")
 
 PARTS = ("disp", "flow_i1", "motion_masks")  # folders with a file a frame
 MOST_FLOW_BYTES = 64  # a pixel, unpacked: float64 flow and a mask take 17; a zip bomb takes more
-MOVING_FROM = 1  # grey level (0..255) of a motion mask from which a pixel counts as moving, as published
+MOVING_FROM = 1  # grey level (0..255) of a mask from which a pixel counts as moving, as published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +91,14 @@ def load_scene(config: Config, device: torch.device) -> Scene:
     cameras, frames_folder = load_cameras(config), _find_frames_folder(folder, config.final_height)
     size = cameras.intrinsics.height, cameras.intrinsics.width
     nothing = np.zeros((*size, 2), np.float32), np.zeros(size, bool)
-    n_all, flow_remedy = len(list_images(folder / "images")), f"run run_flows_video.py --data_path {folder}"
+    images, flow_remedy = list_images(folder / "images"), f"run run_flows_video.py --data_path {folder}"
     depth_remedy = f"run run_midas.py --data_path {folder}"
 
     def used(name: str, suffixes: tuple[str, ...], remedy: str) -> list[Path]:
-        paths = frame_files(folder / name, n_all, suffixes, remedy)
-        if paths[0].stem != "00000":
+        paths = frame_files(folder / name, images, indices, suffixes, remedy)
+        if paths[0].stem not in (f"{indices.start:05d}", images[indices.start].stem):
             log.info("%s: files are taken in the order of their names, %s first", folder / name, paths[0].name)
-        return paths[indices.start : indices.stop]
+        return paths
 
     def flow(row: int, direction: str) -> tuple[np.ndarray, np.ndarray]:
         if row == (len(indices) - 1 if direction == "fwd" else 0):
@@ -141,20 +141,19 @@ def load_cameras(config: Config) -> Cameras:
     folder = Path(config.datadir)
     frames_folder = _find_frames_folder(folder, config.final_height)
     c2w, hwf, bounds = from_llff(_read_poses_bounds(folder))
-    n_images = len(list_images(folder / "images"))
-    if n_images != len(c2w):
+    images = list_images(folder / "images")
+    if len(images) != len(c2w):
         raise InputError(
-            f"{folder / 'poses_bounds.npy'} has {len(c2w)} poses, {folder / 'images'} has {n_images} frames; "
+            f"{folder / 'poses_bounds.npy'} has {len(c2w)} poses, {folder / 'images'} has {len(images)} frames; "
             f"run save_poses_nerf.py --data_path {folder}"
         )
-    if config.frame_range.stop > len(c2w):
-        raise InputError(f"{folder} has {len(c2w)} frames, {config.frame_range.stop} are asked for: set end_frame")
     used = slice(config.frame_range.start, config.frame_range.stop)
     c2w, bounds = c2w[used].astype(np.float32), bounds[used].astype(np.float32)
     scale = scene_scale(bounds, config.bd_factor)
     c2w[:, :, 3] *= scale
-    frames = frame_files(frames_folder, n_images, IMAGE_SUFFIXES, f"run run_midas.py --data_path {folder}")
-    height, width = read_pixels(frames[config.start_frame]).shape[:2]
+    remedy = f"run run_midas.py --data_path {folder}"
+    frames = frame_files(frames_folder, images, config.frame_range, IMAGE_SUFFIXES, remedy)
+    height, width = read_pixels(frames[0]).shape[:2]
     intrinsics = Intrinsics(height, width, float(hwf[0, 2] * height / hwf[0, 0]))
     recentred, bounds = recentre(c2w).astype(np.float32), (bounds * scale).astype(np.float32)
     return Cameras(intrinsics, recentred, bounds, scale, average(c2w))

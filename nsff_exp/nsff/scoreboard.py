@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nsff.clips import whole_file, writing_to
-from nsff.config import Config, InputError
+from nsff.config import Config, InputError, UsageError
 from nsff.evaluator import evaluate, mean_of, require_all_views
 from nsff.report import latex, markdown, number
 from nsff.script import pick_device
@@ -37,6 +37,9 @@ def evaluate_all(configs: list[Config], workers: Workers = ALONE) -> Path:
     Raises:
         InputError: some scenes could not be evaluated, or lack files; the table has what could be had.
     """
+    folders = [config.experiment_dir for config in configs]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise UsageError(f"several configs are of one experiment, {twice[0]}: give each once")
     reports: dict[str, dict[str, Any]] = {}
     failed: list[str] = []
     for config in configs:

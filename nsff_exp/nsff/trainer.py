@@ -11,6 +11,7 @@ import torch
 from nsff.batches import TrainBatch, draw_background, draw_batch
 from nsff.checkpoint import (
     Checkpoint,
+    check_sequence,
     checkpoint_path,
     list_checkpoints,
     load_weights,
@@ -185,6 +186,8 @@ class Trainer:
                 f"{checkpoint.path} was trained as variant {checkpoint.variant}, {self.config.variant} is asked for; "
                 "choose another --expname, or give --variant"
             )
+        if own:
+            check_sequence(checkpoint, self.config)
         self._restore(checkpoint)
         if not own:
             self.seconds = 0.0  # the minutes of another experiment do not count here

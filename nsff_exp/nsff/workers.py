@@ -108,7 +108,9 @@ def join_workers() -> Iterator[Workers]:
         backend(torch.cuda.is_available()), store=store, rank=rank, world_size=count, timeout=PATIENCE
     )
     try:
-        yield Workers(rank, count)
+        workers = Workers(rank, count)
+        yield workers
+        workers.wait()  # the first process serves the others' store: it must not leave before them
     finally:
         dist.destroy_process_group()
 

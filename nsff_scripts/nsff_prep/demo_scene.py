@@ -1,4 +1,4 @@
-"""A small synthetic moving scene with exact depth, flow and masks, as a scene folder (layout: README, section Files).
+"""A small synthetic moving scene with exact depth, flow and masks, as a scene folder (layout: docs/files.md).
 
 Note:
     The conventions (pixel 0 at integer 0, principal point W / 2) hold exactly at training size. A pixel of `images/`

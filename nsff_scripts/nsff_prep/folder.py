@@ -1,4 +1,4 @@
-"""The files of a scene (layout: README, section Files): their names, and writing them whole or not at all."""
+"""The files of a scene (layout: docs/files.md): their names, and writing them whole or not at all."""
 
 import contextlib
 import dataclasses

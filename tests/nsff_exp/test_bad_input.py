@@ -192,6 +192,48 @@ def test_names_by_frame_and_others_are_not_mixed(scene, run):
     assert "disp/00005.npy is missing" in run()[1][0]
 
 
+def test_a_gap_is_not_closed_by_a_file_beyond_the_sequence(scene, run):
+    """As many files as frames, numbered: the one that is missing is missing."""
+    (scene / "disp/00005.npy").rename(scene / "disp/00024.npy")
+    assert "disp/00005.npy is missing; run run_midas.py" in run()[1][0]
+
+
+def test_files_named_as_the_images_have_their_order(scene, paper_scene, paper_config):
+    """f10 comes before f2 in the list of images, and so in every folder."""
+    order = sorted(f"f{index}" for index in range(24))
+    for name in ("images", "images_64x36", "disp", "motion_masks"):
+        for path in sorted((scene / name).iterdir()):
+            path.rename(path.with_name(f"{order[int(path.stem)]}{path.suffix}"))
+    changed = load_scene(dataclasses.replace(paper_config, datadir=str(scene)), torch.device("cpu"))
+    for name in ("images", "disparity", "motion_masks"):
+        assert torch.equal(getattr(changed, name), getattr(paper_scene, name)), name
+
+
+def test_numbers_may_begin_at_one(scene, paper_scene, paper_config):
+    for path in sorted((scene / "disp").iterdir(), reverse=True):
+        path.rename(path.with_name(f"{int(path.stem) + 1:05d}.npy"))
+    changed = load_scene(dataclasses.replace(paper_config, datadir=str(scene)), torch.device("cpu"))
+    assert torch.equal(changed.disparity, paper_scene.disparity)
+
+
+def test_frames_that_are_not_used_need_no_files(scene, run):
+    for name in ("images_64x36/00020.png", "disp/00020.npy", "motion_masks/00020.png"):
+        (scene / name).unlink()
+    assert run("--end_frame", "12") == (0, [])
+
+
+def test_a_sequence_of_another_length_is_not_continued(scene, run, tmp_path):
+    """The time of a frame is relative to its length."""
+    assert run("--end_frame", "50")[0] == 0
+    np.save(scene / "poses_bounds.npy", np.load(scene / "poses_bounds.npy")[:16])
+    for path in sorted((scene / "images").iterdir())[16:]:
+        path.unlink()
+    for more in (["--N_iters", "3"], ["--render_bt"]):
+        status, errors = run("--end_frame", "50", *more)
+        assert status == 1
+        assert "000002.tar was trained on 24 frames, 16 are in use" in errors[0]
+
+
 def test_masks_count_from_the_first_grey_level(scene, paper_config):
     """As published: whatever is not black moves."""
     grey = np.zeros((36, 64), np.uint8)

@@ -15,12 +15,6 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def variant() -> str:
-    """Nothing here depends on it."""
-    return "paper"
-
-
 def benchmark(golden: Path, *more: str) -> subprocess.CompletedProcess:
     config = str(golden / "paper/config.txt")
     command = [sys.executable, "benchmark.py", "--config", config, "--datadir", str(golden / "scene"), *SMALL, *more]

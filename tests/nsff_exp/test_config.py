@@ -85,6 +85,19 @@ def test_keys_of_the_later_code_mean_variant_wild(tmp_path, caplog, lines, varia
     assert ("taken as variant wild" in caplog.text) == (variant == "wild" and "variant" not in lines)
 
 
+@pytest.mark.parametrize(
+    ("typed", "variant"),
+    [
+        (["--chain"], "wild"), (["--w_ent", "0.1"], "wild"), (["--chain_sf", "--varian", "paper"], "paper"),
+        (["--chain_sf", "--variant=paper"], "paper"), (["--basedir", "chain_sf"], "paper"),
+    ],
+)  # fmt: skip
+def test_typed_options_of_the_later_code(typed, variant):
+    config = load_config([*GIVEN, *typed])
+    assert (config.variant, config.N_iters) == (variant, 2_000_000 if variant == "wild" else 500_000)
+    assert config.w_entropy == (0.1 if "--w_ent" in typed else 1e-3)
+
+
 def test_args_of_an_experiment_are_a_config(tmp_path):
     """Every option comes back, also those without a value, and the experiment is the same."""
     argv = ["--config", "configs/config_kid-running.txt", "--path", "spiral", "--w_depth", "0.25", "--ft_path", "None"]

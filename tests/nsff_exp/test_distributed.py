@@ -151,7 +151,7 @@ def test_gpus_starts_the_processes_itself(arguments, tmp_path):
 @pytest.mark.parametrize(
     ("gpus", "n_devices", "on_cpu", "expected"),
     [
-        ("all", 4, False, 4), ("2", 4, False, 2), ("3", 0, True, 3), ("all", 1, False, 1),
+        ("all", 4, False, 4), ("2", 4, False, 2), ("3", 0, True, 3), ("all", 1, False, 1), ("1", 0, False, 1),
         ("8", 4, False, "torch sees 4 GPUs here"), ("all", 0, False, "torch sees 0 GPUs"),
         ("2", 0, False, "torch sees 0 GPUs"),
         ("none", 4, False, "not a number from 1 on, nor all"), ("0", 4, False, "not a number"),

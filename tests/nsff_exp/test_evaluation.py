@@ -391,6 +391,11 @@ def test_pictures_of_another_shape(trained, golden, tmp_path, no_lpips, name):
         evaluate(dataclasses.replace(trained, datadir=str(scene), every=100), CPU)
 
 
+def test_one_experiment_is_not_evaluated_twice(trained):
+    with pytest.raises(UsageError, match=r"several configs are of one experiment, .*golden_F00-24"):
+        evaluate_all([trained, trained])
+
+
 def test_many_scenes_in_one_table(trained, tmp_path, no_lpips, capsys):
     options = ["--datadir", trained.datadir, "--basedir", trained.basedir, "--protocol", "nsff-fixed", "--every", "90"]
     other = tmp_path / "other.txt"

@@ -19,16 +19,10 @@ CPU = torch.device("cpu")
 SMALL = {"hash_levels": 4, "hash_log2_rows": 10, "hash_finest": 64, "hash_dynamic_finest": 64, "hash_width": 16}
 
 
-@pytest.fixture(scope="session")
-def variant() -> str:
-    """Nothing here depends on it."""
-    return "paper"
-
-
 @pytest.fixture
-def config(golden_config, tmp_path):
+def config(paper_config, tmp_path):
     return dataclasses.replace(
-        golden_config, basedir=str(tmp_path), variant="paper", field="hash", schedule="scaled", lrate=5e-4, N_rand=64,
+        paper_config, basedir=str(tmp_path), variant="paper", field="hash", schedule="scaled", lrate=5e-4, N_rand=64,
         num_extra_sample=16, hash_look=8, hash_samples=8, N_iters=6, i_weights=3, i_print=2, i_img=0, **SMALL,
     )  # fmt: skip
 
@@ -100,15 +94,15 @@ def test_a_field_fits_a_pattern(config):
     assert float(error) < 0.2  # both guessing 0: 2
 
 
-def test_stop_and_go_on_equals_never_stopped(config, golden_scene):
-    straight, halfway = Trainer(config, golden_scene, CPU), Trainer(config, golden_scene, CPU)
+def test_stop_and_go_on_equals_never_stopped(config, paper_scene):
+    straight, halfway = Trainer(config, paper_scene, CPU), Trainer(config, paper_scene, CPU)
     for _ in range(6):
         straight.train_step()
     for _ in range(3):
         halfway.train_step()
     config.experiment_dir.mkdir()
     halfway.save()
-    resumed = Trainer(config, golden_scene, CPU)
+    resumed = Trainer(config, paper_scene, CPU)
     resumed.resume()
     for _ in range(3):
         resumed.train_step()
@@ -116,28 +110,28 @@ def test_stop_and_go_on_equals_never_stopped(config, golden_scene):
         assert torch.equal(ours, theirs)
 
 
-def test_checkpoint_of_other_fields_is_refused(config, golden_scene):
-    train(Trainer(config, golden_scene, CPU))
+def test_checkpoint_of_other_fields_is_refused(config, paper_scene):
+    train(Trainer(config, paper_scene, CPU))
     for other, words in (
         ({"field": "mlp", "schedule": "published"}, "field hash.*asks for field mlp"),
         ({"hash_finest": 32}, "hash_finest 64.*asks for.*hash_finest 32"),
     ):
         with pytest.raises(InputError, match=words):
-            Trainer(dataclasses.replace(config, **other), golden_scene, CPU).resume()
+            Trainer(dataclasses.replace(config, **other), paper_scene, CPU).resume()
 
 
-def test_minutes_count_over_all_runs(config, golden_scene, caplog):
+def test_minutes_count_over_all_runs(config, paper_scene, caplog):
     limited = dataclasses.replace(config, N_iters=10**6, max_minutes=0.02)
-    first = Trainer(limited, golden_scene, CPU)
+    first = Trainer(limited, paper_scene, CPU)
     train(first)
     assert 1.2 <= first.seconds < 10.0
-    again = Trainer(limited, golden_scene, CPU)
+    again = Trainer(limited, paper_scene, CPU)
     with caplog.at_level("INFO", logger="nsff"):
         train(again)
     assert again.step == first.step
     assert "raise --max_minutes" in caplog.text
     newest = list_checkpoints(config.experiment_dir)[0]
-    other = Trainer(dataclasses.replace(limited, expname="other", ft_path=str(newest)), golden_scene, CPU)
+    other = Trainer(dataclasses.replace(limited, expname="other", ft_path=str(newest)), paper_scene, CPU)
     other.resume()
     assert (other.step, other.seconds) == (first.step, 0.0)  # another experiment has its own minutes
 
