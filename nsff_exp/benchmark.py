@@ -12,11 +12,13 @@ time of a frame, and of one of slow motion, is measured on a strip and scaled by
 import json
 from pathlib import Path
 
-from nsff.config import Config, UsageError, load_config
-from nsff.measure import compare_fields, format_table, measure_cost, measure_curve, plot_curves
-from nsff.options import FIELDS
-from nsff.scene import load_scene
-from nsff.script import pick_device, run_script
+from nsff.cli import run_script
+from nsff.config import FIELDS, Config
+from nsff.config_loader import load_config
+from nsff.data.scene import load_scene
+from nsff.distributed import pick_device
+from nsff.errors import UsageError
+from nsff.evaluation.profiling import compare_fields, format_table, measure_cost, measure_curve, plot_curves
 
 
 def main(argv: list[str]) -> None:

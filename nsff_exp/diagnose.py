@@ -3,9 +3,10 @@
 python diagnose.py --config configs/config_video.txt --datadir SCENE/dense --expname NAME
 """
 
-from nsff.config import load_config
-from nsff.diagnosis import diagnose
-from nsff.script import memory_advice, pick_device, run_script
+from nsff.cli import memory_advice, run_script
+from nsff.config_loader import load_config
+from nsff.distributed import pick_device
+from nsff.evaluation.diagnostics import diagnose
 
 
 def main(argv: list[str]) -> None:

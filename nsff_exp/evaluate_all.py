@@ -6,11 +6,12 @@ python evaluate_all.py configs/*.txt --protocol nsff-fixed --every 10
 The first words are config files; all options behind them go to every scene.
 """
 
-from nsff.config import REPOSITORY, UsageError, load_config
+from nsff.cli import run_script
+from nsff.config_loader import REPOSITORY, load_config
+from nsff.distributed import join_workers
+from nsff.errors import UsageError
+from nsff.evaluation.results_table import evaluate_all
 from nsff.launcher import launch_processes
-from nsff.scoreboard import evaluate_all
-from nsff.script import run_script
-from nsff.workers import join_workers
 
 
 def main(argv: list[str]) -> None:

@@ -8,12 +8,12 @@ The means are printed under their published names, `mean_psnr` to `mean_lpips dy
 
 import json
 
-from nsff.config import load_config
-from nsff.evaluator import evaluate, require_all_views
+from nsff.cli import memory_advice, run_script
+from nsff.config_loader import load_config
+from nsff.distributed import join_workers, pick_device
+from nsff.evaluation.evaluator import evaluate, require_all_views
+from nsff.evaluation.tables import mean_lines
 from nsff.launcher import launch_processes
-from nsff.report import mean_lines
-from nsff.script import memory_advice, pick_device, run_script
-from nsff.workers import join_workers
 
 
 def main(argv: list[str]) -> None:

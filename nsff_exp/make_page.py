@@ -3,9 +3,9 @@
 python make_page.py --config configs/config_video.txt --datadir SCENE/dense --expname NAME
 """
 
-from nsff.config import load_config
-from nsff.script import run_script
-from nsff.summary import write_summary
+from nsff.cli import run_script
+from nsff.config_loader import load_config
+from nsff.report.experiment_page import write_summary
 
 
 def main(argv: list[str]) -> None:

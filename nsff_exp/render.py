@@ -5,12 +5,13 @@ python render.py --config configs/config_kid-running.txt --path lemniscate --tim
 python render.py --config configs/config_kid-running.txt --render_lockcam_slowmo --gpus all
 """
 
-from nsff.config import UsageError, load_config
+from nsff.cli import memory_advice, run_script
+from nsff.config_loader import load_config
+from nsff.distributed import join_workers, pick_device
+from nsff.errors import UsageError
 from nsff.launcher import launch_processes
-from nsff.novel_views import render_videos
-from nsff.script import memory_advice, pick_device, run_script
-from nsff.views import wants_videos
-from nsff.workers import join_workers
+from nsff.novel_views.render_plan import wants_videos
+from nsff.novel_views.render_videos import render_videos
 
 
 def main(argv: list[str]) -> None:

@@ -8,9 +8,10 @@ Each stage is a script of its own; its command is shown, to be used alone.
 import argparse
 from pathlib import Path
 
-from nsff.config import Parser, UsageError, add_message_options, find_config
-from nsff.script import run_script
-from nsff.stages import MOST_FRAMES, run_stages
+from nsff.cli import Parser, add_message_options, run_script
+from nsff.config_loader import find_config
+from nsff.errors import UsageError
+from nsff.pipeline import MOST_FRAMES, run_stages
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -5,14 +5,14 @@ python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_
 python run_nerf.py --config configs/config_kid-running.txt --gpus all
 """
 
-from nsff.config import load_config
+from nsff.cli import memory_advice, run_script
+from nsff.config_loader import load_config
+from nsff.data.scene import load_scene
+from nsff.distributed import join_workers, pick_device
 from nsff.launcher import launch_processes
-from nsff.novel_views import render_videos
-from nsff.scene import load_scene
-from nsff.script import memory_advice, pick_device, run_script
-from nsff.trainer import Trainer, train
-from nsff.views import wants_videos
-from nsff.workers import join_workers
+from nsff.novel_views.render_plan import wants_videos
+from nsff.novel_views.render_videos import render_videos
+from nsff.training.trainer import Trainer, train
 
 
 def main(argv: list[str]) -> None:

@@ -6,9 +6,10 @@ python download_models.py --only raft,midas
 
 from pathlib import Path
 
-from nsff_prep.downloads import DOWNLOADS, choose, download, folder_of
-from nsff_prep.script import Parser, run_script
-from nsff_prep.weights import MODELS
+import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.prep.downloads import DOWNLOADS, choose, download, folder_of
+from nsff.prep.script import Parser, run_script
+from nsff.prep.weights import MODELS
 
 
 def main(argv: list[str]) -> None:

@@ -5,10 +5,11 @@ python make_covisibility.py --data_path SCENE/dense/
 
 from pathlib import Path
 
-from nsff_prep.covisibility import make_covisibility
-from nsff_prep.flow import DisFlow
-from nsff_prep.folder import SceneFolder
-from nsff_prep.script import Parser, log, run_script
+import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.prep.covisibility import make_covisibility
+from nsff.prep.flow import DisFlow
+from nsff.prep.folder import SceneFolder
+from nsff.prep.script import Parser, log, run_script
 
 
 def main(argv: list[str]) -> None:

@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from nsff_prep.demo_scene import PATHS, Settings, write_demo_scene, write_video
-from nsff_prep.folder import N_CAMERAS, SceneFolder
-from nsff_prep.script import Parser, run_script
+import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.demo.scene import PATHS, Settings, write_demo_scene, write_video
+from nsff.prep.folder import N_CAMERAS, SceneFolder
+from nsff.prep.script import Parser, run_script
 
 SIDES = range(16, 1025)  # a frame of 1024x1024 takes over 1 GB of memory to make
 FRAMES = range(3, 1000)

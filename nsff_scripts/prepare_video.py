@@ -7,7 +7,8 @@ Networks are used where their weights are there (download_models.py), else metho
 
 from pathlib import Path
 
-from nsff_prep.options import (
+import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.prep.options import (
     add_capture,
     add_depth,
     add_flow,
@@ -16,8 +17,8 @@ from nsff_prep.options import (
     flow_settings,
     pick_device,
 )
-from nsff_prep.pipeline import STAGES, prepare, sensible
-from nsff_prep.script import Parser, UsageError, run_script
+from nsff.prep.pipeline import STAGES, prepare, sensible
+from nsff.prep.script import Parser, UsageError, run_script
 
 
 def main(argv: list[str]) -> None:

@@ -8,9 +8,10 @@ The camera must move sideways. What moves in the scene is found and kept out of 
 
 from pathlib import Path
 
-from nsff_prep.capture import make_cameras
-from nsff_prep.options import add_capture, capture_settings
-from nsff_prep.script import Parser, run_script
+import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.prep.capture import make_cameras
+from nsff.prep.options import add_capture, capture_settings
+from nsff.prep.script import Parser, run_script
 
 
 def main(argv: list[str]) -> None:

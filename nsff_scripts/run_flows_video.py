@@ -7,10 +7,11 @@
 
 from pathlib import Path
 
-from nsff_prep.flows import make_flows
-from nsff_prep.folder import SceneFolder
-from nsff_prep.options import add_flow, flow_settings, pick_device
-from nsff_prep.script import Parser, run_script
+import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.prep.folder import SceneFolder
+from nsff.prep.make_flows import make_flows
+from nsff.prep.options import add_flow, flow_settings, pick_device
+from nsff.prep.script import Parser, run_script
 
 
 def main(argv: list[str]) -> None:

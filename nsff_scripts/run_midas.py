@@ -6,10 +6,11 @@ python run_midas.py --data_path SCENE/dense/ --depth multiview          # no wei
 
 from pathlib import Path
 
-from nsff_prep.depth import make_disparity
-from nsff_prep.folder import SceneFolder
-from nsff_prep.options import add_depth, depth_settings, pick_device
-from nsff_prep.script import Parser, run_script
+import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.prep.depth.disparity import make_disparity
+from nsff.prep.folder import SceneFolder
+from nsff.prep.options import add_depth, depth_settings, pick_device
+from nsff.prep.script import Parser, run_script
 
 
 def main(argv: list[str]) -> None:

@@ -5,9 +5,10 @@ python save_poses_nerf.py --data_path SCENE/dense/
 
 from pathlib import Path
 
-from nsff_prep.cameras import save_poses
-from nsff_prep.folder import SceneFolder
-from nsff_prep.script import Parser, log, run_script
+import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.prep.folder import SceneFolder
+from nsff.prep.poses_bounds import save_poses
+from nsff.prep.script import Parser, log, run_script
 
 
 def main(argv: list[str]) -> None:

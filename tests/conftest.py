@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-jaxtyping.install_import_hook(["nsff", "nsff_prep"], "shape_check.checked")
+jaxtyping.install_import_hook(["nsff"], "shape_check.checked")
 
 GOLDEN = Path(os.environ.get("NSFF_GOLDEN", Path(__file__).parent / "golden")).resolve()
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -47,7 +47,7 @@ def stages(golden: Path, variant: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def golden_config(golden: Path, variant: str):
-    from nsff.config import load_config
+    from nsff.config_loader import load_config
 
     folder = str(golden / "scene")
     return load_config(["--config", str(golden / variant / "config.txt"), "--datadir", folder, "--variant", variant])
@@ -55,15 +55,15 @@ def golden_config(golden: Path, variant: str):
 
 @pytest.fixture(scope="session")
 def golden_scene(golden_config):
-    from nsff.scene import load_scene
+    from nsff.data.scene import load_scene
 
     return load_scene(golden_config, CPU)
 
 
 def published_fields(golden: Path, config):
     """Fields with the weights of the golden checkpoint."""
-    from nsff.checkpoint import load_weights, read_checkpoint
     from nsff.fields import build_fields
+    from nsff.training.checkpoint import load_weights, read_checkpoint
 
     fields = build_fields(config)
     load_weights(fields, read_checkpoint(golden / "render" / "002000.tar"), config)
@@ -78,7 +78,7 @@ def golden_fields(golden: Path, golden_config):
 @pytest.fixture(scope="session")
 def trained(golden: Path, tmp_path_factory):
     """The golden checkpoint in an experiment folder."""
-    from nsff.config import load_config
+    from nsff.config_loader import load_config
 
     argv = ["--config", str(golden / "paper/config.txt"), "--datadir", str(golden / "scene"), "--image_ext", "png"]
     config = load_config([*argv, "--basedir", str(tmp_path_factory.mktemp("logs"))])
@@ -126,7 +126,7 @@ def trunk_file(trunk, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in scene, 12 frames at 64x36 with all files; to be copied, not changed."""
-    from nsff_prep.demo_scene import Settings, write_demo_scene
+    from nsff.demo.scene import Settings, write_demo_scene
 
     folder = tmp_path_factory.mktemp("small") / "scene"
     write_demo_scene(folder, Settings(64, 36, n_frames=12))
@@ -136,8 +136,8 @@ def small_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of 12 frames of the built-in room, from a hand-held camera; its truth is beside it, in `truth`."""
-    from nsff_prep.demo_scene import Settings, write_demo_scene, write_video
-    from nsff_prep.folder import SceneFolder
+    from nsff.demo.scene import Settings, write_demo_scene, write_video
+    from nsff.prep.folder import SceneFolder
 
     folder = tmp_path_factory.mktemp("video")
     write_demo_scene(folder / "truth", Settings(160, 90, n_frames=12, path="smooth"))
@@ -171,7 +171,7 @@ def prepared(clip: Path, prepare, tmp_path_factory: pytest.TempPathFactory) -> t
 @pytest.fixture(scope="session")
 def paper_config(golden: Path):
     """The golden config of one variant, where nothing depends on it."""
-    from nsff.config import load_config
+    from nsff.config_loader import load_config
 
     folder = str(golden / "scene")
     return load_config(["--config", str(golden / "paper" / "config.txt"), "--datadir", folder])
@@ -179,7 +179,7 @@ def paper_config(golden: Path):
 
 @pytest.fixture(scope="session")
 def paper_scene(paper_config):
-    from nsff.scene import load_scene
+    from nsff.data.scene import load_scene
 
     return load_scene(paper_config, CPU)
 

@@ -148,8 +148,8 @@ def test_training_under_a_new_name(home):
 def networks(home: Path) -> None:
     """Stand-ins for the published weights, where the published README puts them."""
     sys.path.insert(0, str(REPOSITORY / "nsff_scripts"))
-    from nsff_prep.downloads import DOWNLOADS
-    from nsff_prep.midas import MidasNet
+    from nsff.prep.depth.midas import MidasNet
+    from nsff.prep.downloads import DOWNLOADS
     from torchvision.models.detection import maskrcnn_resnet50_fpn
     from torchvision.models.optical_flow import raft_large
 

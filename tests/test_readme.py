@@ -11,7 +11,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from nsff.config import load_config
+from nsff.config_loader import load_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -118,7 +118,7 @@ def test_targets_of_make(target: str) -> None:
 
 
 def test_options_that_the_table_names_are_there() -> None:
-    from nsff.options import Config
+    from nsff.config import Config
 
     table = DOCS["training.md"].partition("## Options")[2]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]

@@ -2,6 +2,7 @@
 
 import os
 
-# Before torch is there: its threads would turn in circles while they wait for each other, and keep the core that the
-# other one needs. Asleep they train as fast on 2 idle cores, and twice as fast beside another busy program.
+# Must be set before torch is imported: idle OpenMP threads otherwise busy-wait, which halves the throughput beside
+# another busy program.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))  # before OpenCV: refuse images that claim more

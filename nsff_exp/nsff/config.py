@@ -1,261 +1,228 @@
-"""Reads the options from a file and the command line, and refuses what cannot be followed."""
+"""Every option of all scripts, declared once: names and defaults as published."""
 
-import argparse
 import dataclasses
-import difflib
-import logging
-from collections.abc import Callable
+import functools
 from pathlib import Path
 from typing import Any
 
-import configargparse
-import numpy as np
-
-from nsff.options import FIELD_DEFAULTS, OPTIONS, VARIANT_DEFAULTS, Config
-
-__all__ = [
-    "Config",
-    "InputError",
-    "Parser",
-    "UsageError",
-    "find_config",
-    "format_args",
-    "load_config",
-    "unused_options",
-]
-
-log = logging.getLogger("nsff")
-
-SEVERAL_PROCESSES = ("run_nerf.py", "render.py", "evaluation.py", "evaluate_all.py")
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-class InputError(Exception):
-    """What the user gave cannot be used; the message says what, where, and what to run. Exit status 1."""
-
-    def __str__(self) -> str:
-        return super().__str__().replace("\n", "\\n")  # a file may be called so; it is one line nevertheless
+VARIANTS = ("paper", "wild")
+FIELDS = ("mlp", "hash")
+SCHEDULES = ("published", "scaled")
+PATHS = ("wander", "spiral", "lemniscate", "dolly", "fixed", "train")
+TIMES = ("fixed", "run", "slowmo")
+PROTOCOL_NAMES = ("nsff", "nsff-fixed", "dynamicnerf", "view0", "dynibar", "dycheck")
+# Defaults of the two published commits where they differ; those of `paper` stand in `Config`.
+VARIANT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "wild": {
+        "N_iters": 2_000_000,
+        "lrate_decay": 300,
+        "w_sf_reg": 0.1,
+        "end_frame": 50,
+        "i_print": 1000,
+        "i_img": 1000,
+    },
+}
+FIELD_DEFAULTS: dict[str, dict[str, Any]] = {"mlp": {}, "hash": {"schedule": "scaled", "N_iters": 30_000}}
 
 
-class UsageError(InputError):
-    """The command line or the config file is wrong. Exit status 2."""
+def _option(default: Any, text: str, group: str, **extra: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, "group": group, **extra})
 
 
-class Parser(configargparse.ArgumentParser):
-    """Says in one line what is wrong with the command line."""
+_scene = functools.partial(_option, group="scene")
+_field = functools.partial(_option, group="fields")
+_train = functools.partial(_option, group="training")
+_loss = functools.partial(_option, group="losses")
+_log = functools.partial(_option, group="logging and saving")
+_render = functools.partial(_option, group="rendering")
+_eval = functools.partial(_option, group="evaluation")
+_bench = functools.partial(_option, group="benchmark")
+# Accepted so that published files and commands work; named once in the log when given.
+_unused = functools.partial(_option, group="accepted, without effect", unused=True)
+# Only the published value is possible: any other is an error, never ignored.
+_fixed = functools.partial(_option, group="accepted, one value only", fixed=True)
 
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message}; see --help")
 
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options of all scripts. Defaults that depend on `variant` or `field` are those of `paper` and `mlp`."""
 
-def _build_parser(prog: str, description: str) -> Parser:
-    parser = Parser(
-        prog=prog,
-        usage="%(prog)s --config FILE [--option value ...]",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_config_file_help=False,
+    config: str = _scene("", "file of `key = value` lines; looked up as typed, then under the repository root")
+    expname: str = _scene("", "name of the experiment (folder name under basedir)")
+    basedir: str = _scene("./logs/", "where experiments are kept")
+    datadir: str = _scene("./data/llff/fern", "the `dense` folder of the scene")
+    start_frame: int = _scene(0, "first frame used")
+    end_frame: int = _scene(30, "one past the last frame used (50 in wild); cut to the sequence where that is shorter")
+    final_height: int = _scene(288, "training height in pixels: frames are read from images_<W>x<final_height>")
+    bd_factor: float = _scene(0.9, "near plane as a share of the nearest static depth: less where things move closer")
+    cache_gb: float = _scene(
+        1.0, "frames and priors beyond so many GB stay on the disk (DATA/.cache_...), as memory-mapped files"
     )
-    names = dict.fromkeys(option.metadata["group"] for option in OPTIONS)
-    groups = {name: parser.add_argument_group(name) for name in names}
-    for option in OPTIONS:
-        group = groups[option.metadata["group"]]
-        shown = option.type is not bool and option.default not in (None, "")
-        text = option.metadata["help"] + (f" (default: {option.default})" if shown else "")
-        flags = [f"--{option.name}", *(["-c"] if option.name == "config" else [])]
-        if option.type is bool:
-            group.add_argument(*flags, action="store_true", help=text)
-            continue
-        choices, reader = option.metadata.get("choices"), _reader(option)
-        if choices:
-            group.add_argument(
-                *flags, type=reader, default=option.default, help=text, metavar="{" + ",".join(choices) + "}",
-                choices=[*choices, *([None] if reader("None") is None else [])],
-            )  # fmt: skip
-        else:
-            group.add_argument(*flags, type=reader, default=option.default, help=text)
-    add_message_options(parser)
-    return parser
+    target_idx: int = _scene(10, "frame, counted from start_frame, where novel views start")
 
-
-def _reader(option: dataclasses.Field) -> Callable[[str], Any]:
-    """The converter of an option's text. Where no value is legal, `None` is one way to write it, as in `args.txt`."""
-    kind: type = int if option.type is int else float if option.type is float else str
-
-    def read(text: str) -> Any:
-        return None if option.type == (str | None) and text == "None" else kind(text)
-
-    read.__name__ = kind.__name__  # argparse names it in its message
-    return read
-
-
-def add_message_options(parser: Parser) -> None:
-    """`--quiet` and `--verbose`, which the script heard before anything was read (`script.set_up_messages`)."""
-    messages = parser.add_argument_group("messages")
-    messages.add_argument("--quiet", action="store_true", help="no progress, only warnings, errors and results")
-    messages.add_argument("--verbose", action="store_true", help="more lines, and where an error came from")
-
-
-def find_config(typed: str) -> Path:
-    """The config file `typed`: as it stands, else under the repository root.
-
-    Raises:
-        UsageError: in neither place; both absolute paths are named.
-    """
-    places = [Path(typed).absolute(), REPOSITORY / typed]
-    for place in places:
-        if place.is_file():
-            return place
-    raise UsageError(f"config file not found: looked for {places[0]} and {places[1]}")
-
-
-def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "") -> Config:
-    """Read the command line and the file it names; the command line wins.
-
-    Args:
-        argv: arguments without the program's name.
-        prog: name in the help.
-        description: first line of the help.
-
-    Raises:
-        UsageError: unknown key, value of the wrong kind, or a value that is not supported.
-    """
-    parser = _build_parser(prog, description)
-    typed, unknown = parser.parse_known_args(argv, config_file_contents="", env_vars={})
-    path = find_config(typed.config) if typed.config else None
-    try:
-        text = path.read_text() if path else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file {path} cannot be read as text") from error
-
-    def parse() -> dict[str, Any]:
-        return vars(parser.parse_known_args(argv, config_file_contents=text, env_vars={})[0])
-
-    parser.set_defaults(variant=None, w_entropy=None)
-    values = parse()
-    keys = _keys_of_file(parser)
-    if unknown := [key for key, known in keys.items() if not known] + unknown:
-        raise UsageError(_describe_unknown(unknown[0], path))
-    for name in ("quiet", "verbose"):
-        if name in keys:
-            raise UsageError(f"{name} in {path}: it belongs on the command line")
-    later = [name for name in ("chain_sf", "w_entropy") if name in keys or values[name] not in (None, False)]
-    variant = values["variant"] or _variant_without_name(later)
-    defaults = {"w_entropy": Config.w_entropy} | VARIANT_DEFAULTS[variant] | FIELD_DEFAULTS[values["field"]]
-    parser.set_defaults(variant=variant, **defaults)
-    values = {name: value for name, value in parse().items() if name not in ("quiet", "verbose")}
-    config = Config(**values | {"config": str(path or ""), "sequence_length": _sequence_length(values["datadir"])})
-    _check(config)
-    if config.n_frames < config.end_frame - config.start_frame:
-        log.info("%s has %d frames: end_frame %d is cut", config.datadir, config.sequence_length, config.end_frame)
-    if unused := unused_options(config, prog):
-        log.info("without effect here: %s", ", ".join(unused))
-    return config
-
-
-def _keys_of_file(parser: Parser) -> dict[str, bool]:
-    """Keys of the config file that was parsed last, and whether each is the full name of an option."""
-    sources = parser.get_source_to_settings_dict()
-    return {
-        key: action is not None
-        for source, settings in sources.items() if source.startswith("config_file")
-        for key, (action, _) in settings.items()
-    }  # fmt: skip
-
-
-def _variant_without_name(later: list[str]) -> str:
-    """The variant of a config that names none: `wild` where `later` options are given that only later code has."""
-    if not later:
-        return Config.variant
-    log.info("%s without variant: taken as variant wild, the authors' later code", " and ".join(later))
-    return "wild"
-
-
-def _sequence_length(datadir: str) -> int | None:
-    """Rows of `poses_bounds.npy`; None where there is none that can be read, which the scene's reader refuses."""
-    try:
-        return int(np.load(Path(datadir) / "poses_bounds.npy", mmap_mode="r", allow_pickle=False).shape[0])
-    except Exception:  # whatever a broken file gives
-        return None
-
-
-def _describe_unknown(argument: str, path: Path | None) -> str:
-    key = argument.lstrip("-").split("=")[0]
-    near = difflib.get_close_matches(key, [option.name for option in OPTIONS], 1)
-    where = f"on the command line or in {path}" if path else "on the command line"
-    return f"unknown option '{key}' {where}" + (f"; did you mean '{near[0]}'?" if near else "; see --help")
-
-
-def _check(config: Config) -> None:
-    for option in OPTIONS:
-        value = getattr(config, option.name)
-        if option.metadata.get("fixed") and value != option.default:
-            raise UsageError(f"{option.name} = {value} is not supported ({option.metadata['help']}); leave it out")
-        if isinstance(value, int | float) and not value >= 0:
-            raise UsageError(f"{option.name} = {value} must be a number that is not negative")
-    positive = (
-        "N_rand",
-        "N_samples",
-        "final_height",
-        "decay_iteration",
-        "lrate_decay",
-        "i_print",
-        "i_weights",
-        "fps",
-        "reach",
-        "slowmo_factor",
+    variant: str = _field(
+        "paper", "published variant of the method; without this key, chain_sf or w_entropy mean wild", choices=VARIANTS
     )
-    for name in positive:
-        if getattr(config, name) < 1:
-            raise UsageError(f"{name} must be at least 1")
-    if not config.expname:
-        raise UsageError("expname is missing: give --config FILE or --expname NAME")
-    if config.bd_factor < 0.05:
-        raise UsageError(f"bd_factor = {config.bd_factor} is not supported: the near plane needs 0.05 or more")
-    if config.N_samples < 4:
-        raise UsageError("N_samples must be at least 4: the smoothness terms need neighbours along the ray")
-    _check_hash(config)
-    if config.netdepth < 6:
-        raise UsageError(
-            f"netdepth = {config.netdepth} is not supported: layer 5 takes the encoded point again; use >= 6"
-        )
-    if config.netwidth < 2 or config.netwidth % 2:
-        raise UsageError(f"netwidth = {config.netwidth} must be even")
-    if config.n_frames < 3:
-        there = "" if config.sequence_length is None else f" of the {config.sequence_length} in {config.datadir}"
-        raise UsageError(
-            f"start_frame {config.start_frame} and end_frame {config.end_frame} leave {config.n_frames} frames{there}; "
-            "at least 3 are needed"
-        )
-    if not config.use_viewdirs:
-        raise UsageError(
-            "use_viewdirs is off: fields whose colour does not depend on the view direction are not supported; "
-            "add use_viewdirs = True to the config, or --use_viewdirs"
-        )
+    field: str = _field("mlp", "what the fields are made of: the published networks or hash grids", choices=FIELDS)
+    netdepth: int = _field(8, "layers of the trunk (at least 6)")
+    netwidth: int = _field(256, "channels of a layer (even)")
+    multires: int = _field(10, "frequencies of the encoding of points")
+    multires_views: int = _field(4, "frequencies of the encoding of view directions")
+    use_viewdirs: bool = _field(False, "colour depends on the view direction: must be on, other fields are not made")
+
+    hash_levels: int = _field(8, "hash: levels of a grid")
+    hash_log2_rows: int = _field(18, "hash: table rows of a level at most, as a power of 2")
+    hash_features: int = _field(2, "hash: features a row")
+    hash_finest: int = _field(1024, "hash: cells an axis of the finest level, static field")
+    hash_dynamic_finest: int = _field(512, "hash: cells an axis of the finest level, dynamic field")
+    hash_time: float = _field(1.0, "hash: time cells a frame of the finest level")
+    hash_width: int = _field(64, "hash: channels of the layers behind the grids")
+    hash_look: int = _field(32, "hash: depths a ray of a first look at both fields; 0 = N_samples uniform depths")
+    hash_samples: int = _field(24, "hash: depths a ray that then follow what the look found (instead of N_samples)")
+
+    N_iters: int = _train(500_000, "steps in all (2000000 in wild, 30000 with hash)")
+    max_minutes: float = _train(0.0, "stop after so many minutes of training in all; 0 = no limit")
+    schedule: str = _train(
+        "published", "published: stages count steps; scaled: all follows the length of the run (hash)",
+        choices=SCHEDULES,
+    )  # fmt: skip
+    N_rand: int = _train(4096, "uniform rays a step")
+    num_extra_sample: int = _train(512, "rays a step drawn from the motion mask while step < D")
+    use_motion_mask: bool = _train(False, "draw the extra rays")
+    background_rays: int = _train(
+        0, "rays a step from outside the motion masks of all frames, for the static field alone (not published)"
+    )
+    N_samples: int = _train(64, "depths a ray")
+    perturb: float = _train(1.0, "0 = no jitter of the depths")
+    raw_noise_std: float = _train(0.0, "standard deviation of the noise on raw density while training")
+    lrate: float = _train(5e-4, "learning rate")
+    lrate_decay: int = _train(250, "learning rate falls to a tenth in so many thousand steps (300 in wild)")
+    decay_iteration: int = _train(50, "stage length D in thousand steps")
+    chain_sf: bool = _train(False, "variant wild: render from two frames away from step 2D on")
+    seed: int = _train(0, "seed of all random draws")
+    device: str = _train("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    gpus: str | None = _train(
+        None, "train, render or evaluate on so many GPUs of this machine, one process each: a number, or all "
+        "(with --device cpu: so many processes)",
+    )  # fmt: skip
+    amp: bool = _train(False, "mixed precision on CUDA (bfloat16 products, float32 compositing)")
+    no_reload: bool = _train(False, "do not resume, start from step 0")
+    ft_path: str | None = _train(None, "start from this checkpoint when there is none in the experiment")
+
+    w_depth: float = _loss(0.04, "weight of the depth prior")
+    w_optical_flow: float = _loss(0.02, "weight of the optical flow prior")
+    w_sm: float = _loss(0.1, "weight of smoothness and of least kinetic motion")
+    w_sf_reg: float = _loss(0.01, "weight of the scene flow magnitude (0.1 in wild)")
+    w_cycle: float = _loss(0.1, "weight of the scene flow cycle")
+    w_prob_reg: float = _loss(0.1, "weight of the disocclusion probability")
+    w_entropy: float = _loss(1e-3, "variant wild: weight of the entropy of the blend weight")
+    w_distortion: float = _loss(0.0, "weight of the spread of the dynamic field along a ray (not published)")
+    w_split: float = _loss(0.0, "weight of the dynamic field's share outside the motion masks (not published)")
+    decay_depth_w: bool = _loss(False, "divide w_depth by 10 at every multiple of D")
+    decay_optical_flow_w: bool = _loss(False, "divide w_optical_flow by 10 at every multiple of D")
+
+    i_print: int = _log(500, "steps between TensorBoard scalars (1000 in wild)")
+    i_img: int = _log(500, "steps between TensorBoard images, full size; 0 = none (1000 in wild)")
+    i_weights: int = _log(10000, "steps between checkpoints")
+    i_val: int = _log(0, "steps between evaluations of a few held-out views of protocol, into TensorBoard; 0 = none")
+
+    render_bt: bool = _render(False, "bullet time: the camera circles at the time of target_idx")
+    render_lockcam_slowmo: bool = _render(False, "slow motion seen from the camera of target_idx")
+    render_slowmo_bt: bool = _render(False, "slow motion and moving camera")
+    path: str | None = _render(
+        None, "also a clip along this path around the camera of target_idx ('train': that of the video)", choices=PATHS
+    )
+    time: str | None = _render(
+        None, "times of path and camera_path: that of target_idx, frame by frame, or between frames as well "
+        "(default: run with the paths fixed and train, else fixed)", choices=TIMES,
+    )  # fmt: skip
+    frames: int = _render(0, "frames of the clip along path; 0 = 60, or as many as times and slowmo_factor give")
+    reach: float = _render(
+        48.0, "how far cameras circle: pixels that a thing at depth 1, the near plane, shifts; less for small frames"
+    )
+    times: str | None = _render(None, "first and last frame of what runs, like 3:8; default: all, or as published")
+    slowmo_factor: int = _render(10, "slow motion: moments from each frame to the next")
+    camera_path: str | None = _render(None, "also a clip along the cameras of this file (nerfstudio's JSON format)")
+    layers: str = _render("rgb", "what is written, of rgb,depth,static,dynamic,blend,flow,side_by_side")
+    raw_depth: bool = _render(False, "keep the distance of every pixel (depth_raw/000.npz, units of poses_bounds.npy)")
+    format: str = _render("mp4", "what clips are written as, of mp4,gif,png,jpg; frames are kept in any case")
+    render_factor: int = _render(0, "divide the render size by this, for speed; 0 = full size")
+    image_ext: str = _render(
+        "jpg", "format of frames where format names none (jpg: quality 95)", choices=("jpg", "png")
+    )
+    fps: float = _render(30.0, "frames a second of the videos")
+    chunk: int = _render(1024 * 128, "most rays rendered at once")
+    netchunk: int = _render(1024 * 128, "most points given to a field at once when rendering")
+
+    protocol: str = _eval("nsff", "held-out views and the rules of their comparison", choices=PROTOCOL_NAMES)
+    every: int = _eval(1, "evaluate every so manyth view only, for a quick look")
+    allow_missing: bool = _eval(False, "views without their files are no error, only left out and named")
+    heldout: str | None = _eval(
+        None, "protocols dynamicnerf and view0: folder of frames seen from the camera of frame 0, named by their time, "
+        "00003.png or v000_t003.png",
+    )  # fmt: skip
+    lpips_trunk: str | None = _eval(None, "file of AlexNet weights (torchvision's); default: torchvision's download")
+    save_renders: bool = _eval(False, "keep the rendered views as png files beside the metrics")
+
+    bench_steps: int = _bench(3, "training steps to time, after one that is not timed")
+    compare: str | None = _bench(None, "fields to measure side by side, each in its own process: mlp,hash")
+    bench_minutes: float = _bench(0.0, "also train for so many minutes and score the protocol's views along the way")
+    bench_plot: str | None = _bench(None, "draw PSNR against time into this file")
+    bench_json: str | None = _bench(None, "write the figures to this file")
+
+    N_importance: int = _fixed(0, "hierarchical sampling is not part of the method")
+    dataset_type: str = _fixed("llff", "the layout of the scene folder")
+    no_ndc: bool = _fixed(False, "the method lives in NDC")
+    lindisp: bool = _fixed(False, "NDC depth is already linear in disparity")
+    spherify: bool = _fixed(False, "scenes are forward-facing")
+    white_bkgd: bool = _fixed(False, "scenes have no white background")
+    i_embed: int = _fixed(0, "positional encoding is always on")
+
+    factor: int = _unused(8, "final_height decides the size")
+    no_batching: bool = _unused(False, "rays always come from one frame a step")
+    netdepth_fine: int = _unused(8, "there is no fine network")
+    netwidth_fine: int = _unused(256, "there is no fine network")
+    render_test: bool = _unused(False, "not part of the method")
+    render_dynamics_slowmo: bool = _unused(False, "of the authors' earliest code")
+    render_paths: bool = _unused(False, "of the authors' earliest code")
+    ndc_depth: bool = _unused(False, "of the authors' earliest code")
+    testskip: int = _unused(8, "for other data sets")
+    shape: str = _unused("greek", "for other data sets")
+    half_res: bool = _unused(False, "for other data sets")
+    llffhold: int = _unused(8, "no frame of the video is held out")
+    i_testset: int = _unused(50000, "use evaluation.py")
+    i_video: int = _unused(50000, "use --render_bt")
+
+    # Not an option: frames of the sequence in datadir, found by load_config; None where it has no poses yet.
+    sequence_length: int | None = None
+
+    @property
+    def experiment_dir(self) -> Path:
+        """`<basedir>/<expname>_F<start>-<end>`, the published folder name; an `args.txt` names it with its suffix."""
+        suffix = f"_F{self.start_frame:02d}-{self.end_frame:02d}"
+        return Path(self.basedir) / (self.expname.removesuffix(suffix) + suffix)
+
+    @property
+    def rays_at_once(self) -> int:
+        """Rays of a render chunk: at most `chunk`, and `netchunk` points."""
+        points = max(self.hash_look, self.hash_samples) if self.importance else self.N_samples
+        return max(1, min(self.chunk, self.netchunk // points))
+
+    @property
+    def importance(self) -> bool:
+        """Whether the depths of a ray follow a first look, instead of being uniform as published."""
+        return self.field == "hash" and self.hash_look > 0
+
+    @property
+    def frame_range(self) -> range:
+        """Indices of the frames used: `start_frame` to `end_frame`, or to the end of the sequence."""
+        end = self.end_frame if self.sequence_length is None else min(self.end_frame, self.sequence_length)
+        return range(self.start_frame, end)
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.frame_range)
 
 
-def _check_hash(config: Config) -> None:
-    for name, least, most in (
-        ("hash_levels", 1, 32), ("hash_log2_rows", 4, 26), ("hash_features", 1, 8), ("hash_finest", 16, 1 << 16),
-        ("hash_dynamic_finest", 16, 1 << 16), ("hash_time", 0.01, 16), ("hash_width", 1, 1024),
-        ("hash_samples", 4, 4096),
-    ):  # fmt: skip
-        if not least <= getattr(config, name) <= most:
-            raise UsageError(f"{name} = {getattr(config, name)} is not supported: choose {least} to {most}")
-
-
-def unused_options(config: Config, prog: str = "run_nerf.py") -> list[str]:
-    """Names of the options that were given and have no effect in a script, but for those that are always on."""
-    given = [option for option in OPTIONS if getattr(config, option.name) != option.default]
-    names = [option.name for option in given if option.metadata.get("unused") and option.name != "no_batching"]
-    if config.variant == "paper" and config.chain_sf:
-        names.append("chain_sf (always on in variant paper)")
-    if config.gpus and prog not in SEVERAL_PROCESSES:
-        names.append(f"gpus ({prog} is one process)")
-    return names
-
-
-def format_args(config: Config) -> str:
-    """All options as `key = value` lines, sorted, as `args.txt` holds them; but for `gpus`, which is of a machine."""
-    names = sorted(option.name for option in OPTIONS if option.name != "gpus")
-    return "".join(f"{name} = {getattr(config, name)}\n" for name in names)
+OPTIONS = tuple(option for option in dataclasses.fields(Config) if "group" in option.metadata)

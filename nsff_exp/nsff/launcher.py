@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from nsff.config import Config, InputError, UsageError
+from nsff.config import Config
+from nsff.errors import InputError, UsageError
 
 log = logging.getLogger("nsff")
 

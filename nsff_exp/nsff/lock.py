@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nsff.config import InputError
+from nsff.errors import InputError
 
 log = logging.getLogger("nsff")
 

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from nsff.checkpoint import list_checkpoints, read_checkpoint
-from nsff.config import load_config
+from nsff.config_loader import load_config
+from nsff.training.checkpoint import list_checkpoints, read_checkpoint
 
 pytestmark = pytest.mark.slow
 

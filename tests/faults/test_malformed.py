@@ -23,8 +23,8 @@ import run_midas
 import run_nerf
 import save_poses_nerf
 import torch
-from nsff.config import InputError
-from nsff_prep.script import PrepError
+from nsff.errors import InputError
+from nsff.prep.script import PrepError
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nsff.encoding import encode, encode_backward
-from nsff.fields.layers import SKIP, MlpWeights
+from nsff.fields.encoding import encode, encode_backward
+from nsff.fields.mlp_weights import SKIP, MlpWeights
 
 BLOCK_BYTES = 2 << 20  # of one hidden layer; larger blocks fall out of the cache, smaller ones waste threads
 RECOMPUTED = (0, SKIP)  # hidden layers that are not kept

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nsff.config import Config
-from nsff.encoding import encode, encode_rows, encoded_size
-from nsff.fields.grid import HashGrid, make_layout
+from nsff.fields.encoding import encode, encode_rows, encoded_size
+from nsff.fields.hash_grid import HashGrid, make_layout
 from nsff.fields.interface import DynamicField, DynamicSamples, Radiance, StaticField, StaticSamples
 
 # The grids cover +- these in NDC and time: rays of other cameras and warped points leave +-1, times of neighbours too

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nsff.encoding import encode, encoded_size
 from nsff.fields.blocked import forward_blocked
+from nsff.fields.encoding import encode, encoded_size
 from nsff.fields.interface import DynamicField, DynamicSamples, StaticField, StaticSamples
-from nsff.fields.layers import SKIP, MlpWeights
+from nsff.fields.mlp_weights import SKIP, MlpWeights
 
 INITIAL_FLOW_SCALE = 1e-2  # scene flow starts near zero: the weights of its head are scaled by this
 

@@ -1,0 +1,226 @@
+"""Reads the options from a file and the command line, and refuses what cannot be followed."""
+
+import argparse
+import dataclasses
+import difflib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsff.cli import Parser, add_message_options
+from nsff.config import FIELD_DEFAULTS, OPTIONS, VARIANT_DEFAULTS, Config
+from nsff.errors import UsageError
+
+log = logging.getLogger("nsff")
+
+SEVERAL_PROCESSES = ("run_nerf.py", "render.py", "evaluation.py", "evaluate_all.py")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def _build_parser(prog: str, description: str) -> Parser:
+    parser = Parser(
+        prog=prog,
+        usage="%(prog)s --config FILE [--option value ...]",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_config_file_help=False,
+    )
+    names = dict.fromkeys(option.metadata["group"] for option in OPTIONS)
+    groups = {name: parser.add_argument_group(name) for name in names}
+    for option in OPTIONS:
+        group = groups[option.metadata["group"]]
+        shown = option.type is not bool and option.default not in (None, "")
+        text = option.metadata["help"] + (f" (default: {option.default})" if shown else "")
+        flags = [f"--{option.name}", *(["-c"] if option.name == "config" else [])]
+        if option.type is bool:
+            group.add_argument(*flags, action="store_true", help=text)
+            continue
+        choices, reader = option.metadata.get("choices"), _reader(option)
+        if choices:
+            group.add_argument(
+                *flags, type=reader, default=option.default, help=text, metavar="{" + ",".join(choices) + "}",
+                choices=[*choices, *([None] if reader("None") is None else [])],
+            )  # fmt: skip
+        else:
+            group.add_argument(*flags, type=reader, default=option.default, help=text)
+    add_message_options(parser)
+    return parser
+
+
+def _reader(option: dataclasses.Field) -> Callable[[str], Any]:
+    """The converter of an option's text. Where no value is legal, `None` is one way to write it, as in `args.txt`."""
+    kind: type = int if option.type is int else float if option.type is float else str
+
+    def read(text: str) -> Any:
+        return None if option.type == (str | None) and text == "None" else kind(text)
+
+    read.__name__ = kind.__name__  # argparse names it in its message
+    return read
+
+
+def find_config(typed: str) -> Path:
+    """The config file `typed`: as it stands, else under the repository root.
+
+    Raises:
+        UsageError: in neither place; both absolute paths are named.
+    """
+    places = [Path(typed).absolute(), REPOSITORY / typed]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UsageError(f"config file not found: looked for {places[0]} and {places[1]}")
+
+
+def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "") -> Config:
+    """Read the command line and the file it names; the command line wins.
+
+    Args:
+        argv: arguments without the program's name.
+        prog: name in the help.
+        description: first line of the help.
+
+    Raises:
+        UsageError: unknown key, value of the wrong kind, or a value that is not supported.
+    """
+    parser = _build_parser(prog, description)
+    typed, unknown = parser.parse_known_args(argv, config_file_contents="", env_vars={})
+    path = find_config(typed.config) if typed.config else None
+    try:
+        text = path.read_text() if path else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"config file {path} cannot be read as text") from error
+
+    def parse() -> dict[str, Any]:
+        return vars(parser.parse_known_args(argv, config_file_contents=text, env_vars={})[0])
+
+    parser.set_defaults(variant=None, w_entropy=None)
+    values = parse()
+    keys = _keys_of_file(parser)
+    if unknown := [key for key, known in keys.items() if not known] + unknown:
+        raise UsageError(_describe_unknown(unknown[0], path))
+    for name in ("quiet", "verbose"):
+        if name in keys:
+            raise UsageError(f"{name} in {path}: it belongs on the command line")
+    later = [name for name in ("chain_sf", "w_entropy") if name in keys or values[name] not in (None, False)]
+    variant = values["variant"] or _variant_without_name(later)
+    defaults = {"w_entropy": Config.w_entropy} | VARIANT_DEFAULTS[variant] | FIELD_DEFAULTS[values["field"]]
+    parser.set_defaults(variant=variant, **defaults)
+    values = {name: value for name, value in parse().items() if name not in ("quiet", "verbose")}
+    config = Config(**values | {"config": str(path or ""), "sequence_length": _sequence_length(values["datadir"])})
+    _check(config)
+    if config.n_frames < config.end_frame - config.start_frame:
+        log.info("%s has %d frames: end_frame %d is cut", config.datadir, config.sequence_length, config.end_frame)
+    if unused := unused_options(config, prog):
+        log.info("without effect here: %s", ", ".join(unused))
+    return config
+
+
+def _keys_of_file(parser: Parser) -> dict[str, bool]:
+    """Keys of the config file that was parsed last, and whether each is the full name of an option."""
+    sources = parser.get_source_to_settings_dict()
+    return {
+        key: action is not None
+        for source, settings in sources.items() if source.startswith("config_file")
+        for key, (action, _) in settings.items()
+    }  # fmt: skip
+
+
+def _variant_without_name(later: list[str]) -> str:
+    """The variant of a config that names none: `wild` where `later` options are given that only later code has."""
+    if not later:
+        return Config.variant
+    log.info("%s without variant: taken as variant wild, the authors' later code", " and ".join(later))
+    return "wild"
+
+
+def _sequence_length(datadir: str) -> int | None:
+    """Rows of `poses_bounds.npy`; None where there is none that can be read, which the scene's reader refuses."""
+    try:
+        return int(np.load(Path(datadir) / "poses_bounds.npy", mmap_mode="r", allow_pickle=False).shape[0])
+    except Exception:  # whatever a broken file gives
+        return None
+
+
+def _describe_unknown(argument: str, path: Path | None) -> str:
+    key = argument.lstrip("-").split("=")[0]
+    near = difflib.get_close_matches(key, [option.name for option in OPTIONS], 1)
+    where = f"on the command line or in {path}" if path else "on the command line"
+    return f"unknown option '{key}' {where}" + (f"; did you mean '{near[0]}'?" if near else "; see --help")
+
+
+def _check(config: Config) -> None:
+    for option in OPTIONS:
+        value = getattr(config, option.name)
+        if option.metadata.get("fixed") and value != option.default:
+            raise UsageError(f"{option.name} = {value} is not supported ({option.metadata['help']}); leave it out")
+        if isinstance(value, int | float) and not value >= 0:
+            raise UsageError(f"{option.name} = {value} must be a number that is not negative")
+    positive = (
+        "N_rand",
+        "N_samples",
+        "final_height",
+        "decay_iteration",
+        "lrate_decay",
+        "i_print",
+        "i_weights",
+        "fps",
+        "reach",
+        "slowmo_factor",
+    )
+    for name in positive:
+        if getattr(config, name) < 1:
+            raise UsageError(f"{name} must be at least 1")
+    if not config.expname:
+        raise UsageError("expname is missing: give --config FILE or --expname NAME")
+    if config.bd_factor < 0.05:
+        raise UsageError(f"bd_factor = {config.bd_factor} is not supported: the near plane needs 0.05 or more")
+    if config.N_samples < 4:
+        raise UsageError("N_samples must be at least 4: the smoothness terms need neighbours along the ray")
+    _check_hash(config)
+    if config.netdepth < 6:
+        raise UsageError(
+            f"netdepth = {config.netdepth} is not supported: layer 5 takes the encoded point again; use >= 6"
+        )
+    if config.netwidth < 2 or config.netwidth % 2:
+        raise UsageError(f"netwidth = {config.netwidth} must be even")
+    if config.n_frames < 3:
+        there = "" if config.sequence_length is None else f" of the {config.sequence_length} in {config.datadir}"
+        raise UsageError(
+            f"start_frame {config.start_frame} and end_frame {config.end_frame} leave {config.n_frames} frames{there}; "
+            "at least 3 are needed"
+        )
+    if not config.use_viewdirs:
+        raise UsageError(
+            "use_viewdirs is off: fields whose colour does not depend on the view direction are not supported; "
+            "add use_viewdirs = True to the config, or --use_viewdirs"
+        )
+
+
+def _check_hash(config: Config) -> None:
+    for name, least, most in (
+        ("hash_levels", 1, 32), ("hash_log2_rows", 4, 26), ("hash_features", 1, 8), ("hash_finest", 16, 1 << 16),
+        ("hash_dynamic_finest", 16, 1 << 16), ("hash_time", 0.01, 16), ("hash_width", 1, 1024),
+        ("hash_samples", 4, 4096),
+    ):  # fmt: skip
+        if not least <= getattr(config, name) <= most:
+            raise UsageError(f"{name} = {getattr(config, name)} is not supported: choose {least} to {most}")
+
+
+def unused_options(config: Config, prog: str = "run_nerf.py") -> list[str]:
+    """Names of the options that were given and have no effect in a script, but for those that are always on."""
+    given = [option for option in OPTIONS if getattr(config, option.name) != option.default]
+    names = [option.name for option in given if option.metadata.get("unused") and option.name != "no_batching"]
+    if config.variant == "paper" and config.chain_sf:
+        names.append("chain_sf (always on in variant paper)")
+    if config.gpus and prog not in SEVERAL_PROCESSES:
+        names.append(f"gpus ({prog} is one process)")
+    return names
+
+
+def format_args(config: Config) -> str:
+    """All options as `key = value` lines, sorted, as `args.txt` holds them; but for `gpus`, which is of a machine."""
+    names = sorted(option.name for option in OPTIONS if option.name != "gpus")
+    return "".join(f"{name} = {getattr(config, name)}\n" for name in names)

@@ -1,0 +1,1 @@
+"""A synthetic moving scene with known truth."""

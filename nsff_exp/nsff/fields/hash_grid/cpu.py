@@ -1,0 +1,241 @@
+"""The hash grid on a CPU: numba kernels, compiled for the number of axes and features, on torch's threads, no atomics.
+
+Forward and gradient to the points run in parallel over levels and spans of points, the gradient to the table over
+levels: no two threads write to one place. Points go through in blocks that stay in the cache.
+"""
+
+import functools
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple, no_type_check
+
+import numba
+import numpy as np
+import torch
+from filelock import FileLock
+from jaxtyping import Float
+from numba import njit, prange
+from torch import Tensor
+
+from nsff.fields.hash_grid.layout import GridLayout
+
+BLOCK = 64  # points whose corners are worked out at once
+SPAN = 4096  # points a task
+
+ONE, ZERO = np.float32(1.0), np.float32(0.0)
+_compiled = functools.partial(njit, fastmath=True, nogil=True, cache=True)
+
+
+class _Grid(NamedTuple):
+    """A `GridLayout` as the kernels take it.
+
+    `axes` and `features` are empty arrays with so many dimensions: that number is part of their type, so kernels are
+    compiled for it and the loops over it are unrolled.
+    """
+
+    cells: np.ndarray
+    strides: np.ndarray
+    hashed: np.ndarray
+    mask: np.ndarray
+    first_row: np.ndarray
+    axes: np.ndarray
+    features: np.ndarray
+
+
+@_compiled
+@no_type_check
+def _corner_arrays(grid):
+    """Room for what `_find_corners` finds: weight and row (corner, point), low and high (axis, point)."""
+    n_axes = grid.axes.ndim
+    weight, row = np.empty((1 << n_axes, BLOCK), np.float32), np.empty((1 << n_axes, BLOCK), np.uint32)
+    return weight, row, np.empty((n_axes, BLOCK), np.float32), np.empty((n_axes, BLOCK), np.float32)
+
+
+@_compiled
+@no_type_check
+def _find_corners(points, start, count, level, grid, weight, row, low, high):
+    """Rows and weights of the corners around points, and the weights of the lower and upper node along each axis.
+
+    Bit `axis` of a corner's number tells the upper from the lower node.
+    """
+    n_axes, hashed, mask = grid.axes.ndim, grid.hashed[level], grid.mask[level]
+    term = np.empty(BLOCK, np.uint32)
+    for b in range(count):
+        weight[0, b] = ONE
+        row[0, b] = np.uint32(0)
+    for axis in range(n_axes):
+        n_cells, stride, half = grid.cells[level, axis], grid.strides[level, axis], 1 << axis
+        for b in range(count):
+            position = min(max(points[start + b, axis], ZERO), ONE) * np.float32(n_cells)
+            cell = min(np.int32(position), n_cells - 1)
+            high[axis, b] = position - np.float32(cell)
+            low[axis, b] = ONE - high[axis, b]
+            term[b] = np.uint32(cell) * stride
+        for c in range(half):
+            for b in range(count):
+                below = row[c, b]
+                if hashed:
+                    row[half + c, b] = below ^ (term[b] + stride)
+                    row[c, b] = below ^ term[b]
+                else:
+                    row[half + c, b] = below + (term[b] + stride)
+                    row[c, b] = below + term[b]
+                weight[half + c, b] = weight[c, b] * high[axis, b]
+                weight[c, b] = weight[c, b] * low[axis, b]
+    first = np.uint32(grid.first_row[level])
+    for c in range(1 << n_axes):
+        for b in range(count):
+            row[c, b] = (row[c, b] & mask if hashed else row[c, b]) + first
+
+
+@_compiled
+@no_type_check
+def _forward_span(points, begin, end, level, table, grid, out):
+    n_features = grid.features.ndim
+    weight, row, low, high = _corner_arrays(grid)
+    total = np.empty((BLOCK, n_features), np.float32)
+    for start in range(begin, end, BLOCK):
+        count = min(BLOCK, end - start)
+        _find_corners(points, start, count, level, grid, weight, row, low, high)
+        total[:] = ZERO
+        for c in range(1 << grid.axes.ndim):
+            for b in range(count):
+                for f in range(n_features):
+                    total[b, f] += weight[c, b] * table[row[c, b], f]
+        for f in range(n_features):
+            for b in range(count):
+                out[level * n_features + f, start + b] = total[b, f]
+
+
+@_compiled(parallel=True)
+@no_type_check
+def _forward(points, table, grid, out):
+    n_points, n_levels = points.shape[0], grid.cells.shape[0]
+    for task in prange(n_levels * ((n_points + SPAN - 1) // SPAN)):
+        level, begin = task % n_levels, task // n_levels * SPAN
+        _forward_span(points, begin, min(begin + SPAN, n_points), level, table, grid, out)
+
+
+@_compiled
+@no_type_check
+def _backward_table_level(points, grad_out, level, grid, grad_table):
+    n_features, n_points = grid.features.ndim, points.shape[0]
+    weight, row, low, high = _corner_arrays(grid)
+    for start in range(0, n_points, BLOCK):
+        count = min(BLOCK, n_points - start)
+        _find_corners(points, start, count, level, grid, weight, row, low, high)
+        for c in range(1 << grid.axes.ndim):
+            for b in range(count):
+                for f in range(n_features):
+                    grad_table[row[c, b], f] += weight[c, b] * grad_out[level * n_features + f, start + b]
+
+
+@_compiled(parallel=True)
+@no_type_check
+def _backward_table(points, grad_out, grid, grad_table):
+    n_levels = grid.cells.shape[0]
+    for task in prange(n_levels):
+        level = n_levels - 1 - task  # the fine, slow ones first
+        _backward_table_level(points, grad_out, level, grid, grad_table)
+
+
+@_compiled
+@no_type_check
+def _fold(dot, count, low, high, slope, grid):
+    """Derivatives of sum of weight * dot along each axis, into slope[axis, 0], one axis after the other."""
+    n_axes = grid.axes.ndim
+    for axis in range(n_axes - 1, -1, -1):
+        half = 1 << axis
+        for c in range(half):
+            for b in range(count):
+                slope[axis, c, b] = dot[half + c, b] - dot[c, b]
+                dot[c, b] = dot[c, b] * low[axis, b] + dot[half + c, b] * high[axis, b]
+            for done in range(axis + 1, n_axes):
+                for b in range(count):
+                    slope[done, c, b] = slope[done, c, b] * low[axis, b] + slope[done, half + c, b] * high[axis, b]
+
+
+@_compiled
+@no_type_check
+def _backward_points_span(points, begin, end, grad_out, table, grid, grad_points):
+    n_axes, n_features = grid.axes.ndim, grid.features.ndim
+    weight, row, low, high = _corner_arrays(grid)
+    dot, slope = np.empty_like(weight), np.empty((n_axes, 1 << n_axes, BLOCK), np.float32)
+    for start in range(begin, end, BLOCK):
+        count = min(BLOCK, end - start)
+        for level in range(grid.cells.shape[0]):
+            _find_corners(points, start, count, level, grid, weight, row, low, high)
+            for c in range(1 << n_axes):
+                for b in range(count):
+                    product = ZERO
+                    for f in range(n_features):
+                        product += table[row[c, b], f] * grad_out[level * n_features + f, start + b]
+                    dot[c, b] = product
+            _fold(dot, count, low, high, slope, grid)
+            for axis in range(n_axes):
+                for b in range(count):
+                    if ZERO < points[start + b, axis] < ONE:
+                        grad_points[start + b, axis] += slope[axis, 0, b] * np.float32(grid.cells[level, axis])
+
+
+@_compiled(parallel=True)
+@no_type_check
+def _backward_points(points, grad_out, table, grid, grad_points):
+    n_points = points.shape[0]
+    for task in prange((n_points + SPAN - 1) // SPAN):
+        begin = task * SPAN
+        _backward_points_span(points, begin, min(begin + SPAN, n_points), grad_out, table, grid, grad_points)
+
+
+def _run(kernel: Any, *arguments: Any) -> None:
+    """Run a kernel; it is compiled, or read from the cache on disk, when it sees arguments of new types.
+
+    One process at a time: numba's index of what is cached is no safer than any file that two programs write.
+    """
+    threads = torch.get_num_threads()
+    types = tuple(numba.typeof(argument) for argument in arguments)
+    if types not in kernel.signatures:
+        # One temporary folder serves all users on some systems; os.getuid is missing where each has their own.
+        lock = Path(tempfile.gettempdir()) / f"nsff_kernels_{getattr(os, 'getuid', int)()}.lock"
+        with FileLock(lock):
+            kernel.compile(types)
+            if torch.get_num_threads() != threads:  # numba started its threads, and set OpenMP's number: torch's too
+                torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    kernel(*arguments)
+
+
+@functools.cache
+def _grid(layout: GridLayout, n_features: int) -> _Grid:
+    sizes = np.empty((0,) * layout.n_dims, bool), np.empty((0,) * n_features, bool)
+    return _Grid(layout.cells, layout.strides, layout.hashed, layout.mask, layout.first_row, *sizes)
+
+
+def forward(points: Float[Tensor, "n d"], table: Float[Tensor, "rows f"], layout: GridLayout) -> Float[Tensor, "e n"]:
+    """Features of points; see `reference.interpolate`."""
+    out = points.new_empty(layout.n_levels * table.shape[1], len(points))
+    _run(_forward, points.numpy(), table.numpy(), _grid(layout, table.shape[1]), out.numpy())
+    return out
+
+
+def backward_table(
+    points: Float[Tensor, "n d"],
+    grad_out: Float[Tensor, "e n"],
+    grad_table: Float[Tensor, "rows f"],
+    layout: GridLayout,
+) -> None:
+    """Add the gradient to the table, from that to the features, to `grad_table`."""
+    grid = _grid(layout, grad_table.shape[1])
+    with numba.parallel_chunksize(1):  # levels differ in cost: they are handed out one by one
+        _run(_backward_table, points.numpy(), grad_out.numpy(), grid, grad_table.numpy())
+
+
+def backward_points(
+    points: Float[Tensor, "n d"], grad_out: Float[Tensor, "e n"], table: Float[Tensor, "rows f"], layout: GridLayout
+) -> Float[Tensor, "n d"]:
+    """Gradient to the points from that to the features; 0 along an axis where a point is outside."""
+    grad = torch.zeros_like(points)
+    grid = _grid(layout, table.shape[1])
+    _run(_backward_points, points.numpy(), grad_out.numpy(), table.numpy(), grid, grad.numpy())
+    return grad

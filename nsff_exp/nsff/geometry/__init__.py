@@ -1,0 +1,1 @@
+"""Cameras: poses, rays, normalised device coordinates, camera paths."""

@@ -1,0 +1,1 @@
+"""Depth from neighbouring frames and poses, without weights."""

@@ -1,0 +1,1 @@
+"""Volume rendering of the two fields: training rays, frames, times between frames."""

@@ -1,0 +1,291 @@
+"""Options: published files and names, the two variants, and clear refusals."""
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nsff.config_loader import REPOSITORY, find_config, format_args, load_config, unused_options
+from nsff.errors import UsageError
+
+PUBLISHED = ["balloon1-2", "balloon2-2", "broom", "curls", "dynamicFace-2", "jumping", "kid-running", "playground",
+             "skating-2", "truck2", "umbrella"]  # fmt: skip
+
+GIVEN = ["--expname", "x", "--use_viewdirs"]
+
+# Each imports only from those before it.
+MODULES = """options config script launcher workers timeline poses trajectories camera_path cache frame_files scene
+views batches rays sampling encoding fields compositing renderer losses schedules checkpoint splatting
+in_between clips page layers metrics protocols report keypoints evaluator scoreboard validation progress
+training_images journal lock trainer novel_views diagnosis summary stages measure"""
+
+
+ONLY_LATER = ("broom", "curls")  # scenes that the authors' later code alone has
+
+
+@pytest.mark.parametrize("folder", ["configs", "configs/wild"])
+@pytest.mark.parametrize("scene", PUBLISHED)
+def test_published_configs(scene, folder):
+    """Values of the authors' configs, read off their paper branch (configs) and their newest code (configs/wild)."""
+    config = load_config(["--config", f"{folder}/config_{scene}.txt"])
+    assert (config.N_rand, config.N_samples, config.netwidth, config.num_extra_sample) == (1024, 128, 256, 512)
+    assert config.datadir == f"./data/{scene.replace('truck2', 'truck-2')}/dense"
+    assert (config.w_sm, config.w_cycle, config.w_prob_reg) == (0.1, 1.0, 0.1)
+    wild = folder.endswith("wild") or scene in ONLY_LATER
+    frames = {"kid-running": (30, 30), "broom": (196, 150), "curls": (56, 60)}.get(scene, (24, 25))
+    if scene == "jumping" and wild:
+        frames = (24, 48)
+    assert (config.end_frame, config.decay_iteration) == frames
+    assert config.variant == ("wild" if wild else "paper")
+    assert config.w_sf_reg == (0.1 if wild and scene not in ("dynamicFace-2", "jumping") else 0.01)
+    halved = wild and scene in ("balloon1-2", "balloon2-2", "playground")
+    assert (config.w_depth, config.w_optical_flow) == ((0.02, 0.01) if halved else (0.04, 0.02))
+    decay = 500 if scene in ONLY_LATER else 300
+    assert (config.N_iters, config.lrate_decay) == ((2_000_000, decay) if wild else (500_000, 250))
+
+
+@pytest.mark.parametrize("folder", ["configs", "configs/wild"])
+@pytest.mark.parametrize(
+    ("scene", "experiment"),
+    [
+        ("kid-running", "kid-running_ndc_5f_sv_of_sm_unify3_F00-30"),
+        ("balloon1-2", "balloon1-2_ndc_5f_sv_of_unify3_F00-24"),
+        ("balloon2-2", "balloon2-2_ndc_5f_sv_of_unify3_F00-24"),
+        ("dynamicFace-2", "dynamicFace-2_ndc_5f_sv_of_unify3_F00-24"),
+        ("jumping", "jumping_ndc_5f_sv_of_unify3_F00-24"),
+        ("playground", "playground_ndc_5f_sv_of_unify3_F00-24"),
+        ("skating-2", "Skating2_ndc_5f_sv_of_unify3_F00-24"),
+        ("truck2", "truck-2_ndc_5f_sv_of_unify3_F00-24"),
+        ("umbrella", "umbrella_ndc_5f_sv_of_unify3_F00-24"),
+        ("broom", "broom_ndc_5f_unify_F00-196"),
+        ("curls", "curls_ndc_5f_unify_F00-56"),
+    ],
+)
+def test_experiments_have_the_published_names(scene, experiment, folder):
+    """So that the authors' archives, unpacked under logs/, are found."""
+    config = load_config(["--config", f"{folder}/config_{scene}.txt"])
+    assert config.experiment_dir == Path("logs") / experiment
+
+
+@pytest.mark.parametrize(
+    ("lines", "variant"),
+    [
+        ("chain_sf = True", "wild"), ("w_entropy = 1e-3", "wild"), ("chain_sf = False", "wild"), ("", "paper"),
+        ("chain_sf = True\nvariant = paper", "paper"), ("w_entropy = 1e-3\nvariant = wild", "wild"),
+    ],
+)  # fmt: skip
+def test_keys_of_the_later_code_mean_variant_wild(tmp_path, caplog, lines, variant):
+    file = tmp_path / "c.txt"
+    file.write_text(f"expname = a\nuse_viewdirs = True\n{lines}\n")
+    with caplog.at_level("INFO", logger="nsff"):
+        config = load_config(["--config", str(file)])
+    assert config.variant == variant
+    assert (config.N_iters, config.i_print) == ((2_000_000, 1000) if variant == "wild" else (500_000, 500))
+    assert ("taken as variant wild" in caplog.text) == (variant == "wild" and "variant" not in lines)
+
+
+@pytest.mark.parametrize(
+    ("typed", "variant"),
+    [
+        (["--chain"], "wild"), (["--w_ent", "0.1"], "wild"), (["--chain_sf", "--varian", "paper"], "paper"),
+        (["--chain_sf", "--variant=paper"], "paper"), (["--basedir", "chain_sf"], "paper"),
+    ],
+)  # fmt: skip
+def test_typed_options_of_the_later_code(typed, variant):
+    config = load_config([*GIVEN, *typed])
+    assert (config.variant, config.N_iters) == (variant, 2_000_000 if variant == "wild" else 500_000)
+    assert config.w_entropy == (0.1 if "--w_ent" in typed else 1e-3)
+
+
+def test_args_of_an_experiment_are_a_config(tmp_path):
+    """Every option comes back, also those without a value, and the experiment is the same."""
+    argv = ["--config", "configs/config_kid-running.txt", "--path", "spiral", "--w_depth", "0.25", "--ft_path", "None"]
+    config = load_config(argv)
+    (tmp_path / "args.txt").write_text(format_args(config))
+    again = load_config(["--config", str(tmp_path / "args.txt")])
+    assert dataclasses.replace(again, config=config.config) == config
+    assert (config.ft_path, config.path, config.camera_path) == (None, "spiral", None)
+
+
+def test_args_of_a_published_archive_are_a_config(tmp_path):
+    """They name the experiment with its frames, and options that only the authors' earliest code has."""
+    lines = """basedir = ./logs\nconfig = configs/config_kid-running.txt\nend_frame = 30\nft_path = None
+        expname = kid-running_ndc_5f_sv_of_sm_unify3_F00-30\nndc_depth = False\nrender_dynamics_slowmo = False
+        render_paths = False\nstart_frame = 0\nuse_viewdirs = True\nw_sf_reg = 0.1"""
+    (tmp_path / "args.txt").write_text("\n".join(line.strip() for line in lines.splitlines()))
+    config = load_config(["--config", str(tmp_path / "args.txt")])
+    assert config.experiment_dir == Path("logs/kid-running_ndc_5f_sv_of_sm_unify3_F00-30")
+    assert (config.variant, config.ft_path, config.w_sf_reg) == ("paper", None, 0.1)
+
+
+def test_end_frame_beyond_the_sequence_is_cut_and_said(golden, caplog):
+    """The experiment keeps the name of its options, as published."""
+    with caplog.at_level("INFO", logger="nsff"):
+        config = load_config([*GIVEN, "--datadir", str(golden / "scene"), "--end_frame", "50", "--start_frame", "2"])
+    assert (config.n_frames, config.frame_range) == (22, range(2, 24))
+    assert config.experiment_dir.name == "x_F02-50"
+    assert "scene has 24 frames: end_frame 50 is cut" in caplog.text
+    with pytest.raises(UsageError, match="leave 2 frames of the 24"):
+        load_config([*GIVEN, "--datadir", str(golden / "scene"), "--start_frame", "22"])
+
+
+def test_options_can_be_abbreviated_on_the_command_line_alone(tmp_path):
+    config = load_config([*GIVEN, "--render_lock", "--target", "8", "--conf", "configs/config_umbrella.txt"])
+    assert (config.render_lockcam_slowmo, config.target_idx, config.end_frame) == (True, 8, 24)
+    with pytest.raises(UsageError, match="ambiguous option: --render could match --render_bt"):
+        load_config([*GIVEN, "--render"])
+    (tmp_path / "c.txt").write_text("expname = a\nw_ent = 3\n")
+    with pytest.raises(UsageError, match="unknown option 'w_ent'"):
+        load_config(["--config", str(tmp_path / "c.txt")])
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").rglob("*.txt")), ids=lambda path: path.stem)
+def test_every_config_is_complete(path):
+    config = load_config(["--config", str(path)])
+    assert config.expname
+    assert "/dense" in config.datadir
+    assert unused_options(config) == []
+
+
+def test_defaults_follow_the_variant():
+    paper, wild = (load_config([*GIVEN, "--variant", variant]) for variant in ("paper", "wild"))
+    assert (paper.end_frame, wild.end_frame) == (30, 50)
+    assert load_config([*GIVEN, "--variant", "wild", "--end_frame", "7"]).end_frame == 7
+
+
+def test_command_line_wins_over_the_file(tmp_path):
+    file = tmp_path / "c.txt"
+    file.write_text("expname = a\nN_rand = 5\nuse_viewdirs = True\nuse_motion_mask = True\n# remark\n")
+    config = load_config(["--config", str(file), "--N_rand", "6"])
+    assert (config.N_rand, config.use_motion_mask, config.experiment_dir.name) == (6, True, "a_F00-30")
+
+
+def test_config_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("configs/config_broom.txt") == REPOSITORY / "configs/config_broom.txt"
+    with pytest.raises(UsageError) as error:
+        find_config("configs/nowhere.txt")
+    assert str(tmp_path / "configs/nowhere.txt") in str(error.value)
+    assert str(REPOSITORY / "configs/nowhere.txt") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("N_ran = 5", "unknown option 'N_ran' .*did you mean 'N_rand'"),
+        ("N_importance = 64", "N_importance = 64 is not supported"),
+        ("no_ndc = True", "no_ndc = True is not supported"),
+        ("lindisp = True", "lindisp = True is not supported"),
+        ("N_rand = many", "invalid int value"),
+        ("variant = tame", "invalid choice"),
+        ("netwidth = 33", "must be even"),
+        ("netdepth = 4", "netdepth = 4 is not supported"),
+        ("end_frame = 2", "at least 3 are needed"),
+        ("w_sm = -1", "not negative"),
+        ("w_sm = nan", "not negative"),
+        ("fps = 0", "fps must be at least 1"),
+        ("use_viewdirs = False", "use_viewdirs is off: .*not supported; add use_viewdirs = True"),
+    ],
+)
+def test_refusals_name_the_option(tmp_path, line, message):
+    file = tmp_path / "c.txt"
+    file.write_text(f"expname = a\n{line}\n")
+    with pytest.raises(UsageError, match=message):
+        load_config(["--config", str(file)])
+
+
+def test_options_without_effect_are_named():
+    config = load_config([*GIVEN, "--no_batching", "--factor", "4"])
+    assert unused_options(config) == ["factor"]
+    paper = load_config([*GIVEN, "--variant", "paper", "--chain_sf"])
+    assert unused_options(paper) == ["chain_sf (always on in variant paper)"]
+    assert "factor = 4\n" in format_args(config)
+
+
+def test_no_module_imports_upward():
+    order = MODULES.split()
+    package = REPOSITORY / "nsff_exp/nsff"
+    files = [path for path in package.rglob("*.py") if path != package / "__init__.py"]
+    assert len(files) > 15
+    for path in files:
+        name = path.relative_to(package).parts[0].removesuffix(".py")
+        for imported in imports_of(path):
+            parts = imported.split(".")
+            if parts[0] == "nsff" and parts[1] != name:
+                assert order.index(parts[1]) < order.index(name), f"{path} imports {imported}, which is above it"
+
+
+@pytest.mark.parametrize(("folder", "other"), [("nsff_exp", "nsff_prep"), ("nsff_scripts", "nsff")])
+def test_the_packages_share_no_code(folder, other):
+    files = list((REPOSITORY / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        assert other not in [imported.split(".")[0] for imported in imports_of(path)], path
+
+
+def imports_of(path: Path) -> list[str]:
+    import ast
+
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.append(node.module or "")
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return found
+
+
+def test_help_lists_every_group():
+    out = subprocess.run(
+        [sys.executable, "run_nerf.py", "--help"], cwd=REPOSITORY / "nsff_exp", capture_output=True, text=True
+    )
+    assert out.returncode == 0
+    for group in ("scene:", "fields:", "training:", "losses:", "rendering:", "evaluation:"):
+        assert group in out.stdout
+    example = "python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_idx 10\n"
+    assert f"\n{example}" in out.stdout  # a command keeps its line
+    shown = [line.strip() for line in out.stdout.splitlines()]
+    assert "first frame used (default: 0)" in " ".join(shown)
+
+
+@pytest.mark.parametrize("package", ["nsff", "nsff_prep"])
+def test_how_much_is_said(package, tmp_path):
+    """--quiet leaves the warning and the error, --verbose adds the traceback; no colours in a pipe."""
+    stage = (
+        f"import time\nfrom {package}.script import run_script, log\nfrom tqdm import tqdm\n"
+        f"from {'nsff.config_loader' if package == 'nsff' else 'nsff.prep.script'} import UsageError\n"
+        "def main(argv):\n    log.info('told'); log.warning('odd')\n"
+        "    for _ in tqdm(range(40), 'bar', disable=False): time.sleep(0.01)\n"
+        "    raise UsageError('wrong')\nrun_script(main)\n"
+    )
+    folder = REPOSITORY / ("nsff_exp" if package == "nsff" else "nsff_scripts")
+    said = {}
+    for option in ("", "--quiet", "--verbose"):
+        command = [sys.executable, "-c", stage, *([option] if option else [])]
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert (run.returncode, run.stdout) == (2, "")
+        said[option] = run.stderr
+    assert said["--quiet"] == "warning: odd\nerror: wrong\n"
+    assert "told\n" in said[""]
+    assert said[""].count("bar") == 2  # a file is told of its beginning and its end
+    assert "Traceback" not in said[""]
+    assert "Traceback" in said["--verbose"]
+    assert "\033" not in said["--verbose"]
+
+
+def test_quiet_belongs_on_the_command_line(tmp_path):
+    (tmp_path / "a.txt").write_text("expname = x\nquiet = True\n")
+    with pytest.raises(UsageError, match=r"quiet in .*: it belongs on the command line"):
+        load_config(["--config", str(tmp_path / "a.txt")])
+
+
+def test_both_packages_speak_alike():
+    """They share no code, by design; what is written twice is the same."""
+    from nsff import cli as ours
+    from nsff.prep import script as theirs
+
+    for name in ("LineFormatter", "coloured", "_silent", "_seldom"):
+        assert inspect.getsource(getattr(ours, name)) == inspect.getsource(getattr(theirs, name)), name

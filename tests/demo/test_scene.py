@@ -1,0 +1,323 @@
+"""The synthetic scene: the depth, flow, masks and cameras it claims hold when the other package reads them."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import imageio.v3 as iio
+import make_demo_scene
+import numpy as np
+import pytest
+import torch
+from nsff.config import Config
+from nsff.config_loader import load_config
+from nsff.data.scene import Scene, load_scene
+from nsff.demo import scene as demo_scene
+from nsff.demo.raycast import LIGHT, Solid, in_shadow, intersect
+from nsff.geometry.poses import scene_scale
+from nsff.geometry.rays import camera_rays, pixel_grid, project, world_to_camera
+from nsff.prep.script import PrepError, UsageError
+
+WIDTH, HEIGHT, N_FRAMES = 64, 36, 24
+TINY = demo_scene.Settings(width=32, height=18, n_frames=3, path="smooth")
+SCRIPTS = Path(make_demo_scene.__file__).parent
+# (frame, neighbour): both ends, ordinary steps both ways, and the jump from camera 12 back to camera 1 both ways.
+PAIRS = [(0, 1), (5, 6), (6, 5), (11, 12), (12, 11), (17, 18), (23, 22)]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "dense"
+    demo_scene.write_demo_scene(path, demo_scene.Settings(WIDTH, HEIGHT, N_FRAMES))
+    return path
+
+
+@pytest.fixture(scope="session")
+def scene(folder: Path) -> Scene:
+    options = {"expname": "x", "datadir": folder, "final_height": HEIGHT, "end_frame": N_FRAMES}
+    argv = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return load_scene(load_config([*argv, "--use_viewdirs"]), torch.device("cpu"))
+
+
+@pytest.fixture
+def coarse_textures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the looks do not matter: most of the time for a tiny scene is spent on its textures."""
+    monkeypatch.setattr(demo_scene, "TEXELS", 64)
+
+
+def prior(scene: Scene, frame: int, neighbour: int) -> tuple[np.ndarray, np.ndarray]:
+    """Flow and mask from a frame to its neighbour, as read."""
+    if neighbour > frame:
+        return scene.flow_fwd[frame].numpy(), scene.flow_fwd_mask[frame].numpy()
+    return scene.flow_bwd[frame].numpy(), scene.flow_bwd_mask[frame].numpy()
+
+
+def targets(flow: np.ndarray) -> np.ndarray:
+    """Where each pixel goes: (right, down), float32."""
+    return (np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), axis=-1) + flow).astype(np.float32)
+
+
+def reprojected(scene: Scene, folder: Path, frame: int, neighbour: int) -> tuple[np.ndarray, np.ndarray]:
+    """Flow that the true depth and the read poses give if nothing moves, and the depth seen by the neighbour."""
+    scale = scene_scale(np.load(folder / "poses_bounds.npy")[:, 15:17], Config.bd_factor)
+    pixels = pixel_grid(scene.intrinsics, torch.device("cpu"))
+    origins, directions = camera_rays(pixels, scene.c2w[frame], scene.intrinsics)
+    points = origins + directions * (scale / scene.disparity[frame].reshape(-1, 1))
+    points_cam = world_to_camera(points, scene.c2w[neighbour])
+    flow = project(points_cam, scene.intrinsics) - pixels
+    return flow.reshape(HEIGHT, WIDTH, 2).numpy(), -points_cam[:, 2].reshape(HEIGHT, WIDTH).numpy() / scale
+
+
+def warp_error(scene: Scene, frame: int, neighbour: int, shift: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+    """Squared difference of a frame and its neighbour fetched by flow + shift."""
+    target = targets(prior(scene, frame, neighbour)[0] + np.array(shift))
+    image = scene.images[neighbour].numpy()
+    fetched = cv2.remap(image, target[..., 0], target[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return (fetched - scene.images[frame].numpy()) ** 2
+
+
+def decibel(mean_squared_error: float) -> float:
+    return float(-10.0 * np.log10(mean_squared_error))
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def test_the_reader_reads_what_the_writer_wrote(folder: Path, scene: Scene) -> None:
+    assert scene.images.shape == (N_FRAMES, HEIGHT, WIDTH, 3)
+    assert scene.intrinsics.focal == pytest.approx(0.85 * WIDTH)
+    near, far = np.load(folder / "poses_bounds.npy")[:, 15:17].T
+    depth = 1.0 / scene.disparity.numpy()
+    np.testing.assert_allclose(depth.min((1, 2)), near, rtol=1e-6)
+    np.testing.assert_allclose(depth.max((1, 2)), far, rtol=1e-6)
+    assert 3.5 < far.max() / near.min() < 5.5
+    nearest_scaled = scene.bounds[:, 0].min()
+    assert nearest_scaled > 1.0  # nothing before the near plane of NDC
+
+
+def test_images_are_twice_as_large_and_average_to_the_training_frames(folder: Path) -> None:
+    large = iio.imread(folder / "images" / "00007.png").astype(float)
+    small = iio.imread(folder / f"images_{WIDTH}x{HEIGHT}" / "00007.png")
+    mean = (large[::2, ::2] + large[1::2, ::2] + large[::2, 1::2] + large[1::2, 1::2]) / 4.0
+    assert np.abs(mean - small).max() <= 0.5  # rounding
+
+
+@pytest.mark.parametrize(("frame", "neighbour"), PAIRS)
+def test_flow_of_still_pixels_is_the_reprojection_of_the_true_depth(
+    folder: Path, scene: Scene, frame: int, neighbour: int
+) -> None:
+    still = ~scene.motion_masks[frame].numpy()
+    error = np.linalg.norm(prior(scene, frame, neighbour)[0] - reprojected(scene, folder, frame, neighbour)[0], axis=-1)
+    assert error[still].max() < 0.01  # float32 poses leave 1e-5
+    assert error[~still].mean() > 0.5  # and the moving ones do move
+
+
+@pytest.mark.parametrize(("frame", "neighbour"), PAIRS)
+def test_a_hidden_pixel_has_something_nearer_before_it_and_a_visible_one_has_not(
+    folder: Path, scene: Scene, frame: int, neighbour: int
+) -> None:
+    flow, depth = reprojected(scene, folder, frame, neighbour)
+    mask = prior(scene, frame, neighbour)[1]
+    columns, rows = np.round(targets(flow)).astype(int).transpose(2, 0, 1)
+    inside = (columns > 0) & (columns < WIDTH - 1) & (rows > 0) & (rows < HEIGHT - 1)
+    seen_depth = 1.0 / scene.disparity[neighbour].numpy()
+    # A pixel says what its centre sees: around it, depths of 3 x 3 pixels bound what lies between the centres.
+    nearest, farthest = cv2.erode(seen_depth, np.ones((3, 3))), cv2.dilate(seen_depth, np.ones((3, 3)))
+    around = rows.clip(0, HEIGHT - 1), columns.clip(0, WIDTH - 1)
+    still = ~scene.motion_masks[frame].numpy() & inside
+    hidden, visible = still & ~mask, still & mask
+    assert hidden.sum() > 10
+    assert (nearest[around] < 0.98 * depth)[hidden].mean() > 0.9  # a thin edge may pass between the centres
+    assert (farthest[around] > 0.98 * depth)[visible].mean() > 0.99
+
+
+def test_pixels_that_leave_the_frame_are_masked(scene: Scene) -> None:
+    for frame, neighbour in PAIRS:
+        flow, mask = prior(scene, frame, neighbour)
+        right, down = targets(flow).transpose(2, 0, 1)
+        outside = (right < 0) | (right > WIDTH - 1) | (down < 0) | (down > HEIGHT - 1)
+        assert outside.any()
+        assert not (mask & outside).any()
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_the_flow_warps_the_neighbour_onto_the_frame(scene: Scene, moving: bool) -> None:
+    """The frames have detail down to a pixel, so interpolation alone leaves an error: exact flow gives 25 dB, flow
+    half a pixel off 22. That the error is not one of the flow shows in every shift by a quarter of a pixel being worse.
+    """
+
+    def psnr(shift: tuple[float, float]) -> float:
+        errors = []
+        for frame, neighbour in PAIRS:
+            counted = prior(scene, frame, neighbour)[1] & (scene.motion_masks[frame].numpy() == moving)
+            errors.append(warp_error(scene, frame, neighbour, shift)[counted])
+        return decibel(np.concatenate(errors).mean())
+
+    exact = psnr((0.0, 0.0))
+    assert exact > 24.0
+    for shift in ((0.25, 0.0), (-0.25, 0.0), (0.0, 0.25), (0.0, -0.25)):
+        assert psnr(shift) < exact - 0.8
+
+
+def test_a_moving_share_that_a_method_can_learn_from(scene: Scene) -> None:
+    share = scene.motion_masks.float().mean((1, 2))
+    assert share.min() > 0.02
+    assert share.max() < 0.25
+
+
+def test_the_held_out_camera_of_the_video_saw_the_frame(folder: Path, scene: Scene) -> None:
+    for t in (0, 7, 11, 12, 23):
+        views = [iio.imread(folder / f"mv_images/{t:05d}/cam{k:02d}.jpg") / 255.0 for k in range(1, 13)]
+        views = [cv2.resize(view, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA) for view in views]
+        likeness = [decibel(((view - scene.images[t].numpy()) ** 2).mean()) for view in views]
+        own = t % 12
+        assert likeness[own] > 34.0  # JPEG of quality 95
+        assert max(likeness[:own] + likeness[own + 1 :]) < 27.0
+        mask = iio.imread(folder / "mv_masks" / f"{t:05d}" / f"cam{own + 1:02d}.png")
+        assert set(np.unique(mask)) == {0, 255}
+        assert mask.shape == (2 * HEIGHT, 2 * WIDTH)
+        small = cv2.resize(mask, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA) > 127
+        assert (small == (iio.imread(folder / "motion_masks" / f"{t:05d}.png") > 0)).mean() > 0.99
+    torch.testing.assert_close(scene.c2w[:12], scene.c2w[12:])
+
+
+@pytest.mark.usefixtures("coarse_textures")
+def test_the_seed_decides_every_byte_and_only_the_looks(tmp_path: Path) -> None:
+    trees = []
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        demo_scene.write_demo_scene(tmp_path / name, dataclasses.replace(TINY, seed=seed))
+        trees.append(tree(tmp_path / name))
+    assert trees[0] == trees[1]
+    differ = {name.split("/")[0] for name in trees[0] if trees[0][name] != trees[2][name]}
+    assert differ == {"images", "images_32x18"}
+
+
+def test_the_command_as_typed_from_another_folder(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "make_demo_scene.py"), "--data_path", "scene/dense", "--size", "32x18"]
+    run = subprocess.run(
+        [*command, "--frames", "3", "--path", "smooth"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "no held-out cameras" in run.stdout
+    made = {path.name for path in (tmp_path / "scene" / "dense").iterdir()}
+    assert made == {"images", "images_32x18", "disp", "flow_i1", "motion_masks", "poses_bounds.npy"}
+    assert [path.name for path in (tmp_path / "scene").iterdir()] == ["dense"]
+
+
+@pytest.mark.usefixtures("coarse_textures")
+def test_a_folder_in_use_is_refused_unless_told(tmp_path: Path) -> None:
+    folder = tmp_path / "dense"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("keep")
+    argv = ["--data_path", str(folder), "--size", "32x18", "--frames", "3", "--path", "smooth"]
+    with pytest.raises(PrepError, match=f"{folder} is there and not empty; add --overwrite to replace it"):
+        make_demo_scene.main(argv)
+    assert tree(folder) == {"mine.txt": b"keep"}
+    make_demo_scene.main([*argv, "--overwrite"])
+    assert (folder / "poses_bounds.npy").is_file()
+    assert not (folder / "mine.txt").exists()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.usefixtures("coarse_textures")
+def test_a_failure_on_the_way_leaves_the_old_folder_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder = tmp_path / "dense"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("keep")
+    monkeypatch.setattr(demo_scene.np, "savez_compressed", full)
+    argv = ["--data_path", str(folder), "--size", "32x18", "--frames", "3", "--path", "smooth", "--overwrite"]
+    with pytest.raises(PrepError, match=rf"cannot write {folder} \(No space left on device\)"):
+        make_demo_scene.main(argv)
+    assert tree(tmp_path) == {"dense/mine.txt": b"keep"}
+
+
+@pytest.mark.parametrize("size", ["128", "128x", "axb", "0x72", "-128x72", "72x128", "9999x72", "128x72x3"])
+def test_a_bad_size_is_one_line(tmp_path: Path, size: str) -> None:
+    with pytest.raises(UsageError, match=f"^argument --size: '{size}' is not WIDTHxHEIGHT.*--help$"):
+        make_demo_scene.main(["--data_path", str(tmp_path / "dense"), f"--size={size}"])
+    assert not (tmp_path / "dense").exists()
+
+
+# the things it is made of
+
+
+def jelly() -> Solid:
+    return Solid(np.full(3, 0.5), demo_scene.wobble, np.ones((4, 4, 3)), 1.0, "ball", moving=True)
+
+
+def flag() -> Solid:
+    return next(solid for solid in demo_scene.build_solids(0) if solid.kind == "sheet")
+
+
+@pytest.mark.parametrize("solid", [jelly(), flag()], ids=["jelly", "flag"])
+def test_rays_meet_the_surface_and_it_is_not_rigid(solid: Solid) -> None:
+    """Where rays end satisfies the surface's equation; its points change their distances over time, and come back."""
+    time, rng = 3.0, np.random.default_rng(0)
+    eye, centre = np.array([0.3, 0.2, 0.0]), solid.motion(time)[1]
+    directions = centre + rng.uniform(-0.8, 0.8, (4000, 3)) - eye
+    length = intersect(solid, time, eye, directions)
+    hit = np.isfinite(length)
+    assert 500 < hit.sum() < 3900
+    points = eye + length[hit][:, None] * directions[hit]
+    matrix, _ = solid.motion(time)
+    own = np.linalg.solve(matrix, (points - centre).T).T
+    if solid.kind == "ball":
+        np.testing.assert_allclose(np.linalg.norm(own, axis=1), solid.half[0], atol=1e-9)
+        facing = np.einsum("ni,ni->n", eye - points, solid.normals(own, time))
+        assert facing.min() > 0.0  # the outside, not the far side
+    else:
+        np.testing.assert_allclose(own[:, 2], demo_scene.wave(own[:, 0], own[:, 1], time), atol=1e-5)
+        assert (np.abs(own[:, :2]) < solid.half[:2]).all()
+    np.testing.assert_allclose(solid.carry(points, time, time), points, atol=1e-5)
+    later = solid.carry(points, time, 8.0)
+    before, after = (np.linalg.norm(each[:-1] - each[1:], axis=1) for each in (points, later))
+    assert np.abs(after / before - 1.0).max() > 0.05  # of a rigid thing: 1e-12
+    np.testing.assert_allclose(solid.carry(later, 8.0, time), points, atol=1e-4)
+
+
+@pytest.mark.parametrize("solid", [jelly(), flag()], ids=["jelly", "flag"])
+def test_normals_are_across_the_surface(solid: Solid) -> None:
+    """A small step along the surface is at right angles to them."""
+    time, eye = 2.0, np.zeros(3)
+    aim = solid.motion(time)[1] + np.array([[0.1, 0.1, 0.0], [0.1001, 0.1, 0.0], [0.1, 0.1001, 0.0]])
+    points = aim * intersect(solid, time, eye, aim)[:, None]
+    normal = solid.normals(solid.to_own(points, time), time)[0]
+    assert np.linalg.norm(normal) == pytest.approx(1.0)
+    for step in points[1:] - points[0]:
+        assert abs(normal @ step) < 1e-3 * np.linalg.norm(step)
+
+
+def test_shadows_fall_away_from_the_light() -> None:
+    """A ball of radius 0.5: points behind it are dark, those before it, beside it and far beside it are not."""
+    centre = np.array([1.0, 2.0, 3.0])
+    ball = Solid(np.full(3, 0.5), lambda _: (np.eye(3), centre), np.ones((4, 4, 3)), 1.0, "ball")
+    aside = np.cross(LIGHT, [0.0, 0.0, 1.0])
+    aside /= np.linalg.norm(aside)
+    points = centre + np.array([-2.0 * LIGHT, 2.0 * LIGHT, -2.0 * LIGHT + 0.49 * aside, -2.0 * LIGHT + 0.51 * aside])
+    assert in_shadow((ball,), 0.0, points).tolist() == [True, False, True, False]
+
+
+def test_floor_gets_darker_under_the_jelly(folder: Path) -> None:
+    """The same camera at two times: somewhere outside both masks it sees the shadow come and go, elsewhere nothing."""
+    images = [iio.imread(folder / f"mv_images/{t:05d}/cam06.jpg")[::2, ::2].astype(int) for t in (0, 12)]
+    masks = [iio.imread(folder / f"mv_masks/{t:05d}/cam06.png") for t in (0, 12)]
+    masks = [cv2.dilate(mask, np.ones((5, 5)))[::2, ::2] > 0 for mask in masks]
+    change = np.abs(images[0] - images[1]).max(-1)[~(masks[0] | masks[1])]
+    assert (change > 25).mean() > 0.005
+    assert (change > 25).mean() < 0.1
+
+
+def test_the_video_has_the_frames(tmp_path: Path, folder: Path) -> None:
+    demo_scene.write_video(tmp_path / "a clip.mp4", sorted((folder / "images").iterdir()))
+    frames = iio.imread(tmp_path / "a clip.mp4", plugin="FFMPEG")
+    assert frames.shape == (N_FRAMES, 2 * HEIGHT, 2 * WIDTH, 3)
+    assert np.abs(frames[5].astype(int) - iio.imread(folder / "images/00005.png")).mean() < 8.0
+    assert [path.name for path in tmp_path.iterdir()] == ["a clip.mp4"]

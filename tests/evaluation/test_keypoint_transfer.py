@@ -1,0 +1,89 @@
+"""Key points carried by scene flow, on fields whose motion is known; what is no list of key points."""
+
+import dataclasses
+import json
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from nsff.data.cameras import Cameras
+from nsff.errors import InputError
+from nsff.evaluation.keypoint_transfer import carry, percentage_of_correct_keypoints, read_keypoints
+from nsff.fields import DynamicField, DynamicSamples, Fields
+from nsff.geometry.poses import Intrinsics
+from toy_fields import Wall
+
+SIZE = Intrinsics(48, 96, 80.0)
+STEP = 6.0  # pixels a frame, to the right
+
+
+class Board(DynamicField):
+    """Opaque from NDC depth 0 on; all of it moves to the right."""
+
+    def forward(self, points_ndc, time, viewdirs):
+        flow = torch.zeros_like(points_ndc)
+        flow[..., 0] = STEP * 2.0 / SIZE.width
+        none = torch.zeros_like(points_ndc[..., 0])
+        sigma_raw = torch.where(points_ndc[..., 2] > 0.0, 1e5, -1.0)
+        return DynamicSamples(flow * 0, sigma_raw, -flow, flow, none, none)
+
+
+FIELDS = Fields(Wall(), Board())
+
+
+@pytest.fixture
+def scene(tmp_path, trained):
+    """Four frames; the camera moves to the right by 0.1, the board is at distance 2: 4 pixels to the left."""
+    (tmp_path / "images").mkdir()
+    iio.imwrite(tmp_path / "images/00000.png", np.zeros((96, 192, 3), np.uint8))
+    c2w = np.tile(np.eye(4, dtype=np.float32)[:3], (4, 1, 1))
+    c2w[:, 0, 3] = 0.1 * np.arange(4)
+    cameras = Cameras(SIZE, c2w, np.ones((4, 2), np.float32), 1.0, np.eye(4)[:3])
+    config = dataclasses.replace(trained, datadir=str(tmp_path), end_frame=4, N_samples=1001)
+    torch.nn.Module.register_parameter(FIELDS, "anchor", torch.nn.Parameter(torch.zeros(1)))
+    return config, cameras, tmp_path
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 3), (3, 1)])
+def test_points_go_where_the_board_and_the_camera_go(scene, start, end):
+    config, cameras, _ = scene
+    uv = torch.tensor([[30.0, 10.0], [60.0, 40.0]])
+    found = carry(FIELDS, config, cameras, uv, start, end)
+    expected = uv + torch.tensor([(STEP - 4.0) * (end - start), 0.0])
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.0)
+
+
+def test_share_of_correct_points(scene):
+    """Four points, one given 10 pixels off in the last frame, one not seen there; 5 % of 96 are 4.8 pixels."""
+    config, cameras, folder = scene
+    (folder / "keypoints").mkdir()
+    first = np.array([[40.0, 20.0], [60.0, 60.0], [90.0, 30.0], [80.0, 70.0]])  # of images/, twice as large
+    last = first + np.array([2.0 * 3 * (STEP - 4.0), 0.0])
+    last[0, 1] += 20.0
+    seen = np.array([1.0, 1.0, 1.0, 0.0])
+    for frame, points, visible in ((0, first, np.ones(4)), (3, last, seen)):
+        path = folder / f"keypoints/{frame:05d}.json"
+        path.write_text(json.dumps(np.concatenate([points, visible[:, None]], axis=1).tolist()))
+    assert percentage_of_correct_keypoints(FIELDS, config, cameras) == pytest.approx(4.0 / 6.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[[1, 2]]", "list of"), ("nothing", "cannot be read as JSON"), ("[[1, 2, NaN]]", "list of"), ("[]", "list of")],
+)
+def test_files_that_are_no_key_points(scene, text, message):
+    config, cameras, folder = scene
+    (folder / "keypoints").mkdir()
+    (folder / "keypoints/00002.json").write_text(text)
+    with pytest.raises(InputError, match=rf"00002\.json.*{message}"):
+        read_keypoints(config, cameras)
+
+
+def test_files_with_another_number_of_points(scene):
+    config, cameras, folder = scene
+    (folder / "keypoints").mkdir()
+    (folder / "keypoints/00000.json").write_text("[[1, 2, 1]]")
+    (folder / "keypoints/00001.json").write_text("[[1, 2, 1], [3, 4, 1]]")
+    with pytest.raises(InputError, match=r"00001\.json has 2 points, others have 1"):
+        read_keypoints(config, cameras)

@@ -1,0 +1,234 @@
+"""The hash grid: hand values of the plain twin, then every kernel against the twin, forward and backward."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nsff.fields.hash_grid import HashGrid, cpu, cuda, make_layout
+from nsff.fields.hash_grid.layout import PRIMES
+from nsff.fields.hash_grid.reference import interpolate
+
+LAYOUTS = {
+    2: make_layout((3, 4), (40, 30), 4, 8),
+    3: make_layout((4, 4, 4), (64, 50, 70), 5, 9),
+    4: make_layout((3, 3, 3, 2), (33, 40, 20, 12), 4, 10),
+}
+PACKAGES = Path(__file__).resolve().parents[2] / "nsff_exp"
+CUDA_ON_CPU = Path(__file__).parents[1] / "cuda_on_cpu.h"
+
+
+def test_dense_value_by_hand():
+    layout = make_layout((2, 1), (2, 1), 1, 10)  # nodes (0..2) x (0..1), rows x + 3 y
+    table = torch.tensor([0.0, 1.0, 2.0, 10.0, 11.0, 12.0])[:, None]
+    points = torch.tensor([[0.25, 0.0], [0.5, 1.0], [0.75, 0.5], [2.0, -1.0]])
+    expected = [0.5, 11.0, 0.5 * 1.5 + 0.5 * 11.5, 2.0]  # the last is outside: the corner (1, 0)
+    assert interpolate(points, table, layout).squeeze(1).tolist() == pytest.approx(expected)
+
+
+def test_hashed_row_by_hand():
+    layout = make_layout((100, 100), (100, 100), 1, 4)
+    assert layout.hashed.all()
+    assert layout.n_rows == 16
+    table = torch.arange(16.0)[:, None]
+    row = ((7 * PRIMES[0]) ^ (9 * PRIMES[1] % 2**32)) % 16
+    assert interpolate(torch.tensor([[0.07, 0.09]]), table, layout).item() == pytest.approx(row, abs=1e-4)
+
+
+def test_levels_are_geometric_and_dense_where_they_fit():
+    layout = make_layout((16, 16, 16), (256, 256, 256), 5, 14)
+    assert layout.cells[:, 0].tolist() == [16, 32, 64, 128, 256]
+    assert layout.hashed.tolist() == [False, True, True, True, True]
+    assert layout.first_row.tolist() == [0, 17**3, 17**3 + 2**14, 17**3 + 2 * 2**14, 17**3 + 3 * 2**14]
+
+
+def test_a_linear_function_is_exact():
+    layout = make_layout((5, 4, 3), (5, 4, 3), 1, 10)
+    nodes = np.stack(np.meshgrid(np.arange(6) / 5, np.arange(5) / 4, np.arange(4) / 3, indexing="ij"), -1)
+    values = nodes @ np.array([1.0, -2.0, 3.0])
+    grid = HashGrid(layout, 2)
+    grid.table.data = torch.from_numpy(values.transpose(2, 1, 0).reshape(-1, 1)).float() * torch.tensor([1.0, -3.0])
+    points = torch.rand(50, 3, requires_grad=True)
+    out = grid(points)
+    out[:, 0].sum().backward()
+    expected = points.detach() @ torch.tensor([1.0, -2.0, 3.0])
+    torch.testing.assert_close(out, torch.stack([expected, -3.0 * expected], dim=1))
+    torch.testing.assert_close(points.grad, torch.tensor([1.0, -2.0, 3.0]).expand(50, 3), rtol=1e-4, atol=1e-4)
+
+
+def some_points(n_axes: int, n: int) -> torch.Tensor:
+    """Inside, outside, and exactly on borders of cells and of the box."""
+    points = torch.rand(n, n_axes, generator=torch.Generator().manual_seed(n)) * 1.4 - 0.2
+    points[::3] = (points[::3] * 4).round() / 4
+    return points
+
+
+@pytest.mark.parametrize("n_points", [1, 64, 999])
+@pytest.mark.parametrize(("n_axes", "n_features"), [(2, 1), (3, 2), (4, 2), (4, 4)])  # each is compiled: seconds
+def test_cpu_kernels_against_the_twin(n_axes, n_features, n_points):
+    torch.manual_seed(0)
+    layout = LAYOUTS[n_axes]
+    grid = HashGrid(layout, n_features)
+    grid.table.data.normal_()
+    weight = torch.randn(n_points, grid.n_outputs)
+    results = []
+    for function in (grid, lambda x: interpolate(x, grid.table, layout)):
+        points = some_points(n_axes, n_points).requires_grad_()
+        grid.table.grad = None
+        out = function(points)
+        (out * weight).sum().backward()
+        results.append((out.detach(), points.grad, grid.table.grad))
+    for ours, twin in zip(*results, strict=True):
+        torch.testing.assert_close(ours, twin, rtol=1e-4, atol=1e-4 * float(twin.abs().max()))
+
+
+def test_spans_of_many_points_meet_without_gaps():
+    layout = LAYOUTS[3]
+    grid = HashGrid(layout, 2)
+    grid.table.data.normal_()
+    points = torch.rand(2 * cpu.SPAN + 17, 3)
+    torch.testing.assert_close(grid(points), interpolate(points, grid.table, layout), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="session")
+def cuda_library(tmp_path_factory):
+    """grid.cu for 3 axes and 2 features, compiled for the CPU."""
+    folder = tmp_path_factory.mktemp("grid")
+    calls = "".join(
+        f'extern "C" void run_{name}(int blocks, int rows, int threads, {params}) '
+        f"{{ launch({name}, blocks, rows, threads, {args}); }}\n"
+        for name, params, args in (
+            ("forward", f"{LAYOUT_PARAMS}, int n, void *out", f"{LAYOUT_ARGS}, n, (float *)out"),
+            ("backward_table", f"{LAYOUT_PARAMS}, int n, void *out", f"{LAYOUT_ARGS}, n, (float *)out"),
+            (
+                "backward_points",
+                f"void *g, {LAYOUT_PARAMS}, int n, int levels, void *out",
+                f"(float *)g, {LAYOUT_ARGS}, n, levels, (float *)out",
+            ),
+        )
+    )
+    # backward_points takes (points, grad_out, table, ...): the gradient is bound first, then swapped into place.
+    calls = calls.replace("(float *)g, (float *)a, (float *)b", "(float *)a, (float *)g, (float *)b")
+    (folder / "grid.cpp").write_text(f'#include "{CUDA_ON_CPU}"\n#include "{cuda.SOURCE}"\n{calls}')
+    command = ["g++", "-O1", "-shared", "-fPIC", "-std=c++17", "-DN_AXES=3", "-DN_FEATURES=2", "-o"]
+    subprocess.run([*command, str(folder / "grid.so"), str(folder / "grid.cpp")], check=True)
+    return ctypes.CDLL(str(folder / "grid.so"))
+
+
+FIRST_USE = """
+import sys, torch
+from nsff.fields.hash_grid import HashGrid, make_layout
+from nsff.fields.hash_grid.reference import interpolate
+for n_axes in map(int, sys.argv[1:]):
+    grid = HashGrid(make_layout((4,) * n_axes, (40,) * n_axes, 3, 8), 1)
+    points = torch.rand(99, n_axes)
+    assert torch.allclose(grid(points), interpolate(points, grid.table, grid.layout))
+"""
+
+
+def test_kernels_are_compiled_once_and_under_the_lock(monkeypatch):
+    held, compiled = [], []
+
+    class Lock:
+        def __init__(self, path):
+            assert Path(path).parent.is_dir()
+
+        def __enter__(self):
+            held.append(self)
+
+        def __exit__(self, *_):
+            held.clear()
+
+    class Kernel:
+        signatures = []  # noqa: RUF012
+
+        def compile(self, types):
+            compiled.append((types, bool(held)))
+            self.signatures.append(types)
+
+        def __call__(self, value):
+            assert not held  # only the first use waits for other processes
+
+    monkeypatch.setattr(cpu, "FileLock", Lock)
+    kernel = Kernel()
+    for value in (1, 2, 1.0):
+        cpu._run(kernel, value)
+    assert [locked for _, locked in compiled] == [True, True]  # int, then float
+
+
+def test_what_processes_compiled_together_is_not_compiled_again(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(PACKAGES)}
+
+    def start(*order):
+        return subprocess.Popen([sys.executable, "-c", FIRST_USE, *order], env=environment)
+
+    assert [process.wait() for process in (start("2", "3"), start("3", "2"))] == [0, 0]
+    cached = sorted(tmp_path.rglob("*.nbc"))
+    assert cached
+    assert start("3", "2").wait() == 0
+    assert sorted(tmp_path.rglob("*.nbc")) == cached  # nothing is compiled again
+
+
+LAYOUT_PARAMS = "void *a, void *b, void *cells, void *strides, void *hashed, void *mask, void *first"
+LAYOUT_ARGS = (
+    "(float *)a, (float *)b, (int *)cells, (unsigned *)strides, (bool *)hashed, (unsigned *)mask, (long long *)first"
+)
+
+
+@pytest.mark.parametrize("n", [1, 300])
+def test_cuda_source_on_the_cpu_against_the_twin(cuda_library, n):
+    layout = LAYOUTS[3]
+    table = torch.randn(layout.n_rows, 2, requires_grad=True)
+    points = some_points(3, n).requires_grad_()
+    grad_out = torch.randn(n, layout.n_levels * 2)
+    expected = interpolate(points, table, layout)
+    (expected * grad_out).sum().backward()
+    arrays = [layout.cells, layout.strides, layout.hashed, layout.mask, layout.first_row]
+    grad_rows = np.ascontiguousarray(grad_out.numpy().T)
+    x, rows = points.detach().numpy(), table.detach().numpy()
+
+    def run(name, rows_of_blocks, *arguments):
+        blocks = -(-n // 64)
+        converted = [value if isinstance(value, int) else ctypes.c_void_p(value.ctypes.data) for value in arguments]
+        getattr(cuda_library, f"run_{name}")(blocks, rows_of_blocks, 64, *converted)
+
+    out, grad_table, grad_points = np.empty_like(grad_rows), np.zeros_like(rows), np.empty_like(x)
+    run("forward", layout.n_levels, x, rows, *arrays, n, out)
+    run("backward_table", layout.n_levels, x, grad_rows, *arrays, n, grad_table)
+    run("backward_points", 1, grad_rows, x, rows, *arrays, n, layout.n_levels, grad_points)
+    for ours, twin in ((out.T, expected.detach()), (grad_table, table.grad), (grad_points, points.grad)):
+        np.testing.assert_allclose(ours, twin.numpy(), rtol=1e-4, atol=1e-4 * float(twin.abs().max()))
+
+
+@pytest.mark.parametrize(("n_axes", "n_features"), [(2, 1), (3, 2), (4, 2), (4, 4)])
+def test_cuda_source_compiles_to_ptx(n_axes, n_features):
+    from cupy_backends.cuda.libs import nvrtc
+
+    program = nvrtc.createProgram(cuda.SOURCE.read_text(), "grid.cu", (), ())
+    nvrtc.compileProgram(program, (*cuda.options(n_axes, n_features), "--gpu-architecture=compute_80"))
+    ptx = nvrtc.getPTX(program).decode() if isinstance(nvrtc.getPTX(program), bytes) else nvrtc.getPTX(program)
+    for name in ("forward", "backward_table", "backward_points"):
+        assert f".entry {name}" in ptx
+
+
+ONE_THREAD = """
+import torch
+from nsff.fields.hash_grid import HashGrid, make_layout
+HashGrid(make_layout((4, 4), (40, 30), 2, 8), 1)(torch.rand(9, 2))
+import numba
+print(torch.get_num_threads(), numba.get_num_threads())
+"""
+
+
+def test_kernels_leave_the_number_of_threads_alone():
+    """In a fresh process: numba sets the number of OpenMP when it starts, which is torch's too."""
+    command, environment = (
+        [sys.executable, "-c", ONE_THREAD],
+        {**os.environ, "PYTHONPATH": str(PACKAGES), "OMP_NUM_THREADS": "1"},
+    )
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["1", "1"]

@@ -1,0 +1,106 @@
+"""Both forms of the MLP against each other and against a plain reading of the paper's figure."""
+
+import jaxtyping
+import pytest
+import torch
+import torch.nn.functional as F
+from nsff.fields import blocked, mlp
+from nsff.fields.encoding import encode, encode_backward
+from nsff.fields.mlp import DynamicMlp, StaticMlp
+from nsff.rendering.volume_rendering import opacity
+
+
+def plain_reading(field: DynamicMlp, points: torch.Tensor, time: torch.Tensor, viewdirs: torch.Tensor) -> torch.Tensor:
+    """Layer by layer, as the paper draws it: nothing stacked, folded or shared between samples."""
+    encoded = encode(torch.cat([points, time[:, None, None].expand_as(points[..., :1])], dim=-1), 10)
+    directions = encode(viewdirs, 4)[:, None].expand(-1, points.shape[1], -1)
+    hidden = encoded
+    for layer, linear in enumerate(field.pts_linears):
+        hidden = F.relu(linear(hidden))
+        if layer == 4:
+            hidden = torch.cat([encoded, hidden], dim=-1)
+    colour = F.relu(field.views_linears[0](torch.cat([field.feature_linear(hidden), directions], dim=-1)))
+    flow, prob = torch.tanh(field.sf_linear(hidden)), torch.sigmoid(field.prob_linear(hidden))
+    return torch.cat([field.rgb_linear(colour), field.alpha_linear(hidden), flow, prob], dim=-1)
+
+
+def flat(samples) -> torch.Tensor:
+    values = [value if value.ndim == 3 else value[..., None] for value in vars(samples).values()]
+    return torch.cat(values, dim=-1)
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(3)
+    points, time = (torch.rand(*shape, generator=generator) * 2 - 1 for shape in ((37, 13, 3), (37,)))
+    viewdirs = F.normalize(torch.randn(37, 3, generator=generator), dim=-1)
+    probe = torch.randn(37, 13, 12, generator=generator)
+    return points, time, viewdirs, probe
+
+
+def gradients(output, probe, field, points) -> dict[str, torch.Tensor]:
+    names, parameters = zip(*field.named_parameters(), strict=True)
+    values = torch.autograd.grad((output * probe).sum(), [points, *parameters])
+    return dict(zip(["points", *names], values, strict=True))
+
+
+@pytest.mark.parametrize(("depth", "block_bytes"), [(8, 1), (8, 5000), (8, 1 << 30), (6, 5000), (7, 5000), (9, 5000)])
+@pytest.mark.parametrize("form", [mlp.forward_plain, blocked.forward_blocked])
+def test_restructured_network_is_the_papers(inputs, monkeypatch, form, depth, block_bytes):
+    monkeypatch.setattr(mlp, "forward_blocked", form)
+    monkeypatch.setattr(blocked, "BLOCK_BYTES", block_bytes)
+    torch.manual_seed(0)
+    field, (points, time, viewdirs, probe) = DynamicMlp(depth, 48), inputs
+    points.requires_grad_(True)
+    expected = plain_reading(field, points, time, viewdirs)
+    ours = flat(field(points, time, viewdirs))
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    theirs = gradients(expected, probe, field, points)
+    for name, value in gradients(ours, probe, field, points).items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4 * float(theirs[name].abs().max()))
+
+
+def test_blocked_gradient_in_double_precision():
+    torch.manual_seed(1)
+    field = StaticMlp(6, 8, 2, 1).double()
+    points = torch.rand(3, 2, 3, dtype=torch.float64, requires_grad=True)
+    viewdirs = F.normalize(torch.rand(3, 3, dtype=torch.float64), dim=-1)
+    assert torch.autograd.gradcheck(lambda p: flat(field(p, viewdirs)), points, eps=1e-6, atol=1e-6)
+
+
+def test_one_ray_one_sample_and_no_gradient():
+    field = StaticMlp(8, 16)
+    point, direction = torch.zeros(1, 1, 3), torch.tensor([[0.0, 0.0, -1.0]])
+    with torch.no_grad():
+        alone = field(point, direction)
+    assert not alone.sigma_raw.requires_grad
+    torch.testing.assert_close(alone.rgb_raw, field(point, direction).rgb_raw.detach())
+
+
+def test_encoding_by_hand():
+    encoded = encode(torch.tensor([[0.5, -1.0]]), 2)
+    x = torch.tensor([0.5, -1.0])
+    assert torch.equal(encoded[0], torch.cat([x, x.sin(), x.cos(), (2 * x).sin(), (2 * x).cos()]))
+
+
+def test_encoding_backward_is_autograd():
+    x = torch.rand(5, 4, dtype=torch.float64, requires_grad=True)
+    encoded = encode(x, 3)
+    grad = torch.rand_like(encoded)
+    expected = torch.autograd.grad(encoded, x, grad)[0]
+    torch.testing.assert_close(encode_backward(encoded.detach(), grad, 4), expected)
+
+
+def test_scene_flow_starts_small():
+    torch.manual_seed(0)
+    directions = F.normalize(torch.randn(8, 3), dim=-1)
+    samples = DynamicMlp(8, 256)(torch.rand(8, 8, 3) * 2 - 1, torch.linspace(-1, 1, 8), directions)
+    assert float(torch.cat([samples.sf_fwd, samples.sf_bwd]).abs().max()) < 0.005
+    assert float(samples.sigma_raw.std()) < 1.0
+
+
+def test_shapes_are_checked_while_testing():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        opacity(torch.zeros(4, 5), torch.zeros(4, 6))
+    with pytest.raises(jaxtyping.TypeCheckError):
+        StaticMlp(8, 16)(torch.zeros(2, 3, 4), torch.zeros(2, 3))

@@ -1,0 +1,89 @@
+"""Camera paths in nerfstudio's format: what is read, what is refused."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from nsff.errors import InputError
+from nsff.geometry.camera_path_file import Keyframe, read_camera_path, write_camera_path
+from nsff.geometry.poses import Intrinsics
+
+TURNED = [0.0, -1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 2.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0, 0.0, 1.0]
+
+
+def content(**changes):
+    """A path of two cameras as nerfstudio's viewer exports it; `changes` are to the second."""
+    cameras = [{"camera_to_world": TURNED, "fov": 90.0, "aspect": 2.0}, {"camera_to_world": TURNED, "fov": 50.0}]
+    cameras[1] |= changes
+    return {
+        "camera_type": "perspective", "render_height": 100, "render_width": 200, "fps": 24, "seconds": 2,
+        "smoothness_value": 0.5, "is_cycle": False, "crop": None, "camera_path": cameras,
+    }  # fmt: skip
+
+
+def test_reads_nerfstudio(tmp_path):
+    (tmp_path / "path.json").write_text(json.dumps(content(render_time=0.25)))
+    first, second = read_camera_path(tmp_path / "path.json")
+    assert (first.lens.height, first.lens.width) == (100, 200)
+    assert first.lens.focal == pytest.approx(50.0)  # 90 degrees: half the height
+    assert second.lens.focal == pytest.approx(50.0 / math.tan(math.radians(25.0)))
+    np.testing.assert_allclose(first.c2w_world, np.reshape(TURNED, (4, 4))[:3])
+    assert (first.time, second.time) == (None, 0.25)
+
+
+def test_written_and_read(tmp_path):
+    poses = np.reshape(TURNED, (4, 4))[:3] + np.array([[0, 0, 0, 0.123456789]] * 3)
+    written = [Keyframe(poses, Intrinsics(33, 47, 51.3), 0.1), Keyframe(poses, Intrinsics(33, 47, 20.0), 0.2)]
+    write_camera_path(tmp_path / "path.json", written, 30.0)
+    for before, after in zip(written, read_camera_path(tmp_path / "path.json"), strict=True):
+        np.testing.assert_allclose(after.c2w_world, before.c2w_world, atol=1e-12)
+        assert after.lens.focal == pytest.approx(before.lens.focal)
+        assert after.time == before.time
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"camera_to_world": [0.0] * 16}, "last row"),
+        ({"camera_to_world": [0.0] * 12 + [0.0, 0.0, 0.0, 1.0]}, "camera_to_world is singular"),
+        ({"camera_to_world": [*TURNED[:8], 1.0, 0.0, 0.0, 3.0, *TURNED[12:]]}, "singular"),
+        ({"camera_to_world": [2 * x for x in TURNED[:12]] + TURNED[12:]}, "no rotation"),
+        ({"camera_to_world": [-x for x in TURNED[:4]] + TURNED[4:]}, "no rotation"),  # a mirror
+        ({"camera_to_world": [math.nan, *TURNED[1:]]}, "16 finite numbers"),
+        ({"camera_to_world": TURNED[:9]}, "16 finite numbers"),
+        ({"camera_to_world": "abc"}, "16 finite numbers"),
+        ({"camera_to_world": None}, "16 finite numbers"),
+        ({"fov": 10**400}, "between 0 and 180"),
+        ({"camera_to_world": [10**400, *TURNED[1:]]}, "16 finite numbers"),
+        ({"fov": 0}, "between 0 and 180"),
+        ({"fov": 180}, "between 0 and 180"),
+        ({"fov": "wide"}, "between 0 and 180"),
+        ({"render_time": 1.5}, "render_time = 1.5"),
+    ],
+)
+def test_cameras_that_cannot_be(tmp_path, changes, message):
+    (tmp_path / "path.json").write_text(json.dumps(content(**changes)))
+    with pytest.raises(InputError, match=rf"path\.json: camera 1: .*{message}"):
+        read_camera_path(tmp_path / "path.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read as JSON"),
+        ("[1, 2]", "has no list 'camera_path'"),
+        ('{"camera_path": []}', "has no list 'camera_path'"),
+        (json.dumps(content() | {"camera_path": [3]}), "camera 0 is not an object"),
+        (json.dumps(content() | {"camera_type": "equirectangular"}), "'equirectangular' are not supported"),
+        (json.dumps(content() | {"render_height": 0}), "render_height = 0 must be 1 to 16384"),
+        (json.dumps(content() | {"render_width": None}), "render_width = None"),
+        (json.dumps(content() | {"render_width": 10**9}), "render_width = 1000000000"),
+    ],
+)
+def test_files_that_are_no_path(tmp_path, text, message):
+    (tmp_path / "path.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_camera_path(tmp_path / "path.json")
+    with pytest.raises(InputError, match=r"gone\.json cannot be read"):
+        read_camera_path(tmp_path / "gone.json")

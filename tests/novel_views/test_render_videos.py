@@ -1,0 +1,267 @@
+"""Videos: frames of the published modes, which views a clip has, and what the layers show."""
+
+import dataclasses
+import shutil
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from nsff.data.cameras import load_cameras
+from nsff.data.timeline import Timeline
+from nsff.errors import InputError, UsageError
+from nsff.fields import build_fields
+from nsff.geometry.camera_path_file import Keyframe, read_camera_path, write_camera_path
+from nsff.geometry.rays import Camera
+from nsff.novel_views.render_plan import plan_clips
+from nsff.novel_views.render_videos import ViewRenderer, render_videos
+from nsff.rendering.frame_render import render_frame
+from nsff.rendering.ray_sampling import DepthSampling
+from nsff.rendering.space_time import PlaneSampling, render_between
+from nsff.training.checkpoint import restore_fields
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def cameras(trained):
+    return load_cameras(trained)
+
+
+@pytest.fixture(scope="module")
+def fields(trained):
+    fields = build_fields(trained)
+    restore_fields(fields, trained)
+    return fields
+
+
+def only(config, cameras, **options):
+    """The one clip that options ask for."""
+    (clip,) = plan_clips(dataclasses.replace(config, **options), cameras)
+    return clip
+
+
+@pytest.mark.parametrize("options", [{"render_bt": True}, {"path": "spiral"}, {"path": "lemniscate"}])
+def test_reach_scales_the_circles(trained, cameras, options):
+    """Half of it: every camera is half as far from the middle."""
+    middle = cameras.c2w[trained.target_idx, :, 3]
+    wide, narrow = (
+        np.array([view.c2w[:, 3] - middle for view in only(trained, cameras, reach=reach, **options).views])
+        for reach in (48.0, 24.0)
+    )
+    np.testing.assert_allclose(narrow, 0.5 * wide, atol=1e-6)
+    assert np.linalg.norm(wide, axis=1).max() == pytest.approx(48.0 / cameras.intrinsics.focal, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "n_frames", "n_recorded"),
+    [
+        ("render_bt", "spiral-frame-010", 60, 6),
+        ("render_lockcam_slowmo", "lockcam-slowmo-frame-010", 161, 14),
+        ("render_slowmo_bt", "slowmo-bt-frame-010", 201, 14),
+    ],
+)
+def test_published_frames(trained, cameras, fields, golden, mode, name, n_frames, n_recorded):
+    """All frames that were recorded."""
+    clip, renderer = only(trained, cameras, **{mode: True}), ViewRenderer(fields, trained, cameras)
+    assert (clip.name, len(clip.views)) == (name, n_frames)
+    with np.load(golden / "render/frames.npz") as published:
+        for index in range(n_recorded):
+            ours = (255.0 * renderer.frame(clip.views[index], clip.between).rgb.clamp(0.0, 1.0)).byte().numpy()
+            assert np.abs(ours.astype(int) - published[f"{mode}/{index:03d}"]).max() <= 1, index
+
+
+def test_a_frame_itself_is_no_special_case(trained, cameras, fields):
+    """At the time of a frame nothing is splatted: the planes give what the rays give, in all that they render."""
+    timeline = Timeline(24)
+    camera = Camera(torch.from_numpy(cameras.c2w[3].astype(np.float32)), cameras.intrinsics, cameras.intrinsics)
+    even, planes = DepthSampling(trained.N_samples, 0, 0.0), PlaneSampling(trained.N_samples, 0)
+    expected = render_frame(fields, camera, timeline.time_of(5), even, 10_000, "forward")
+    for points in (100, 10_000, 10_000_000):  # a plane at a time, some, all
+        found = render_between(fields, camera, timeline, 5, planes, points, with_flow=True)
+        for name, value in vars(found).items():  # what is behind 99.99 % is left out
+            atol = 3e-3 if name == "flow" else 3e-4
+            torch.testing.assert_close(value, getattr(expected, name), atol=atol, rtol=1e-3, msg=name)
+    almost = render_between(fields, camera, timeline, 5 + 1e-5, planes, 10_000)
+    torch.testing.assert_close(almost.rgb, expected.rgb, atol=2e-3, rtol=0.0)
+
+
+def test_windows_keep_to_the_sequence(trained, cameras, caplog):
+    caplog.set_level("INFO")
+    clip = only(trained, cameras, render_lockcam_slowmo=True)
+    assert [view.moment for view in clip.views] == [k / 10 for k in range(20, 181)]
+    assert not caplog.text
+    clip = only(trained, cameras, render_lockcam_slowmo=True, target_idx=20)
+    assert [view.moment for view in clip.views] == [k / 10 for k in range(120, 231)]
+    assert "times 12 to 23 instead of 12 to 28" in caplog.text
+    clip = only(trained, cameras, render_slowmo_bt=True, times="3:5", slowmo_factor=4)
+    assert [view.moment for view in clip.views] == [k / 4 for k in range(12, 21)]
+
+
+def test_a_short_sequence_ends_on_both_sides(trained, caplog):
+    caplog.set_level("INFO")
+    config = dataclasses.replace(trained, end_frame=8, target_idx=3)
+    clip = only(config, load_cameras(config), render_lockcam_slowmo=True)
+    assert (clip.views[0].moment, clip.views[-1].moment) == (0.0, 7.0)
+    assert "times 0 to 7 instead of -5 to 11" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("turn", "move", "message"),
+    [
+        (np.pi, 0.0, "camera 0 looks sideways or back"),
+        (np.pi / 2.5, 0.0, "camera 0 looks sideways or back"),
+        (0.0, -1.1, "camera 0 stands beyond the near plane"),
+    ],
+)
+def test_cameras_that_see_nothing_of_the_scene(trained, cameras, tmp_path, turn, move, message):
+    turned = np.array([[np.cos(turn), 0, np.sin(turn), 0], [0, 1, 0, 0], [-np.sin(turn), 0, np.cos(turn), move]])
+    path = tmp_path / "odd.json"
+    write_camera_path(path, [Keyframe(cameras.to_world(turned), cameras.intrinsics, None)], 30.0)
+    with pytest.raises(InputError, match=message):
+        only(trained, cameras, camera_path=str(path))
+
+
+def test_times_of_a_path(trained, cameras):
+    def moments(**options):
+        return [view.moment for view in only(trained, cameras, **options).views]
+
+    assert moments(path="wander") == [10.0] * 60
+    assert moments(path="fixed", time="fixed") == [10.0]
+    assert moments(path="fixed") == [float(k) for k in range(24)]
+    assert moments(path="dolly", time="run", frames=47)[:7] == [0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+    assert moments(path="spiral", time="slowmo", times="2:4", slowmo_factor=2) == [2.0, 2.5, 3.0, 3.5, 4.0]
+    assert moments(path="spiral", time="slowmo", times="2:4", frames=3) == [2.0, 3.0, 4.0]
+    assert only(trained, cameras, path="train", time="slowmo").between
+    assert not only(trained, cameras, path="train", time="run").between
+
+
+def test_paths_go_around_the_target(trained, cameras):
+    target = cameras.c2w[10].astype(float)
+    width = 48.0 / cameras.intrinsics.focal
+    for path in ("wander", "spiral", "lemniscate", "dolly"):
+        poses = np.stack([view.c2w for view in only(trained, cameras, path=path, frames=120).views])
+        offsets = (poses[:, :, 3] - target[:, 3]) @ target[:, :3]  # right, up, back
+        rotations = poses[:, :, :3]
+        np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (120, 1, 1)), atol=1e-6)
+        np.testing.assert_allclose(np.linalg.det(rotations), 1.0, atol=1e-6)
+        np.testing.assert_allclose(offsets.mean(0), 0.0, atol=1e-6)  # centred
+        reach = [width, width / 2.0, 0.0] if path == "lemniscate" else [width, width / 3.0, width / 3.0]
+        if path == "dolly":
+            reach = [0.0, 0.0, 0.15]
+        np.testing.assert_allclose(np.abs(offsets).max(0), reach, atol=1e-3)
+        steps = np.linalg.norm(np.diff(offsets, axis=0, append=offsets[:1]), axis=1)
+        assert steps.max() < 0.15  # it closes, and does not jump
+        if path in ("spiral", "lemniscate"):  # all look at one point: their axes meet there
+            back, centre = poses[:, :, 2], poses[:, :, 3]
+            across = np.eye(3) - back[:, :, None] * back[:, None, :]
+            point = np.linalg.solve(across.sum(0), (across @ centre[:, :, None]).sum(0)[:, 0])
+            np.testing.assert_allclose((across @ (point - centre)[:, :, None])[..., 0], 0.0, atol=1e-6)
+            assert (target[:, 3] - point) @ target[:, 2] > 1.0  # in front of it
+
+
+def test_the_filmed_path(trained, cameras):
+    views = only(trained, cameras, path="train", time="slowmo", slowmo_factor=2).views
+    np.testing.assert_allclose([view.c2w for view in views[::2]], cameras.c2w, atol=1e-6)
+    centres = np.stack([view.c2w[:, 3] for view in views])
+    np.testing.assert_allclose(centres[1:-1:2], (centres[:-2:2] + centres[2::2]) / 2.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"target_idx": 24, "render_bt": True}, InputError, "target_idx = 24 is outside the sequence: choose 0 to 23"),
+        ({"path": "fixed", "times": "3"}, UsageError, "--times 3: give two frames, like 3:8"),
+        ({"path": "fixed", "times": "a:b"}, UsageError, "give two frames"),
+        ({"path": "fixed", "times": "5:5"}, InputError, "the earlier first"),
+        ({"path": "fixed", "times": "3:24"}, InputError, "0 to 23"),
+        ({"path": "wander", "times": "3:5"}, UsageError, "--times needs --time run or slowmo"),
+        ({"render_bt": True, "times": "3:5"}, UsageError, "--times needs --time run or slowmo"),
+        ({"render_bt": True, "frames": 9}, UsageError, "--frames is the length of a clip along --path"),
+        ({"render_bt": True, "time": "run"}, UsageError, "--time needs --path or --camera_path"),
+        ({"render_bt": True, "render_factor": 99}, InputError, "frames of 1x1 make no video; lower --render_factor"),
+        ({"render_bt": True, "layers": "rgb,normals"}, UsageError, "--layers: 'normals' is not one of rgb, depth"),
+        ({"render_bt": True, "layers": ","}, UsageError, "--layers names none of"),
+        ({"render_bt": True, "format": "avi"}, UsageError, "--format: 'avi' is not one of mp4, gif, png, jpg"),
+        ({"render_bt": True, "ft_path": "gone.tar"}, InputError, "gone.tar"),
+        ({"render_bt": True, "expname": "other"}, InputError, r"no checkpoint in .*other_F00-24; .*train first"),
+    ],
+)
+def test_what_cannot_be_rendered(trained, options, error, message):
+    with pytest.raises(error, match=message):
+        render_videos(dataclasses.replace(trained, **options), CPU)
+
+
+def test_all_layers(trained, tmp_path, golden):
+    """Every layer, odd sizes, every format; shares of both fields add up to the picture."""
+    layers = ("rgb", "depth", "static", "dynamic", "blend", "flow", "side_by_side")
+    config = dataclasses.replace(trained, basedir=str(tmp_path), ft_path=str(golden / "render/002000.tar"))
+    config = dataclasses.replace(
+        config, path="train", time="slowmo", times="4:6", slowmo_factor=2, render_factor=5, layers=",".join(layers),
+        format="mp4,gif,png,jpg", raw_depth=True,
+    )  # fmt: skip
+    (folder,) = render_videos(config, CPU)
+    assert folder.name == "render-train-slowmo-frame-010_path_002000"
+    for layer in layers:
+        joined = "+".join(layers[:-1])
+        place, video = {"rgb": ("images", "video"), "side_by_side": (joined, joined)}.get(layer, (layer, layer))
+        width = 12 * 6 if layer == "side_by_side" else 12
+        for extension in ("png", "jpg"):
+            frames = sorted((folder / place).glob(f"*.{extension}"))
+            assert [frame.stem for frame in frames] == ["000", "001", "002", "003", "004"]
+            assert iio.imread(frames[0]).shape == (7, width, 3)
+        assert iio.imread(folder / f"{video}.mp4", plugin="FFMPEG").shape == (5, 6, width, 3)
+        assert iio.imread(folder / f"{video}.gif", index=None).shape == (5, 7, width, 3)
+    panels = np.concatenate([iio.imread(folder / f"{name}/002.png") for name in ("images", *layers[1:-1])], axis=1)
+    np.testing.assert_array_equal(iio.imread(folder / joined / "002.png"), panels)
+    with np.load(folder / "depth_raw/002.npz") as data:
+        assert data["depth"].shape == (7, 12)
+        assert np.isfinite(data["depth"]).all()
+    again = read_camera_path(folder / "camera_path.json")
+    assert [keyframe.time for keyframe in again] == pytest.approx([k / 2 / 23 for k in range(8, 13)])
+    assert (config.experiment_dir / "sheet.jpg").is_file()
+
+
+def test_a_written_path_gives_the_same_frames(trained, golden, tmp_path):
+    """`camera_path.json` of a render, read again: poses come back from the world, focal length from the angle."""
+    config = dataclasses.replace(trained, basedir=str(tmp_path), ft_path=str(golden / "render/002000.tar"))
+    config = dataclasses.replace(config, render_factor=2)
+    (first,) = render_videos(dataclasses.replace(config, path="spiral", time="run", times="3:6"), CPU)
+    shutil.copy(first / "camera_path.json", tmp_path / "mine.json")
+    (second,) = render_videos(
+        dataclasses.replace(config, camera_path=str(tmp_path / "mine.json"), render_factor=0), CPU
+    )
+    assert second.name == "render-file-mine-frame-010_path_002000"
+    for index in range(4):
+        pair = [iio.imread(folder / f"images/{index:03d}.png").astype(int) for folder in (first, second)]
+        assert np.abs(pair[0] - pair[1]).max() <= 1
+
+
+def test_distance_of_what_is_seen(trained, cameras, fields):
+    """Raw depth is along the camera's axis, in units of the world: a point there is seen where it was taken from."""
+    config = dataclasses.replace(trained, render_factor=4)
+    clip = only(config, cameras, path="wander", frames=3)
+    renderer = ViewRenderer(fields, config, cameras)
+    depth = renderer.of(clip, ("rgb",), True)(1).depth
+    view, z_ndc = clip.views[1], renderer.frame(clip.views[1], between=False).depth.numpy()
+    row, column = 4, 11
+    c2w = cameras.to_world(view.c2w)
+    right, up = (column - view.lens.width / 2) / view.lens.focal, -(row - view.lens.height / 2) / view.lens.focal
+    point = c2w[:, 3] + depth[row, column] * (c2w[:, :3] @ np.array([right, up, -1.0]))
+    here = (cameras.from_world(np.concatenate([np.eye(3), point[:, None]], axis=1)))[:, 3]
+    assert 1.0 + 1.0 / here[2] == pytest.approx(z_ndc[row, column], abs=1e-4)  # NDC
+
+
+@pytest.mark.parametrize("script", ["render", "run_nerf"])
+def test_render_as_typed(trained, typed, script):
+    video = trained.experiment_dir / "render-spiral-frame-010_path_002000/video.mp4"
+    shutil.rmtree(video.parent, ignore_errors=True)
+    out = typed(script, "--render_bt", "--render_factor", "9")
+    assert out.returncode == 0, out.stderr
+    assert iio.imread(video, plugin="FFMPEG").shape == (60, 4, 6, 3)
+
+
+def test_render_without_a_mode(typed):
+    out = typed("render")
+    assert out.returncode == 2
+    assert out.stderr.splitlines()[-1].startswith("error: nothing to render: give --render_bt, --render_lockcam_slowmo")

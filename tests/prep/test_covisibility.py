@@ -1,0 +1,61 @@
+"""Masks of what the video has seen too, on pictures that are shifted by hand."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from nsff.prep.covisibility import arrives, covisible, make_covisibility
+from nsff.prep.flow import DisFlow
+from nsff.prep.folder import SceneFolder, read_image
+from nsff.prep.script import PrepError
+
+
+def exact(shift: int):
+    """Flow between the view and frames that were moved by so many pixels."""
+
+    def method(first, second):
+        sign = 1.0 if first.max() == 1 else -1.0  # the view is 1 everywhere
+        return np.stack(
+            [np.full(first.shape[:2], sign * shift, np.float32), np.zeros(first.shape[:2], np.float32)], axis=-1
+        )
+
+    return method
+
+
+def test_what_leaves_the_frame_is_not_seen():
+    view, frame = np.full((20, 40, 3), 1, np.uint8), np.zeros((20, 40, 3), np.uint8)
+    mask = covisible(view, [frame] * 6, exact(10))
+    assert mask[:, :28].all()
+    assert not mask[:, 31:].any()
+    assert not covisible(view, [frame] * 4, exact(10)).any()  # five frames at least
+    assert not arrives(np.full((5, 5, 2), -9.0, np.float32)).any()
+
+
+def test_masks_of_a_scene(golden, tmp_path):
+    """A texture that moves by 12 pixels: the strip that only the view has is black; finished masks stay."""
+    rng = np.random.default_rng(0)
+    noise = rng.random((72, 240, 3), dtype=np.float32)
+    scales = [
+        cv2.normalize(cv2.GaussianBlur(noise, (0, 0), sigma), None, 0, 1, cv2.NORM_MINMAX) for sigma in (2, 6, 12)
+    ]
+    texture = (255 * sum(scales) / 3).astype(np.uint8)
+    for name, pixels in [("mv_images/00000/cam02.jpg", texture[:, 12:140])] + [
+        (f"images_128x72/{k:05d}.png", texture[:, :128]) for k in range(6)
+    ]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), pixels)
+    line = make_covisibility(SceneFolder(tmp_path), DisFlow())
+    mask = read_image(tmp_path / "covisible/00000/cam02.png")[..., 0] > 0
+    assert mask[8:-8, 8:108].mean() > 0.97
+    assert mask[:, 120:].mean() < 0.1
+    assert f"{100 * mask.mean():.1f}% of their pixels" in line
+    (tmp_path / "covisible/00000/cam02.png").write_bytes((tmp_path / "images_128x72/00000.png").read_bytes())
+    make_covisibility(SceneFolder(tmp_path), DisFlow())
+    assert (tmp_path / "covisible/00000/cam02.png").read_bytes() == (tmp_path / "images_128x72/00000.png").read_bytes()
+
+
+def test_a_scene_without_other_cameras(golden, tmp_path):
+    shutil.copytree(golden / "scene/images_64x36", tmp_path / "images_64x36")
+    with pytest.raises(PrepError, match=r"mv_images holds no 00000/cam01\.jpg"):
+        make_covisibility(SceneFolder(tmp_path), DisFlow())

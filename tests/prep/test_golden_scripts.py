@@ -1,0 +1,75 @@
+"""What the published scripts make of a small scene: cameras, flow consistency, epipolar geometry, motion masks."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nsff.prep.flow import consistent, resize_flow
+from nsff.prep.folder import SceneFolder, read_image, write_image
+from nsff.prep.motion_masks import epipolar_distance, epipolar_mask, fundamental, motion_mask
+from nsff.prep.poses_bounds import read_model, save_poses
+
+N = 6
+
+
+@pytest.fixture(scope="module")
+def recorded(golden: Path) -> dict[str, np.ndarray]:
+    with np.load(golden / "scripts" / "figures.npz") as data:
+        return dict(data)
+
+
+@pytest.fixture
+def scene(golden: Path, tmp_path: Path) -> SceneFolder:
+    for name in ("images", "sparse", "flow_i1", "images_96x54"):
+        (tmp_path / name).symlink_to(golden / "scripts" / "dense" / name)
+    return SceneFolder(tmp_path)
+
+
+def test_poses_and_box(scene, golden):
+    save_poses(scene)
+    expected = golden / "scripts" / "expected"
+    np.testing.assert_allclose(np.load(scene.poses_bounds), np.load(expected / "poses_bounds.npy"), rtol=0, atol=1e-9)
+    ours, theirs = (json.loads((folder / "scene.json").read_text()) for folder in (scene.root, expected))
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=0, atol=1e-9)
+
+
+def test_resized_flow(recorded):
+    ours = resize_flow(recorded["resize/flow"], (80, 30))
+    np.testing.assert_allclose(ours, recorded["resize/flow_30x80"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("frame", range(N - 1))
+def test_consistency(recorded, frame):
+    fwd, bwd = recorded[f"flow/{frame:05d}_fwd"], recorded[f"flow/{frame + 1:05d}_bwd"]
+    np.testing.assert_array_equal(consistent(fwd, bwd), recorded[f"mask/{frame:05d}_fwd"])
+    np.testing.assert_array_equal(consistent(bwd, fwd), recorded[f"mask/{frame + 1:05d}_bwd"])
+
+
+def distance(recorded, frame: int, step: int) -> np.ndarray:
+    first, second = (recorded["w2c"][k][:3] for k in (frame, frame + step))
+    flow = recorded[f"flow/{frame:05d}_{'fwd' if step > 0 else 'bwd'}"]
+    return epipolar_distance(flow, fundamental(first, second, recorded["K"]))
+
+
+@pytest.mark.parametrize("frame", range(N - 1))
+def test_epipolar_distance(recorded, frame):
+    np.testing.assert_allclose(distance(recorded, frame, 1), recorded[f"epipolar/{frame:05d}_fwd"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("frame", range(N))
+def test_motion_masks(recorded, golden, frame, tmp_path):
+    steps = [step for step in (1, -1) if 0 <= frame + step < N]
+    masks = [recorded[f"mask/{frame:05d}_{'fwd' if step > 0 else 'bwd'}"] for step in steps]
+    moving = motion_mask(epipolar_mask([distance(recorded, frame, step) for step in steps], masks, 1.0))
+    write_image(tmp_path / "mask.png", moving.astype(np.uint8) * 255)
+    expected = golden / "scripts" / "expected" / "motion_masks" / f"{frame:05d}.png"
+    np.testing.assert_array_equal(read_image(tmp_path / "mask.png"), read_image(expected))
+
+
+def test_the_model_is_read_with_its_camera(scene):
+    model = read_model(scene)
+    assert model.names == [f"{k:05d}.png" for k in range(N)]
+    assert (model.size, model.focal, model.centre) == ((192, 108), (170.0, 170.0), (96.0, 54.0))

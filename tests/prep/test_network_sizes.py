@@ -1,0 +1,114 @@
+"""Sizes of the images that MiDaS, RAFT and DIS see (those of Mask R-CNN: test_semantic.py)."""
+
+import argparse
+
+import numpy as np
+import pytest
+import torch
+from nsff.prep import make_flows as flows
+from nsff.prep.depth.midas import MidasDepth, input_size
+from nsff.prep.flow import DisFlow
+from nsff.prep.folder import Image, SceneFolder, write_image
+from nsff.prep.network_sizes import NO_LIMITS, long_side_size, network_size, resize_image
+from nsff.prep.options import add_depth, add_flow, depth_settings, flow_settings
+from nsff.prep.script import Parser
+
+CPU = torch.device("cpu")
+PUBLISHED = "--input_w 640 --input_h 360 --input_flow_w 768 --input_semantic_w 1024 --input_semantic_h 576"
+PORTRAIT, VGA, SQUARE, HD = (1080, 1920), (640, 480), (720, 720), (1920, 1080)
+
+
+@pytest.mark.parametrize(
+    ("frame", "midas", "raft", "mask_rcnn"),
+    [
+        (PORTRAIT, (352, 640), (432, 768), (540, 960)),
+        (VGA, (640, 480), (768, 576), (960, 720)),
+        (SQUARE, (640, 640), (768, 768), (960, 960)),
+        (HD, (640, 352), (768, 432), (960, 540)),
+        ((1000, 740), (640, 448), (768, 568), (960, 710)),  # MiDaS: 474 is nearer to 480, but not above 474
+    ],
+)
+def test_the_long_side_is_fixed(frame, midas, raft, mask_rcnn):
+    assert input_size(*frame, NO_LIMITS) == midas
+    assert long_side_size(*frame, 768) == network_size(*frame, NO_LIMITS, 768) == raft
+    assert long_side_size(*frame, 960) == mask_rcnn
+
+
+def typed(text: str) -> argparse.Namespace:
+    """The options of depth and flow, as prepare_video.py has them."""
+    parser = Parser(None)
+    add_depth(parser, alone=False)
+    add_flow(parser, device=False)
+    return parser.parse_args(text.split())
+
+
+def test_nothing_is_limited_unless_typed():
+    args = typed("")
+    assert depth_settings(args).limits == NO_LIMITS
+    assert flow_settings(args, None).semantic_limits == NO_LIMITS
+    assert flow_settings(args, None).flow_width is None
+
+
+@pytest.mark.parametrize(
+    ("frame", "midas", "raft", "mask_rcnn"),
+    [(HD, (640, 352), (768, 432), (1024, 576)), (PORTRAIT, (192, 352), (768, 1365), (324, 576))],
+)
+def test_the_published_command(frame, midas, raft, mask_rcnn):
+    """Typed sizes: MiDaS and Mask R-CNN fit within theirs, flow has the width."""
+    args = typed(PUBLISHED)
+    depths, flow = depth_settings(args), flow_settings(args, None)
+    assert input_size(*frame, depths.limits) == midas
+    assert network_size(*frame, (flow.flow_width, None), flows.LONG_SIDE) == raft
+    assert network_size(*frame, flow.semantic_limits, 960) == mask_rcnn
+
+
+@pytest.mark.parametrize(("text", "size"), [("--input_w 640", (640, 1152)), ("--input_h 640", (352, 640))])
+def test_one_limit_alone(text, size):
+    assert input_size(*PORTRAIT, depth_settings(typed(text)).limits) == size  # 1138 is nearest to 1152 = 36 times 32
+
+
+def test_midas_sees_that_size():
+    seen = []
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(images.shape[:1:-1]))
+        return images[:, 0]
+
+    depth = object.__new__(MidasDepth)
+    depth.model, depth.device, depth.limits = network, CPU, NO_LIMITS
+    assert depth(np.zeros((1920, 1080, 3), np.uint8)).shape == (1920, 1080)
+    assert seen == [(352, 640)]
+
+
+class Noted(DisFlow):
+    """DIS, or what stands for RAFT, that notes the sizes (width, height) of its images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: set[tuple[int, int]] = set()
+
+    def __call__(self, first: Image, second: Image) -> np.ndarray:
+        self.sizes |= {first.shape[1::-1], second.shape[1::-1]}
+        return super().__call__(first, second)
+
+
+@pytest.mark.parametrize(
+    ("frame", "flow_width", "seen"), [((108, 192), None, (432, 768)), ((108, 192), 216, (216, 384))]
+)
+def test_flow_is_computed_at_that_size(frame, flow_width, seen, tmp_path):
+    paths = [tmp_path / f"{k}.png" for k in range(2)]
+    for path in paths:
+        write_image(path, np.zeros((frame[1], frame[0], 3), np.uint8))
+    method, folder = Noted(), SceneFolder(tmp_path)
+    flows._write_flows(folder, paths, (54, 96), method, flow_width)
+    assert method.sizes == {seen}
+    assert np.load(folder.flow(0, 1))["flow"].shape == (96, 54, 2)
+
+
+def test_images_stay_smooth_where_they_are_enlarged():
+    """Bilinear: a step of 0 and 200 gets pixels in between; area average where they shrink."""
+    step = np.zeros((4, 4, 3), np.uint8)
+    step[:, 2:] = 200
+    assert resize_image(step, (8, 8))[0, :, 0].tolist() == [0, 0, 0, 50, 150, 200, 200, 200]
+    assert resize_image(step, (2, 2))[0, :, 0].tolist() == [0, 200]
+    assert resize_image(step, (1, 1))[0, 0, 0] == 100

@@ -1,0 +1,112 @@
+"""The split of a scene: rays of the background for the static field alone, no dynamic field where nothing moves."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from nsff.data.pixel_sampler import draw_background, gather_batch
+from nsff.data.scene import background_of
+from nsff.fields import build_fields
+from nsff.geometry.rays import make_rays, pixel_grid
+from nsff.rendering.ray_sampling import DepthSampling, sample_depths
+from nsff.rendering.train_render import render_background, render_train
+from nsff.training.checkpoint import load_weights, read_checkpoint
+from nsff.training.losses import background_loss, split_loss
+from nsff.training.trainer import Trainer
+from toy_fields import AHEAD, toy
+
+CPU = torch.device("cpu")
+
+
+def small(config, field: str):
+    """The golden config with small fields of a kind, and the terms of the background on."""
+    return dataclasses.replace(
+        config, field=field, schedule="scaled", N_rand=32, num_extra_sample=8, netwidth=16, N_samples=8,
+        hash_levels=3, hash_log2_rows=10, hash_finest=32, hash_dynamic_finest=32, hash_look=8, hash_samples=8,
+        background_rays=64, w_split=0.1, raw_noise_std=1.0,
+    )  # fmt: skip
+
+
+def test_background_keeps_away_from_what_moves():
+    mask = np.zeros((30, 100), bool)
+    assert background_of(mask).all()
+    mask[10, 50] = True
+    rows, columns = np.nonzero(~background_of(mask))
+    # one hundredth of 100 columns: a disk of radius 1
+    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [
+        (9, 50), (10, 49), (10, 50), (10, 51), (11, 50),
+    ]  # fmt: skip
+
+
+def test_drawn_pixels_are_those_of_their_frames(paper_scene):
+    batch = draw_background(paper_scene, 500, torch.Generator().manual_seed(0))
+    column, row = batch.uv.long().unbind(-1)
+    assert 100 < len(column) < 500
+    assert len(batch.frames.unique()) > 15
+    assert torch.equal(paper_scene.images[batch.frames, row, column], batch.rgb)
+    assert bool(paper_scene.background[batch.frames, row, column].all())
+    assert not bool(paper_scene.motion_masks[batch.frames, row, column].any())
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+def test_where_all_moves_there_is_no_background(paper_config, paper_scene, field):
+    scene = dataclasses.replace(paper_scene, background=torch.zeros_like(paper_scene.background))
+    terms = Trainer(small(paper_config, field), scene, CPU).train_step().terms
+    assert (float(terms.background), float(terms.split)) == (0.0, 0.0)
+    assert bool(torch.isfinite(terms.total()))
+
+
+def test_each_ray_may_have_a_camera_of_its_own(paper_scene):
+    uv, frames = pixel_grid(paper_scene.intrinsics, CPU)[:40:8], torch.tensor([3, 0, 3, 11, 23])
+    together = make_rays(uv, paper_scene.c2w[frames], paper_scene.intrinsics)
+    for k, frame in enumerate(frames.tolist()):
+        alone = make_rays(uv[k : k + 1], paper_scene.c2w[frame], paper_scene.intrinsics)
+        torch.testing.assert_close(together[k : k + 1].origins_ndc, alone.origins_ndc)
+        torch.testing.assert_close(together[k : k + 1].directions_ndc, alone.directions_ndc)
+        torch.testing.assert_close(together[k : k + 1].viewdirs, alone.viewdirs)
+
+
+@pytest.mark.parametrize("n_look", [0, 32])
+def test_background_is_the_static_field_alone(paper_scene, n_look):
+    uv = pixel_grid(paper_scene.intrinsics, CPU)[:9]
+    rays = make_rays(uv, AHEAD, paper_scene.intrinsics)
+    rgb = render_background(toy().static, rays, DepthSampling(24, n_look, 0.0), torch.Generator(), lambda n: 0.0)
+    torch.testing.assert_close(rgb, torch.full((9, 3), 0.5))  # the grey wall
+
+
+def test_background_loss_by_hand():
+    rgb, truth = torch.tensor([[0.5, 0.5, 0.5], [1.0, 0.0, 0.0]]), torch.tensor([[0.5, 0.5, 0.2], [0.5, 0.0, 0.0]])
+    assert float(background_loss(rgb, truth)) == pytest.approx((0.09 + 0.25) / 6)
+
+
+def test_split_looks_at_uniform_rays_of_the_background_only(paper_config, paper_scene, golden):
+    fields = build_fields(paper_config)
+    load_weights(fields, read_checkpoint(golden / "render" / "002000.tar"), paper_config)
+    batch = gather_batch(paper_scene, 5, torch.tensor([3, 700, 1200, 1290]), torch.tensor([5, 9]))
+    batch = dataclasses.replace(batch, background=torch.tensor([True, False, True, True, True, True]))
+    rays = make_rays(batch.uv, paper_scene.c2w[5], paper_scene.intrinsics)
+    depths = sample_depths(6, 12, 0.0, None, CPU)
+    timeline = paper_scene.timeline
+    render = render_train(fields, rays, depths, timeline, 5, n_static=6, chain=False, chain_backward=True)
+    shares = render.ref.union.dynamic_weight
+    assert float(split_loss(render, batch).detach()) == pytest.approx(
+        float(shares[[0, 2, 3]].mean().detach()), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+def test_terms_reach_the_fields_they_are_for(paper_config, paper_scene, field):
+    config = small(paper_config, field)
+    trainer = Trainer(config, paper_scene, CPU)
+    terms = trainer.train_step().terms
+    assert float(terms.background) > 0.0
+    assert float(terms.split) > 0.0
+    off = Trainer(dataclasses.replace(config, background_rays=0, w_split=0.0), paper_scene, CPU).train_step().terms
+    assert (float(off.background), float(off.split)) == (0.0, 0.0)
+    fields = build_fields(config)
+    rays = make_rays(pixel_grid(paper_scene.intrinsics, CPU)[:16], paper_scene.c2w[0], paper_scene.intrinsics)
+    sampling = DepthSampling.of(config)
+    render_background(fields.static, rays, sampling, torch.Generator(), lambda n: 1.0).sum().backward()
+    assert all(parameter.grad is None for parameter in fields.dynamic.parameters())
+    assert any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in fields.static.parameters())
