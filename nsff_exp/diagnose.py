@@ -3,16 +3,18 @@
 python diagnose.py --config configs/config_video.txt --datadir SCENE/dense --expname NAME
 """
 
-from nsff.cli import memory_advice, run_script
+from nsff.cli import run_script
 from nsff.config_loader import load_config
+from nsff.cuda import memory_advice
 from nsff.distributed import pick_device
 from nsff.evaluation.diagnostics import diagnose
+from nsff.report.evaluation_page import write_health_page
 
 
 def main(argv: list[str]) -> None:
     config = load_config(argv, "diagnose.py", __doc__)
     with memory_advice(config):
-        diagnose(config, pick_device(config))
+        diagnose(config, pick_device(config), write_health_page)
 
 
 if __name__ == "__main__":

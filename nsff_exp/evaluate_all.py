@@ -12,6 +12,7 @@ from nsff.distributed import join_workers
 from nsff.errors import UsageError
 from nsff.evaluation.results_table import evaluate_all
 from nsff.launcher import launch_processes
+from nsff.report.evaluation_page import write_page
 
 
 def main(argv: list[str]) -> None:
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
     if launch_processes(configs[0], __file__, argv):
         return
     with join_workers() as workers:
-        evaluate_all(configs, workers)
+        evaluate_all(configs, workers, write_page)
 
 
 def matching(word: str) -> list[str]:

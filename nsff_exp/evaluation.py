@@ -8,12 +8,14 @@ The means are printed under their published names, `mean_psnr` to `mean_lpips dy
 
 import json
 
-from nsff.cli import memory_advice, run_script
+from nsff.cli import run_script
 from nsff.config_loader import load_config
+from nsff.cuda import memory_advice
 from nsff.distributed import join_workers, pick_device
 from nsff.evaluation.evaluator import evaluate, require_all_views
 from nsff.evaluation.tables import mean_lines
 from nsff.launcher import launch_processes
+from nsff.report.evaluation_page import write_page
 
 
 def main(argv: list[str]) -> None:
@@ -21,7 +23,7 @@ def main(argv: list[str]) -> None:
     if launch_processes(config, __file__, argv):
         return
     with memory_advice(config), join_workers() as workers:
-        report = json.loads(evaluate(config, pick_device(config), workers).read_text())
+        report = json.loads(evaluate(config, pick_device(config), workers, write_page).read_text())
         if workers.first:
             print(mean_lines(report["mean"]), end="", flush=True)
         require_all_views(report, config)

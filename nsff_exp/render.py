@@ -5,8 +5,9 @@ python render.py --config configs/config_kid-running.txt --path lemniscate --tim
 python render.py --config configs/config_kid-running.txt --render_lockcam_slowmo --gpus all
 """
 
-from nsff.cli import memory_advice, run_script
+from nsff.cli import run_script
 from nsff.config_loader import load_config
+from nsff.cuda import memory_advice
 from nsff.distributed import join_workers, pick_device
 from nsff.errors import UsageError
 from nsff.launcher import launch_processes

@@ -8,7 +8,7 @@ Each stage is a script of its own; its command is shown, to be used alone.
 import argparse
 from pathlib import Path
 
-from nsff.cli import Parser, add_message_options, run_script
+from nsff.cli import Parser, run_script
 from nsff.config_loader import find_config
 from nsff.errors import UsageError
 from nsff.pipeline import MOST_FRAMES, run_stages
@@ -16,10 +16,7 @@ from nsff.pipeline import MOST_FRAMES, run_stages
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options."""
-    parser = Parser(
-        prog="run_all.py", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = Parser(__doc__, prog="run_all.py")
     given = parser.add_argument_group("what is given")
     given.add_argument("--video", type=Path, required=True, help="a video file")
     given.add_argument("--out", type=Path, help="folder for all that is made of it (default: out/<name of the video>)")
@@ -35,7 +32,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--config", default="configs/config_video.txt", help="of the training (default: configs/config_video.txt)"
     )
     sizes.add_argument("--every", type=int, default=1, help="evaluate every so manyth held-out view (default: 1)")
-    add_message_options(parser)
     args = parser.parse_args(argv)
     limits = {"max_frames": (10, 100_000), "height": (16, 4096), "minutes": (0.01, 1e5), "render_factor": (1, 64)}
     for name, (least, most) in (limits | {"every": (1, 100_000)}).items():

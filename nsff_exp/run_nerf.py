@@ -5,10 +5,12 @@ python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_
 python run_nerf.py --config configs/config_kid-running.txt --gpus all
 """
 
-from nsff.cli import memory_advice, run_script
+from nsff.cli import run_script
 from nsff.config_loader import load_config
+from nsff.cuda import memory_advice
 from nsff.data.scene import load_scene
 from nsff.distributed import join_workers, pick_device
+from nsff.evaluation.validation import Validation
 from nsff.launcher import launch_processes
 from nsff.novel_views.render_plan import wants_videos
 from nsff.novel_views.render_videos import render_videos
@@ -24,7 +26,8 @@ def main(argv: list[str]) -> None:
         if wants_videos(config):
             render_videos(config, device, workers)
         else:
-            train(Trainer(config, load_scene(config, device), device, workers))
+            validate = Validation.of(config).score if config.i_val and workers.first else None
+            train(Trainer(config, load_scene(config, device), device, workers), validate)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ python download_models.py --only raft,midas
 from pathlib import Path
 
 import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.cli import Parser, run_script
 from nsff.prep.downloads import DOWNLOADS, choose, download, folder_of
-from nsff.prep.script import Parser, run_script
 from nsff.prep.weights import MODELS
 
 

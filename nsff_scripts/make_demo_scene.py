@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.cli import Parser, run_script
 from nsff.demo.scene import PATHS, Settings, write_demo_scene, write_video
-from nsff.prep.folder import N_CAMERAS, SceneFolder
-from nsff.prep.script import Parser, run_script
+from nsff.scene_folder import N_CAMERAS, SceneFolder
 
 SIDES = range(16, 1025)  # a frame of 1024x1024 takes over 1 GB of memory to make
 FRAMES = range(3, 1000)

@@ -8,6 +8,8 @@ Networks are used where their weights are there (download_models.py), else metho
 from pathlib import Path
 
 import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.cli import Parser, run_script
+from nsff.errors import UsageError
 from nsff.prep.options import (
     add_capture,
     add_depth,
@@ -18,7 +20,6 @@ from nsff.prep.options import (
     pick_device,
 )
 from nsff.prep.pipeline import STAGES, prepare, sensible
-from nsff.prep.script import Parser, UsageError, run_script
 
 
 def main(argv: list[str]) -> None:

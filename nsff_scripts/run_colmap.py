@@ -9,9 +9,9 @@ The camera must move sideways. What moves in the scene is found and kept out of 
 from pathlib import Path
 
 import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.cli import Parser, run_script
 from nsff.prep.capture import make_cameras
 from nsff.prep.options import add_capture, capture_settings
-from nsff.prep.script import Parser, run_script
 
 
 def main(argv: list[str]) -> None:

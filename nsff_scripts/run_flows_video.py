@@ -8,10 +8,10 @@
 from pathlib import Path
 
 import _nsff_path  # noqa: F401  (before nsff: makes it importable)
-from nsff.prep.folder import SceneFolder
+from nsff.cli import Parser, run_script
 from nsff.prep.make_flows import make_flows
 from nsff.prep.options import add_flow, flow_settings, pick_device
-from nsff.prep.script import Parser, run_script
+from nsff.scene_folder import SceneFolder
 
 
 def main(argv: list[str]) -> None:

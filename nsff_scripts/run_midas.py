@@ -7,10 +7,10 @@ python run_midas.py --data_path SCENE/dense/ --depth multiview          # no wei
 from pathlib import Path
 
 import _nsff_path  # noqa: F401  (before nsff: makes it importable)
+from nsff.cli import Parser, run_script
 from nsff.prep.depth.disparity import make_disparity
-from nsff.prep.folder import SceneFolder
 from nsff.prep.options import add_depth, depth_settings, pick_device
-from nsff.prep.script import Parser, run_script
+from nsff.scene_folder import SceneFolder
 
 
 def main(argv: list[str]) -> None:

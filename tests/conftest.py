@@ -137,7 +137,7 @@ def small_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of 12 frames of the built-in room, from a hand-held camera; its truth is beside it, in `truth`."""
     from nsff.demo.scene import Settings, write_demo_scene, write_video
-    from nsff.prep.folder import SceneFolder
+    from nsff.scene_folder import SceneFolder
 
     folder = tmp_path_factory.mktemp("video")
     write_demo_scene(folder / "truth", Settings(160, 90, n_frames=12, path="smooth"))

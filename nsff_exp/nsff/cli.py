@@ -1,42 +1,47 @@
-"""What all scripts share: one clear line and an exit status for errors, how much is said, and the device."""
+"""The command line of every script: parser, messages, progress bars, exit status."""
 
-import contextlib
+import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import configargparse
-import torch
 from tqdm import tqdm
 
-from nsff.config import Config
 from nsff.errors import InputError, UsageError
 
 log = logging.getLogger("nsff")
 
-RED, YELLOW = 31, 33
+RED, YELLOW = 31, 33  # ANSI colour codes
+FILE_INTERVAL = 10.0  # seconds between lines of a progress bar that goes to a file
 
 
-@contextlib.contextmanager
-def memory_advice(config: Config) -> Iterator[None]:
-    """Where a render does not fit a GPU: which option to lower, and to what.
+class Parser(configargparse.ArgumentParser):
+    """A parser with `--quiet` and `--verbose` that reports a wrong command line in one line.
 
-    Raises:
-        InputError: instead of torch.OutOfMemoryError within.
+    Options may be abbreviated where that is unambiguous, as in the published scripts.
     """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"the GPU has not enough memory to render {config.netchunk} points at once; "
-            f"--netchunk {max(1, config.netchunk // 4)} needs about a quarter"
-        ) from error
+
+    def __init__(self, description: str | None = None, **options: Any):
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, add_config_file_help=False,
+            **options,
+        )  # fmt: skip
+        _add_message_options(self.add_argument_group("messages"))
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see --help")
+
+
+def _add_message_options(group: Any) -> None:
+    group.add_argument("--quiet", action="store_true", help="no progress, only warnings, errors and results")
+    group.add_argument("--verbose", action="store_true", help="more lines, and tracebacks of errors")
 
 
 class LineFormatter(logging.Formatter):
-    """`warning: ` or `error: ` before what is one."""
+    """Prefixes warnings and errors with `warning: ` and `error: `."""
 
     def format(self, record: logging.LogRecord) -> str:
         heads = {logging.WARNING: coloured("warning:", YELLOW) + " ", logging.ERROR: coloured("error:", RED) + " "}
@@ -44,69 +49,53 @@ class LineFormatter(logging.Formatter):
 
 
 def coloured(word: str, colour: int) -> str:
-    """In colour on a terminal, plain in a file or where NO_COLOR is set (no-color.org)."""
+    """The word in an ANSI colour on a terminal; plain in a file or where NO_COLOR is set (no-color.org)."""
     return f"\033[{colour}m{word}\033[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else word
 
 
-_bar = tqdm.__init__
-
-
-def _silent(bar: tqdm, *given: Any, **options: Any) -> None:
-    """A progress bar that shows nothing."""
-    _bar(bar, *given, **{**options, "disable": True})
-
-
-def _seldom(bar: tqdm, *given: Any, **options: Any) -> None:
-    """A progress bar for a file: a line every ten seconds."""
-    _bar(bar, *given, **{"mininterval": 10.0, **options})
-
-
 def set_up_messages(argv: list[str]) -> None:
-    """`--quiet`: warnings and errors only, no progress bars; `--verbose`: more lines, and where an error came from."""
+    """Set the log level from `--quiet` and `--verbose`, before any option that may fail is parsed.
+
+    Of several processes, the main one reports progress and the others only errors.
+    """
+    flags = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    _add_message_options(flags)
+    given, _ = flags.parse_known_args(argv)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    if "--quiet" in argv:
-        log.setLevel(logging.WARNING)
-        tqdm.__init__ = _silent
-    else:
-        log.setLevel(logging.DEBUG if "--verbose" in argv else logging.INFO)
-        if not sys.stderr.isatty():
-            tqdm.__init__ = _seldom
-    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes, one tells how it goes
+    log.setLevel(logging.WARNING if given.quiet else logging.DEBUG if given.verbose else logging.INFO)
+    if os.environ.get("RANK", "0") != "0":
         log.setLevel(logging.ERROR)
 
 
-def run_script(main: Callable[[list[str]], None]) -> NoReturn:
-    """Run a script: one clear line instead of a traceback for what the user can mend.
+def progress_bar(*given: Any, disable: bool = False, **options: Any) -> tqdm:
+    """A tqdm bar that `--quiet` hides; it writes a line every ten seconds where standard error is a file."""
+    interval = 0.1 if sys.stderr.isatty() else FILE_INTERVAL
+    hidden = disable or not log.isEnabledFor(logging.INFO)
+    return tqdm(*given, disable=hidden, **{"mininterval": interval, **options})
 
-    Exits with 0 if all went well, 2 for a wrong command line, 1 for anything else, 130 if interrupted.
+
+def run_script(main: Callable[[list[str]], None]) -> NoReturn:
+    """Run a script's `main` and exit.
+
+    Exit status: 0 if all went well, 2 for a wrong command line, 130 if interrupted, 1 for any other error that a user
+    can mend, which is one line on standard error.
     """
-    set_up_messages(sys.argv)
+    set_up_messages(sys.argv[1:])
     status = 0
     error: Exception | None = None
     try:
         main(sys.argv[1:])
     except InputError as caught:
         status, error, text = 2 if isinstance(caught, UsageError) else 1, caught, str(caught)
+    except OSError as caught:
+        where = f" {caught.filename}" if caught.filename else ""
+        status, error, text = 1, caught, f"cannot read or write{where} ({caught.strerror or caught})"
     except KeyboardInterrupt:
         status = 130
-        print("interrupted", file=sys.stderr)
+        print("interrupted; files that were finished stay", file=sys.stderr)
     if error is not None:
-        log.debug("where it came from", exc_info=error)
+        log.debug("traceback", exc_info=error)
         print(f"{coloured('error:', RED)} {text}", file=sys.stderr)
     sys.exit(status)
-
-
-class Parser(configargparse.ArgumentParser):
-    """Says in one line what is wrong with the command line."""
-
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message}; see --help")
-
-
-def add_message_options(parser: Parser) -> None:
-    """`--quiet` and `--verbose`, which the script heard before anything was read (`script.set_up_messages`)."""
-    messages = parser.add_argument_group("messages")
-    messages.add_argument("--quiet", action="store_true", help="no progress, only warnings, errors and results")
-    messages.add_argument("--verbose", action="store_true", help="more lines, and where an error came from")

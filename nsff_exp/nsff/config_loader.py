@@ -1,6 +1,5 @@
 """Reads the options from a file and the command line, and refuses what cannot be followed."""
 
-import argparse
 import dataclasses
 import difflib
 import logging
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nsff.cli import Parser, add_message_options
+from nsff.cli import Parser
 from nsff.config import FIELD_DEFAULTS, OPTIONS, VARIANT_DEFAULTS, Config
 from nsff.errors import UsageError
 
@@ -25,8 +24,6 @@ def _build_parser(prog: str, description: str) -> Parser:
         prog=prog,
         usage="%(prog)s --config FILE [--option value ...]",
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_config_file_help=False,
     )
     names = dict.fromkeys(option.metadata["group"] for option in OPTIONS)
     groups = {name: parser.add_argument_group(name) for name in names}
@@ -46,7 +43,6 @@ def _build_parser(prog: str, description: str) -> Parser:
             )  # fmt: skip
         else:
             group.add_argument(*flags, type=reader, default=option.default, help=text)
-    add_message_options(parser)
     return parser
 
 

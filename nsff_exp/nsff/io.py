@@ -1,6 +1,7 @@
-"""The files of a scene folder that hold one frame each: found by their number, or by their order."""
+"""Files: images and arrays read with checks, and written whole or not at all."""
 
 import contextlib
+import io
 import itertools
 import json
 import logging
@@ -10,68 +11,55 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import imageio.v3 as iio
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from nsff.errors import InputError
 
 log = logging.getLogger("nsff")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+JPEG_QUALITY = 95
+TMP_PREFIX = ".partial-"  # of files and folders that are not finished; left behind by a killed run only
+
+Image = UInt8[np.ndarray, "h w 3"]
+Mask = Bool[np.ndarray, "h w"]
+Flow = Float[np.ndarray, "h w 2"]
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The images of a folder, sorted by name; the position in this list is a frame's number."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is missing; run run_colmap.py --data_path SCENE, or put the frames there")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def frame_files(folder: Path, images: list[Path], used: range, suffixes: tuple[str, ...], remedy: str) -> list[Path]:
-    """The files of the frames in use.
-
-    Files named by their frame (`00012.png`) are taken by it, then files named as the frame's image. Other names are
-    taken in natural order (`f2` before `f10`) where there are as many as frames; the published code takes any names
-    so, in plain order.
-
-    Args:
-        folder: one of the scene's, such as `disp`.
-        images: of the whole sequence, in its order.
-        used: the frames in use.
-        suffixes: of the files.
-        remedy: the script that makes them, for the error.
+def list_images(
+    folder: Path, remedy: str = "run run_colmap.py --data_path SCENE, or put the frames there"
+) -> list[Path]:
+    """The images of a folder, sorted by name.
 
     Raises:
-        InputError: a frame has no file, or the order of the names would not tell which it is.
+        InputError: no such folder, or no image in it.
     """
-    there = [path for path in folder.glob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")]
-    preferred = sorted(there, reverse=True, key=lambda path: suffixes.index(path.suffix.lower()))
-    by_stem = {path.stem: path for path in preferred}
-    by_number = [f"{index:05d}" for index in used]
-    missing = [stem for stem in by_number if stem not in by_stem]
-    if not missing:
-        return [by_stem[stem] for stem in by_number]
-    as_images = [images[index].stem for index in used]
-    if all(stem in by_stem for stem in as_images):
-        return [by_stem[stem] for stem in as_images]
-    numbered = any(f"{index:05d}" in by_stem for index in range(len(images)))
-    counted_from_one = {f"{index + 1:05d}" for index in range(len(images))} == set(by_stem)
-    if len(there) != len(images) or (numbered and not counted_from_one):
-        raise InputError(f"{folder / missing[0]}{suffixes[0]} is missing; {remedy}")
-    return [sorted(there, key=_natural)[index] for index in used]
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing; {remedy}")
+    paths = sorted(path for path in folder.iterdir() if is_image(path))
+    if not paths:
+        raise InputError(f"{folder} holds no png or jpg image; {remedy}")
+    return paths
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """A key that sorts frame2 before frame10."""
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its name; hidden files (of macOS, of an unfinished write) are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def natural_order(path: Path) -> list[tuple[int, str]]:
+    """A sort key that puts frame2 before frame10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]
 
 
-def read_pixels(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """An 8-bit image file as RGB.
+def read_pixels(path: Path) -> Image:
+    """An 8-bit image file as RGB, as it is stored.
 
     Raises:
-        InputError: missing or not readable to its end.
+        InputError: missing, not readable to its end, or not 8-bit.
     """
     pixels = read_or_raise(path, lambda: iio.imread(path, plugin="pillow"))
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
@@ -81,23 +69,61 @@ def read_pixels(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     return np.repeat(pixels[..., :1], 3, axis=-1) if pixels.shape[2] < 3 else pixels[..., :3]
 
 
-def to_float(pixels: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
+def read_image(path: Path, upright: bool = False) -> Image:
+    """An image of any kind as 8-bit RGB; `upright` applies its EXIF orientation.
+
+    Raises:
+        InputError: not readable to its end.
+    """
+    try:
+        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
+    except (cv2.error, MemoryError):  # absurdly large, or claims to be
+        pixels = None
+    if pixels is None:
+        raise InputError(f"{path} cannot be read as an image; make it again")
+    return np.ascontiguousarray(pixels[..., ::-1])
+
+
+def read_frames(paths: list[Path], upright: bool = False) -> Iterator[Image]:
+    """Images one by one.
+
+    Raises:
+        InputError: one has another size than the first.
+    """
+    first = None
+    for path in paths:
+        frame = read_image(path, upright)
+        first = first or (path.name, frame.shape)
+        if frame.shape != first[1]:
+            (height, width), (first_height, first_width) = frame.shape[:2], first[1][:2]
+            raise InputError(
+                f"{path} is {width}x{height}, {first[0]} is {first_width}x{first_height}: all frames must have one size"
+            )
+        yield frame
+
+
+def to_float(pixels: Image) -> Float[np.ndarray, "h w 3"]:
     """0..255 to 0..1, float32."""
     return pixels.astype(np.float32) / 255.0
 
 
 def read_or_raise(path: Path, reader: Callable[[], Any], remedy: str = "make it again") -> Any:
+    """The result of `reader`, with one clear line for whatever a missing, broken or hostile file gives.
+
+    Raises:
+        InputError: missing, or the reader fails.
+    """
     if not path.is_file():
         raise InputError(f"{path} is missing; {remedy}")
     try:
         return reader()
-    except Exception as error:  # whatever a broken or hostile file gives
+    except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path} cannot be read, it may be cut off ({reason}); {remedy}") from error
 
 
-def real_numbers(array: np.ndarray) -> np.ndarray:
-    """An array of real numbers.
+def real_numbers(array: Any) -> np.ndarray:
+    """The array, checked to hold real numbers.
 
     Raises:
         ValueError: text, complex numbers, or no array at all.
@@ -107,51 +133,37 @@ def real_numbers(array: np.ndarray) -> np.ndarray:
     return array
 
 
-JPEG_QUALITY = 95
-
-Frame = UInt8[np.ndarray, "h w 3"]
-
-
-@contextlib.contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Say in one line what cannot be written.
+def read_array(path: Path, remedy: str) -> np.ndarray:
+    """A .npy file of real numbers; nothing in it is executed.
 
     Raises:
-        InputError: instead of an OSError within.
+        InputError: missing or broken.
     """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())[:160]
-        raise InputError(
-            f"cannot write to {folder.absolute()} ({reason}); what is done stays there, the same command goes on"
-        ) from error
+    return read_or_raise(path, lambda: real_numbers(np.load(path, allow_pickle=False)), remedy)
 
 
-def claim_folder(folder: Path, note_name: str, settings: dict[str, Any]) -> None:
-    """Make a folder for what depends on `settings`, which a note in it tells.
+def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; nothing in it is executed.
 
-    Where it holds something else it is moved aside: nothing that took hours is deleted.
+    Raises:
+        InputError: missing or broken.
     """
-    note, wanted = folder / note_name, json.loads(json.dumps(settings))
-    try:
-        same = json.loads(note.read_text()) == wanted
-    except (FileNotFoundError, ValueError):  # no note, or a broken one
-        same = False
-    if not same and folder.is_dir() and any(folder.iterdir()):
-        aside = next(path for k in itertools.count(1) if not (path := Path(f"{folder}-old{k}")).exists())
-        folder.rename(aside)
-        log.info("%s is of other settings; it is kept as %s", folder.name, aside.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not same:
-        with whole_file(note) as partial:
-            partial.write_text(json.dumps(wanted) + "\n")
+
+    def read() -> dict[str, np.ndarray]:
+        with np.load(path, allow_pickle=False) as content:
+            return dict(content)
+
+    return read_or_raise(path, read, remedy)
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to, moved there at the end: the file is there whole or not at all."""
-    partial = path.with_name(f".partial-{path.name}")
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which takes the place of `path` at the end: it is there whole or not at all.
+
+    Several processes may write one path; the last one wins.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{TMP_PREFIX}{os.getpid()}-{path.name}")
     try:
         yield partial
         with partial.open("rb") as file:
@@ -161,9 +173,82 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_image(path: Path, frame: Frame) -> None:
-    """One image file (png, or jpg of quality 95)."""
-    options: dict[str, Any] = {"quality": JPEG_QUALITY, "subsampling": 0} if path.suffix == ".jpg" else {}
-    encoded = iio.imwrite("<bytes>", frame, extension=path.suffix, **options)
-    with whole_file(path) as partial:
-        partial.write_bytes(encoded)
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Report in one line what cannot be written.
+
+    Raises:
+        InputError: instead of an OSError within.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())[:160]
+        raise InputError(
+            f"cannot write to {folder.absolute()} ({reason}); finished files stay, the same command resumes"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """A file of bytes, read back in size: a full disk is not always an error to the system.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with writing_to(path.parent), atomic_write(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_image(path: Path, pixels: Image | UInt8[np.ndarray, "h w"], quality: int = JPEG_QUALITY) -> None:
+    """An RGB or grey image in the format of the suffix; jpg without chroma subsampling.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    options = []
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, data = cv2.imencode(path.suffix, pixels[..., ::-1] if pixels.ndim == 3 else pixels, options)
+    if not done:
+        raise InputError(f"cannot encode {path}")
+    write_bytes(path, data.tobytes())
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """A .npy file."""
+    content = io.BytesIO()  # numpy itself does not notice a disk that is too full for the end of a small file
+    np.save(content, array)
+    write_bytes(path, content.getvalue())
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """A .npz file."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_bytes(path, content.getvalue())
+
+
+def claim_folder(folder: Path, note_name: str, settings: dict[str, Any]) -> None:
+    """Make a folder for results that depend on `settings`, which are kept in a note inside it.
+
+    A folder with other settings is moved aside: nothing that took hours is deleted.
+    """
+    note, wanted = folder / note_name, json.loads(json.dumps(settings))
+    try:
+        same = json.loads(note.read_text()) == wanted
+    except (FileNotFoundError, ValueError):  # no note, or a broken one
+        same = False
+    if not same and folder.is_dir() and any(folder.iterdir()):
+        aside = next(path for k in itertools.count(1) if not (path := Path(f"{folder}-old{k}")).exists())
+        folder.rename(aside)
+        log.info("%s has other settings; it is kept as %s", folder.name, aside.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not same:
+        with atomic_write(note) as partial:
+            partial.write_text(json.dumps(wanted) + "\n")

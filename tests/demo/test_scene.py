@@ -16,9 +16,9 @@ from nsff.config_loader import load_config
 from nsff.data.scene import Scene, load_scene
 from nsff.demo import scene as demo_scene
 from nsff.demo.raycast import LIGHT, Solid, in_shadow, intersect
+from nsff.errors import InputError, UsageError
 from nsff.geometry.poses import scene_scale
 from nsff.geometry.rays import camera_rays, pixel_grid, project, world_to_camera
-from nsff.prep.script import PrepError, UsageError
 
 WIDTH, HEIGHT, N_FRAMES = 64, 36, 24
 TINY = demo_scene.Settings(width=32, height=18, n_frames=3, path="smooth")
@@ -213,7 +213,7 @@ def test_a_folder_in_use_is_refused_unless_told(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "mine.txt").write_text("keep")
     argv = ["--data_path", str(folder), "--size", "32x18", "--frames", "3", "--path", "smooth"]
-    with pytest.raises(PrepError, match=f"{folder} is there and not empty; add --overwrite to replace it"):
+    with pytest.raises(InputError, match=f"{folder} is there and not empty; add --overwrite to replace it"):
         make_demo_scene.main(argv)
     assert tree(folder) == {"mine.txt": b"keep"}
     make_demo_scene.main([*argv, "--overwrite"])
@@ -234,7 +234,7 @@ def test_a_failure_on_the_way_leaves_the_old_folder_and_nothing_else(
     (folder / "mine.txt").write_text("keep")
     monkeypatch.setattr(demo_scene.np, "savez_compressed", full)
     argv = ["--data_path", str(folder), "--size", "32x18", "--frames", "3", "--path", "smooth", "--overwrite"]
-    with pytest.raises(PrepError, match=rf"cannot write {folder} \(No space left on device\)"):
+    with pytest.raises(InputError, match=rf"cannot write {folder} \(No space left on device\)"):
         make_demo_scene.main(argv)
     assert tree(tmp_path) == {"dense/mine.txt": b"keep"}
 

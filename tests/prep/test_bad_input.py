@@ -14,9 +14,10 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from filelock import FileLock
-from nsff.prep.folder import write_image, write_text
+from nsff.cli import Parser
+from nsff.errors import InputError, UsageError
+from nsff.io import write_image, write_text
 from nsff.prep.options import add_capture, add_depth, add_flow, capture_settings
-from nsff.prep.script import Parser, PrepError, UsageError
 from nsff.prep.weights import read_weights
 from toy_frames import textured
 
@@ -38,7 +39,7 @@ def run(script: str, *arguments: str | Path, most_bytes: int | None = None) -> s
 
 def refuse(script: str, *arguments: str | Path) -> str:
     """What a script says that cannot go on (that it says so in one line, with a status, is tested below)."""
-    with pytest.raises(PrepError) as caught:
+    with pytest.raises(InputError) as caught:
         importlib.import_module(script.removesuffix(".py")).main([str(argument) for argument in arguments])
     return str(caught.value)
 
@@ -221,7 +222,7 @@ def test_a_page_instead_of_weights(script, scene, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", pickle.dumps(["a list"])])
 def test_unreadable_weights(content, tmp_path):
     (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(PrepError, match=r"w\.pth holds no weights .*; run download_models\.py again"):
+    with pytest.raises(InputError, match=r"w\.pth holds no weights .*; run download_models\.py again"):
         read_weights(tmp_path / "w.pth")
 
 

@@ -9,10 +9,10 @@ import torch
 from nsff.config_loader import load_config
 from nsff.data.scene import load_scene
 from nsff.demo.scene import Settings, write_demo_scene
+from nsff.errors import InputError
 from nsff.prep.depth.disparity import DepthSettings, make_disparity
-from nsff.prep.folder import SceneFolder
 from nsff.prep.make_flows import FlowSettings, make_flows
-from nsff.prep.script import PrepError
+from nsff.scene_folder import SceneFolder
 
 CPU = torch.device("cpu")
 N_FRAMES, SIZE = 6, (128, 72)
@@ -67,5 +67,5 @@ def test_depth_is_near_the_truth_where_nothing_moves(prepared):
 def test_frames_that_went_missing_are_named(prepared, tmp_path):
     shutil.copytree(prepared[1], tmp_path / "scene")
     (tmp_path / "scene" / "images" / "00003.png").unlink()
-    with pytest.raises(PrepError, match=r"has 6 frames, .*images has 5; run run_midas.py"):
+    with pytest.raises(InputError, match=r"has 6 frames, .*images has 5; run run_midas.py"):
         make_flows(SceneFolder(tmp_path / "scene"), FlowSettings(method="dis"), CPU)

@@ -5,10 +5,11 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from nsff.errors import InputError
+from nsff.io import read_image
 from nsff.prep.covisibility import arrives, covisible, make_covisibility
 from nsff.prep.flow import DisFlow
-from nsff.prep.folder import SceneFolder, read_image
-from nsff.prep.script import PrepError
+from nsff.scene_folder import SceneFolder
 
 
 def exact(shift: int):
@@ -57,5 +58,5 @@ def test_masks_of_a_scene(golden, tmp_path):
 
 def test_a_scene_without_other_cameras(golden, tmp_path):
     shutil.copytree(golden / "scene/images_64x36", tmp_path / "images_64x36")
-    with pytest.raises(PrepError, match=r"mv_images holds no 00000/cam01\.jpg"):
+    with pytest.raises(InputError, match=r"mv_images holds no 00000/cam01\.jpg"):
         make_covisibility(SceneFolder(tmp_path), DisFlow())

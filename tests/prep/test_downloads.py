@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nsff.errors import InputError
 from nsff.prep import downloads
-from nsff.prep.script import PrepError
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "nsff_scripts"
 CONTENT = os.urandom(3 * downloads.CHUNK + 17)
@@ -70,7 +70,7 @@ def test_a_file_arrives_once(server, tmp_path):
 
 def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
     address, asked = server
-    with pytest.raises(PrepError, match="cannot be fetched"):
+    with pytest.raises(InputError, match="cannot be fetched"):
         downloads.download(item(f"{address}/breaks"), tmp_path)
     assert not (tmp_path / "x.bin").exists()
     downloads.download(item(f"{address}/breaks"), tmp_path)
@@ -86,7 +86,7 @@ def test_all_of_it_was_there_already(server, tmp_path):
 
 
 def test_a_wrong_file_is_deleted_and_named(server, tmp_path):
-    with pytest.raises(PrepError, match=r"not x\.bin \(its SHA-256 differs\); it was deleted"):
+    with pytest.raises(InputError, match=r"not x\.bin \(its SHA-256 differs\); it was deleted"):
         downloads.download(item(f"{server[0]}/whole", "00000000"), tmp_path)
     assert not any(tmp_path.iterdir())
 
@@ -102,7 +102,7 @@ def test_a_file_of_the_user_is_left_alone(server, tmp_path, caplog):
 
 @pytest.mark.parametrize("url", ["{server}/missing", "http://127.0.0.1:9/x.bin"])
 def test_without_network_one_line(url, server, tmp_path):
-    with pytest.raises(PrepError, match=r"cannot be fetched .* put the file at .*x\.bin by hand"):
+    with pytest.raises(InputError, match=r"cannot be fetched .* put the file at .*x\.bin by hand"):
         downloads.download(item(url.format(server=server[0])), tmp_path / "models")
     assert not any((tmp_path / "models").iterdir())
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nsff.errors import InputError
 from nsff.prep.depth.midas import MidasNet, input_size
 from nsff.prep.raft import RaftFlow
-from nsff.prep.script import PrepError
 from nsff.prep.weights import fill, read_weights
 
 CPU = torch.device("cpu")
@@ -90,5 +90,5 @@ def test_unreadable_weights(tmp_path, content, words):
         torch.save({"a": torch.zeros(3)}, path)
     else:
         path.write_bytes(content)
-    with pytest.raises(PrepError, match=words):
+    with pytest.raises(InputError, match=words):
         RaftFlow(path, CPU)

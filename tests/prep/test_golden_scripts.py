@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nsff.io import read_image, write_image
 from nsff.prep.flow import consistent, resize_flow
-from nsff.prep.folder import SceneFolder, read_image, write_image
 from nsff.prep.motion_masks import epipolar_distance, epipolar_mask, fundamental, motion_mask
 from nsff.prep.poses_bounds import read_model, save_poses
+from nsff.scene_folder import SceneFolder
 
 N = 6
 

@@ -5,13 +5,14 @@ import argparse
 import numpy as np
 import pytest
 import torch
+from nsff.cli import Parser
+from nsff.io import Image, write_image
 from nsff.prep import make_flows as flows
 from nsff.prep.depth.midas import MidasDepth, input_size
 from nsff.prep.flow import DisFlow
-from nsff.prep.folder import Image, SceneFolder, write_image
 from nsff.prep.network_sizes import NO_LIMITS, long_side_size, network_size, resize_image
 from nsff.prep.options import add_depth, add_flow, depth_settings, flow_settings
-from nsff.prep.script import Parser
+from nsff.scene_folder import SceneFolder
 
 CPU = torch.device("cpu")
 PUBLISHED = "--input_w 640 --input_h 360 --input_flow_w 768 --input_semantic_w 1024 --input_semantic_h 576"

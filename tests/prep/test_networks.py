@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from nsff.errors import InputError
+from nsff.io import read_frames, write_image
 from nsff.prep.depth.disparity import DepthSettings, make_disparity
-from nsff.prep.folder import SceneFolder, read_frames, write_image
 from nsff.prep.masks import find_moving
-from nsff.prep.script import PrepError
 from nsff.prep.semantic_masks import MaskRcnn
+from nsff.scene_folder import SceneFolder
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 CPU = torch.device("cpu")
@@ -86,7 +87,7 @@ def test_depth_through_transformers(method, name, scene, monkeypatch):
 
 def test_depth_without_transformers(scene, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)  # what is not installed
-    with pytest.raises(PrepError, match="--depth dpt needs transformers; run pip install transformers"):
+    with pytest.raises(InputError, match="--depth dpt needs transformers; run pip install transformers"):
         make_disparity(scene, DepthSettings("dpt", height=36), CPU)
 
 
@@ -95,5 +96,5 @@ def test_a_folder_that_transformers_cannot_load(scene, monkeypatch):
         raise OSError("no config.json")
 
     monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(pipeline=pipeline))
-    with pytest.raises(PrepError, match=r"/nowhere cannot be loaded \(OSError\); give --depth_model FOLDER"):
+    with pytest.raises(InputError, match=r"/nowhere cannot be loaded \(OSError\); give --depth_model FOLDER"):
         make_disparity(scene, DepthSettings("dpt", "/nowhere", height=36), CPU)

@@ -12,11 +12,12 @@ import pytest
 import torch
 from nsff.config_loader import load_config
 from nsff.data.scene import load_scene
+from nsff.errors import InputError
+from nsff.io import list_images, read_image
 from nsff.prep.colmap import SfmResult, SfmSettings, is_whole, reconstruct, undistort
-from nsff.prep.folder import SceneFolder, list_images, read_image
 from nsff.prep.heldout_views import lens_of, list_views, undistort_views, undistorted
 from nsff.prep.poses_bounds import load_cameras
-from nsff.prep.script import PrepError
+from nsff.scene_folder import SceneFolder
 from skimage.transform import SimilarityTransform
 
 
@@ -127,19 +128,19 @@ def test_held_out_views_lose_their_lens_as_the_frames_did(prepared, prepare, vie
 
 def test_held_out_views_that_cannot_be_used(prepared, prepare, views, tmp_path):
     clip, scene, _ = prepared
-    with pytest.raises(PrepError, match=r"is no folder"):
+    with pytest.raises(InputError, match=r"is no folder"):
         list_views(tmp_path / "nowhere")
-    with pytest.raises(PrepError, match=r"holds no mv_images/00000/cam01\.jpg"):
+    with pytest.raises(InputError, match=r"holds no mv_images/00000/cam01\.jpg"):
         list_views(scene)
     assert "go by the number of the frame" in prepare(clip, scene, "--views", str(views), "--fps", "5").stderr
     copy = SceneFolder(tmp_path / "dense")
     shutil.copytree(scene / "dense", copy.root)
     iio.imwrite(views / "mv_images/00003/cam01.jpg", np.zeros((40, 60, 3), np.uint8))
-    with pytest.raises(PrepError, match=r"00003/cam01\.jpg is 60x40, the video's frames are .* not a camera like"):
+    with pytest.raises(InputError, match=r"00003/cam01\.jpg is 60x40, the video's frames are .* not a camera like"):
         undistort_views(views, copy, 1024)
     report = json.loads((copy.root / "sfm.json").read_text())
     shutil.copy(copy.root / "images" / "00011.png", copy.root / "images" / "00012.png")
     (copy.root / "images" / "00000.png").unlink()
     (copy.root / "sfm.json").write_text(json.dumps(report | {"left_out": ["00000.png"]}))
-    with pytest.raises(PrepError, match=r"frame 00000\.png has no camera"):
+    with pytest.raises(InputError, match=r"frame 00000\.png has no camera"):
         undistort_views(views, copy, 1024)

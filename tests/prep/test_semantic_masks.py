@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from nsff.prep.folder import Mask
+from nsff.io import Mask
 from nsff.prep.motion_masks import motion_mask
 from nsff.prep.network_sizes import NO_LIMITS, Limits
 from nsff.prep.semantic_masks import MaskRcnn, grow

@@ -3,18 +3,20 @@
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from nsff.errors import InputError, UsageError
+from nsff.io import atomic_write, read_image, write_array, write_image
 from nsff.prep import pipeline, weights
 from nsff.prep.colmap import longest_run
 from nsff.prep.depth.disparity import DepthSettings
 from nsff.prep.flow import DisFlow, consistent
-from nsff.prep.folder import SceneFolder, read_image, read_own_masks, write_array, write_image, written_whole
 from nsff.prep.make_flows import FlowSettings
+from nsff.prep.masks import read_own_masks
 from nsff.prep.motion_masks import disk, epipolar_distance, epipolar_mask, fundamental, motion_mask, parse_threshold
 from nsff.prep.poses_bounds import Model, load_cameras, oddities, poses_bounds
-from nsff.prep.script import PrepError, UsageError
 from nsff.prep.semantic_masks import MOVABLE, union
 from nsff.prep.video import Source, choose_frames, extract_frames, measure_video, shrink
 from nsff.prep.weights import MASK_RCNN, MIDAS, RAFT
+from nsff.scene_folder import SceneFolder
 from toy_frames import SIZE, K, look_from, textured
 
 # frames
@@ -164,7 +166,7 @@ def test_nothing_half_written(tmp_path):
     write_array(path, np.arange(3))
 
     def write_half() -> None:
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(b"half")
             raise RuntimeError
 
@@ -185,7 +187,7 @@ def test_methods_without_weights(monkeypatch, tmp_path, caplog):
         ("masc", "nor a folder"),
         ("maskrcnn", "no weights"),
     ):
-        with pytest.raises(PrepError, match=words):
+        with pytest.raises(InputError, match=words):
             pipeline.sensible(DepthSettings("dpt"), FlowSettings(semantic=semantic))
     typed = FlowSettings(model="typo.pth")
     assert pipeline.sensible(DepthSettings(), typed)[1].method == "raft"  # a name that was typed is not replaced
@@ -226,18 +228,18 @@ def test_own_masks(tmp_path):
     write_image(tmp_path / "1.png", np.zeros_like(labels))
     masks = read_own_masks(tmp_path, 2)
     assert [mask.sum() for mask in masks] == [16, 0]
-    with pytest.raises(PrepError, match="2 masks for 3 frames"):
+    with pytest.raises(InputError, match="2 masks for 3 frames"):
         read_own_masks(tmp_path, 3)
     assert [mask.sum() for mask in read_own_masks(tmp_path, 1, [0], 2)] == [16]  # one frame of two was taken
     write_image(tmp_path / "0.png", np.zeros_like(labels))
-    with pytest.raises(PrepError, match="all masks are black"):
+    with pytest.raises(InputError, match="all masks are black"):
         read_own_masks(tmp_path, 2)
 
 
 def test_frames_of_others_are_not_replaced(tmp_path):
     for k in range(12):
         write_image(tmp_path / "frames" / f"{k:02d}.png", textured(k))
-    with pytest.raises(PrepError, match="frames was not made by run_colmap"):
+    with pytest.raises(InputError, match="frames was not made by run_colmap"):
         extract_frames(tmp_path / "frames", Source(images=tmp_path / "frames"))
     assert len(list((tmp_path / "frames").iterdir())) == 12
 

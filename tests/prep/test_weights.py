@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nsff.cli import Parser
+from nsff.errors import InputError, UsageError
 from nsff.prep import downloads, pipeline, raft, weights
 from nsff.prep import make_flows as flows
 from nsff.prep.depth.disparity import DepthSettings
@@ -13,7 +15,6 @@ from nsff.prep.flow import DisFlow
 from nsff.prep.make_flows import FlowSettings
 from nsff.prep.options import add_flow, flow_settings
 from nsff.prep.raft import HALVED, RaftFlow, use_mixed_precision
-from nsff.prep.script import Parser, PrepError, UsageError
 from nsff.prep.weights import MASK_RCNN, MIDAS, RAFT, RAFT_SMALL, find_weights, has_weights, read_weights
 from torchvision.models import optical_flow
 
@@ -45,20 +46,20 @@ def test_weights_are_looked_for_in_order(scripts):
 
 
 def test_every_place_is_named(scripts):
-    with pytest.raises(PrepError) as error:
+    with pytest.raises(InputError) as error:
         find_weights(MIDAS)
     places = [Path(MIDAS).absolute(), scripts / MIDAS, scripts / "model.pt"]
     assert str(error.value) == f"no weights at {places[0]} nor {places[1]} nor {places[2]}; run download_models.py"
-    with pytest.raises(PrepError, match=rf"{scripts / RAFT}; run"):
+    with pytest.raises(InputError, match=rf"{scripts / RAFT}; run"):
         find_weights(RAFT)
-    with pytest.raises(PrepError, match=r"no weights at /nowhere/x\.pth; run"):  # one place, named once
+    with pytest.raises(InputError, match=r"no weights at /nowhere/x\.pth; run"):  # one place, named once
         find_weights("/nowhere/x.pth")
 
 
 def test_inside_the_scripts_no_place_is_named_twice(scripts, monkeypatch):
     scripts.mkdir()
     monkeypatch.chdir(scripts)
-    with pytest.raises(PrepError, match=rf"no weights at {scripts / MIDAS} nor {scripts / 'model.pt'}; run"):
+    with pytest.raises(InputError, match=rf"no weights at {scripts / MIDAS} nor {scripts / 'model.pt'}; run"):
         find_weights(MIDAS)
 
 
@@ -89,7 +90,7 @@ def test_a_checkpoint_of_training_gives_its_model(tmp_path):
     assert found.keys() == {"weight", "bias"}
     torch.testing.assert_close(found["weight"], layer.weight.detach())
     torch.save({"optimizer": optimizer.state_dict()}, tmp_path / "model.pt")
-    with pytest.raises(PrepError, match=r"model\.pt holds no weights"):
+    with pytest.raises(InputError, match=r"model\.pt holds no weights"):
         read_weights(tmp_path / "model.pt")
 
 
@@ -117,12 +118,12 @@ def test_small_takes_the_small_network(raft_files):
     small = RaftFlow(raft_files["small"], CPU, small=True)
     assert small.model.mask_predictor is None
     assert RaftFlow(raft_files["small"], CPU).model.mask_predictor is None  # the file says which it is
-    with pytest.raises(PrepError, match=r"large\.pth holds weights of RAFT's large network; leave --small out"):
+    with pytest.raises(InputError, match=r"large\.pth holds weights of RAFT's large network; leave --small out"):
         RaftFlow(raft_files["large"], CPU, small=True)
 
 
 def test_weights_of_the_small_network(scripts):
-    with pytest.raises(PrepError, match=r"models/raft-small\.pth; run download_models\.py --only raft_small"):
+    with pytest.raises(InputError, match=r"models/raft-small\.pth; run download_models\.py --only raft_small"):
         pipeline.sensible(DepthSettings(), settings_of("--small"))  # asked for: not replaced by DIS
     write(scripts / RAFT_SMALL)
     assert flows.find_raft(settings_of("--small")) == scripts / RAFT_SMALL

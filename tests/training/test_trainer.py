@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nsff.cli import memory_advice
+from nsff.cuda import memory_advice
 from nsff.data.pixel_sampler import draw_batch
 from nsff.errors import InputError
 from nsff.geometry.rays import Camera, project, world_to_camera

@@ -1,7 +1,6 @@
 """Cameras of a scene folder: poses scaled and recentred over the frames in use."""
 
 import dataclasses
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ from jaxtyping import Float
 from nsff.config import Config
 from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics, Pose, average, from_llff, homogeneous, recentre, scene_scale
-from nsff.io import IMAGE_SUFFIXES, frame_files, list_images, read_or_raise, read_pixels, real_numbers
+from nsff.io import IMAGE_SUFFIXES, read_or_raise, read_pixels, real_numbers
+from nsff.scene_folder import SceneFolder, frame_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,9 @@ def load_cameras(config: Config) -> Cameras:
         InputError: poses or frames are missing or do not fit together.
     """
     folder = Path(config.datadir)
-    frames_folder = find_frames_folder(folder, config.final_height)
+    frames_folder = SceneFolder(folder).frames_folder(config.final_height)
     c2w, hwf, bounds = from_llff(_read_poses_bounds(folder))
-    images = list_images(folder / "images")
+    images = SceneFolder(folder).list_images()
     if len(images) != len(c2w):
         raise InputError(
             f"{folder / 'poses_bounds.npy'} has {len(c2w)} poses, {folder / 'images'} has {len(images)} frames; "
@@ -61,19 +61,6 @@ def load_cameras(config: Config) -> Cameras:
     intrinsics = Intrinsics(height, width, float(hwf[0, 2] * height / hwf[0, 0]))
     recentred, bounds = recentre(c2w).astype(np.float32), (bounds * scale).astype(np.float32)
     return Cameras(intrinsics, recentred, bounds, scale, average(c2w))
-
-
-def find_frames_folder(folder: Path, height: int) -> Path:
-    if not folder.is_dir():
-        raise InputError(f"scene folder {folder.absolute()} does not exist; set datadir")
-    found = [path for path in folder.glob(f"images_*x{height}") if re.fullmatch(r"images_\d+x\d+", path.name)]
-    if len(found) != 1:
-        there = ", ".join(sorted(path.name for path in folder.glob("images_*"))) or "none"
-        raise InputError(
-            f"{folder} has {len(found)} folders images_<W>x{height} (found: {there}); set final_height, "
-            f"or run run_midas.py --data_path {folder} --resize_height {height}"
-        )
-    return found[0]
 
 
 def _read_poses_bounds(folder: Path) -> Float[np.ndarray, "n 17"]:

@@ -13,12 +13,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsff.config import Config
-from nsff.data.cameras import find_frames_folder, load_cameras
+from nsff.data.cameras import load_cameras
 from nsff.data.frame_store import FrameCache
 from nsff.data.timeline import Timeline
 from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics
-from nsff.io import IMAGE_SUFFIXES, frame_files, list_images, read_or_raise, read_pixels, real_numbers, to_float
+from nsff.io import IMAGE_SUFFIXES, list_images, read_or_raise, read_pixels, real_numbers, to_float
+from nsff.scene_folder import SceneFolder, frame_files
 
 log = logging.getLogger("nsff")
 
@@ -67,10 +68,10 @@ def load_scene(config: Config, device: torch.device) -> Scene:
         InputError: a file is missing, broken, of another size, or holds NaN; the line names it and the script to run.
     """
     folder, indices = Path(config.datadir), config.frame_range
-    cameras, frames_folder = load_cameras(config), find_frames_folder(folder, config.final_height)
+    cameras, frames_folder = load_cameras(config), SceneFolder(folder).frames_folder(config.final_height)
     size = cameras.intrinsics.height, cameras.intrinsics.width
     nothing = np.zeros((*size, 2), np.float32), np.zeros(size, bool)
-    images, flow_remedy = list_images(folder / "images"), f"run run_flows_video.py --data_path {folder}"
+    images, flow_remedy = SceneFolder(folder).list_images(), f"run run_flows_video.py --data_path {folder}"
     depth_remedy = f"run run_midas.py --data_path {folder}"
 
     def used(name: str, suffixes: tuple[str, ...], remedy: str) -> list[Path]:

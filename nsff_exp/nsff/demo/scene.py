@@ -19,9 +19,10 @@ import numpy as np
 from jaxtyping import Float
 
 from nsff.demo.raycast import Camera, Layer, Placement, Solid, exact_flow, look_at, render, rotation
-from nsff.prep.folder import N_CAMERAS, write_array
-from nsff.prep.script import PrepError
+from nsff.errors import InputError
+from nsff.io import write_array
 from nsff.prep.video import measure_video
+from nsff.scene_folder import N_CAMERAS
 
 PATHS = ("cameras", "smooth")
 IMAGES_SCALE = 2  # images/ are so many times larger than the training frames
@@ -164,16 +165,16 @@ def write_demo_scene(data_path: Path, settings: Settings, overwrite: bool = Fals
     """Write the scene as the folder `data_path`; it appears under that name only when it is complete.
 
     Raises:
-        PrepError: something is there already and `overwrite` is not set, or the folder cannot be written.
+        InputError: something is there already and `overwrite` is not set, or the folder cannot be written.
     """
     target = data_path.resolve()
     if target.exists() and not target.is_dir():
-        raise PrepError(f"{data_path} is a file; give the folder to write")
+        raise InputError(f"{data_path} is a file; give the folder to write")
     occupied = target.is_dir() and any(target.iterdir())
     if occupied and not overwrite:
-        raise PrepError(f"{data_path} is there and not empty; add --overwrite to replace it")
+        raise InputError(f"{data_path} is there and not empty; add --overwrite to replace it")
     if occupied and target in (Path.cwd(), *Path.cwd().parents):
-        raise PrepError(f"{data_path} holds the current folder; it is not replaced")
+        raise InputError(f"{data_path} holds the current folder; it is not replaced")
     partial, old = (target.with_name(f"{target.name}.{word}-{os.getpid()}") for word in ("partial", "old"))
     try:
         partial.mkdir(parents=True)
@@ -182,7 +183,7 @@ def write_demo_scene(data_path: Path, settings: Settings, overwrite: bool = Fals
             target.rename(old)
         partial.rename(target)
     except OSError as error:
-        raise PrepError(f"cannot write {data_path} ({error.strerror or error})") from error
+        raise InputError(f"cannot write {data_path} ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
@@ -241,7 +242,7 @@ def write_video(path: Path, frames: list[Path]) -> None:
     """The frames as an mp4 (h264), as a camera would write it.
 
     Raises:
-        PrepError: it cannot be written.
+        InputError: it cannot be written.
     """
     partial = path.with_name(f".partial-{path.name}")
     try:
@@ -252,7 +253,7 @@ def write_video(path: Path, frames: list[Path]) -> None:
             raise OSError("not all frames were written; is the disk full?")
         partial.replace(path)
     except OSError as error:
-        raise PrepError(f"cannot write {path} ({error.strerror or error})") from error
+        raise InputError(f"cannot write {path} ({error.strerror or error})") from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from scipy.stats import spearmanr
 from torch import Tensor
-from tqdm import tqdm
 
+from nsff.cli import progress_bar
 from nsff.config import Config
 from nsff.data.cameras import Cameras, load_cameras
 from nsff.data.scene import Scene, load_scene
@@ -22,12 +23,11 @@ from nsff.evaluation.metrics import psnr
 from nsff.fields import Fields, build_fields
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera, make_rays, pixel_grid
-from nsff.io import Frame, whole_file, writing_to
+from nsff.io import Image, atomic_write, writing_to
 from nsff.rendering.frame_render import render_frame, render_static
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
 from nsff.rendering.train_render import TrainRender, render_train
 from nsff.rendering.visualize import Ranges, draw, to_uint8
-from nsff.report.evaluation_page import write_health_page
 from nsff.training.checkpoint import restore_fields
 
 log = logging.getLogger("nsff")
@@ -94,11 +94,19 @@ CHECKS = (
 )  # fmt: skip
 
 
-def diagnose(config: Config, device: torch.device) -> Path:
-    """Measure a trained scene on its own video; print a table, write `health.json` and `health.html`.
+HealthPageWriter = Callable[[Path, int, list[dict[str, Any]], dict[str, dict[str, Image]]], None]
+
+
+def diagnose(config: Config, device: torch.device, write_page: HealthPageWriter | None = None) -> Path:
+    """Measure a trained scene on its own video; print a table, write `health.json` and a page beside it.
+
+    Args:
+        config: of the experiment.
+        device: to render on.
+        write_page: makes a page of (its path, the step, the figures, pictures by frame and layer).
 
     Returns:
-        The path of the page.
+        The path of `health.json`.
 
     Raises:
         InputError: no checkpoint, or a scene without its files.
@@ -110,7 +118,7 @@ def diagnose(config: Config, device: torch.device) -> Path:
     generator = torch.Generator(device).manual_seed(config.seed)
     measured = [
         measure_frame(fields, config, scene, cameras, int(frame), generator)
-        for frame in tqdm(frames, "health", unit="frame")
+        for frame in progress_bar(frames, "health", unit="frame")
     ]
     figures: dict[str, float | None] = {**of_cameras(cameras), **of_masks(scene)}
     for name in measured[0]:
@@ -122,12 +130,13 @@ def diagnose(config: Config, device: torch.device) -> Path:
     path = config.experiment_dir / "health.json"
     described = {"path": str(checkpoint.path), "step": checkpoint.step}
     with writing_to(path.parent):
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(json.dumps({"checkpoint": described, "checks": rows}, indent=1) + "\n")
-        write_health_page(path.with_suffix(".html"), checkpoint.step, rows, pictures)
+        if write_page is not None:
+            write_page(path.with_suffix(".html"), checkpoint.step, rows, pictures)
     print(format_health(rows))
-    log.info("wrote %s", path.with_suffix(".html"))
-    return path.with_suffix(".html")
+    log.info("wrote %s and a page beside it", path)
+    return path
 
 
 def row_of(check: Check, value: float | None, config: Config) -> dict[str, Any]:
@@ -255,7 +264,7 @@ def _percent(values: Tensor, chosen: Bool[Tensor, " n"]) -> float:
     return 100.0 * float(values[chosen].mean()) if chosen.any() else float("nan")
 
 
-def _pictures(fields: Fields, config: Config, scene: Scene, frame: int) -> dict[str, Frame]:
+def _pictures(fields: Fields, config: Config, scene: Scene, frame: int) -> dict[str, Image]:
     """What the video shows, and the layers of the render, at half size."""
     lens: Intrinsics = scene.intrinsics.divided_by(2)
     camera, sampling = Camera(scene.c2w[frame], lens, scene.intrinsics), DepthSampling.of(config)

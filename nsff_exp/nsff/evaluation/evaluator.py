@@ -9,14 +9,14 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from nsff.cli import progress_bar
 from nsff.config import Config
 from nsff.data.cameras import Cameras, load_cameras
 from nsff.data.timeline import Timeline
@@ -28,27 +28,30 @@ from nsff.evaluation.protocols import PROTOCOLS, Protocol, View, Views, find_vie
 from nsff.evaluation.tables import write_tables
 from nsff.fields import Fields, build_fields
 from nsff.geometry.rays import Camera
-from nsff.io import claim_folder, read_pixels, whole_file, write_image, writing_to
+from nsff.io import atomic_write, claim_folder, read_pixels, write_image, writing_to
 from nsff.rendering.frame_render import FrameRender, render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.visualize import Ranges, draw
-from nsff.report.evaluation_page import write_page
 from nsff.training.checkpoint import Checkpoint, restore_fields
 
 log = logging.getLogger("nsff")
 
 Row = dict[str, Any]
 SETTINGS = "evaluation.json"
+PageWriter = Callable[[Path, Row, list[View], Path], None]
 KEEP = ".keep"  # in a folder of renders: they were asked for
 
 
-def evaluate(config: Config, device: torch.device, workers: Workers = ALONE) -> Path:
-    """Render every view of the protocol and write `metrics_<protocol>.json` (and .csv .md .tex .html).
+def evaluate(
+    config: Config, device: torch.device, workers: Workers = ALONE, write_page: PageWriter | None = None
+) -> Path:
+    """Render every view of the protocol and write `metrics_<protocol>.json` (and .csv .md .tex, and a page).
 
     Args:
         config: of the experiment.
         device: to render on.
         workers: the processes that share the views.
+        write_page: makes a page of (its path, the report, the views, the folder of their renders).
 
     Returns:
         The path of the json file.
@@ -73,14 +76,14 @@ def evaluate(config: Config, device: torch.device, workers: Workers = ALONE) -> 
         missing = [index for index, name in enumerate(names) if not _row_path(folder, name).is_file()]
         workers.wait()
         todo = workers.share(missing)
-        bar = tqdm(todo, f"protocol {config.protocol}", unit="view", disable=not workers.first)
+        bar = progress_bar(todo, f"protocol {config.protocol}", unit="view", disable=not workers.first)
         scorer = Scorer(fields, config, protocol, cameras, perceptual)
         for index in bar:
             scorer.keep(views.there[index], folder)
         workers.wait()
         path = config.experiment_dir / f"metrics_{config.protocol}.json"
         if workers.first:
-            _report(path, folder, config, checkpoint, scorer, views)
+            _report(path, folder, checkpoint, scorer, views, write_page)
         workers.wait()  # for the report: torchrun ends all processes when one fails
     return path
 
@@ -138,7 +141,7 @@ class Scorer:
         picture = eight_bits(frame.rgb.cpu().numpy(), self.protocol.rules.quantise)
         write_image(folder / f"{view.name}.png", picture)
         write_image(folder / f"{view.name}_depth.png", depth)
-        with whole_file(_row_path(folder, view.name)) as partial:
+        with atomic_write(_row_path(folder, view.name)) as partial:
             partial.write_text(json.dumps(row))
 
     def _ranges(self) -> Ranges:
@@ -179,7 +182,14 @@ def flicker(views: Iterable[View], folder: Path) -> dict[str, float | None]:
     return result
 
 
-def _report(path: Path, folder: Path, config: Config, checkpoint: Checkpoint, scorer: Scorer, views: Views) -> None:
+def _report(
+    path: Path,
+    folder: Path,
+    checkpoint: Checkpoint,
+    scorer: Scorer,
+    views: Views,
+    write_page: PageWriter | None,
+) -> None:
     """Put the rows of all views together, and write every kind of report."""
     rows = [json.loads(_row_path(folder, view.name).read_text()) for view in views.there]
     flickers = flicker(views.there, folder)
@@ -187,9 +197,9 @@ def _report(path: Path, folder: Path, config: Config, checkpoint: Checkpoint, sc
         row["flicker"] = flickers[row["name"]]
     mean = mean_of(rows)
     if scorer.protocol.keypoints:
-        mean["pck_t"] = percentage_of_correct_keypoints(scorer.fields, config, scorer.cameras)
+        mean["pck_t"] = percentage_of_correct_keypoints(scorer.fields, scorer.config, scorer.cameras)
     report = {
-        "protocol": config.protocol,
+        "protocol": scorer.config.protocol,
         "mean": mean,
         "views": rows,
         "missing": [str(file) for file in views.missing],
@@ -198,14 +208,15 @@ def _report(path: Path, folder: Path, config: Config, checkpoint: Checkpoint, sc
         "command": " ".join(sys.argv),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(_strict(report), indent=1, allow_nan=False) + "\n")
     write_tables(path, report)
-    write_page(path.with_suffix(".html"), report, views.there, folder)
+    if write_page is not None:
+        write_page(path.with_suffix(".html"), report, views.there, folder)
     if not (folder / KEEP).exists():
         _remove(folder, views.there)
     log.info("%s", "  ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in mean.items()))
-    log.info("wrote %s and .csv .md .tex .html beside it", path)
+    log.info("wrote %s and its tables beside it", path)
 
 
 def _settings(config: Config, cameras: Cameras, checkpoint: Checkpoint, with_lpips: bool) -> Row:
@@ -214,8 +225,16 @@ def _settings(config: Config, cameras: Cameras, checkpoint: Checkpoint, with_lpi
     return {
         "weights": [checkpoint.step, checkpoint.fingerprint()],
         "cameras": [cameras.intrinsics.width, cameras.intrinsics.height, cameras.c2w.round(5).tolist()],
-        "truths": [_stamp(folder) for folder in [*truths, *([Path(config.heldout)] if config.heldout else [])]],
-        "samples": [config.N_samples, config.hash_look, config.hash_samples, config.amp, config.device],
+        "truths": [
+            _stamp(folder) for folder in [*truths, *([Path(config.heldout)] if config.heldout else [])]
+        ],
+        "samples": [
+            config.N_samples,
+            config.hash_look,
+            config.hash_samples,
+            config.amp,
+            config.device,
+        ],
         "lpips": [with_lpips, config.lpips_trunk],
         "rules": repr(PROTOCOLS[config.protocol].rules),
     }

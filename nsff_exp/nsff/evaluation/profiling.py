@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from nsff.cli import progress_bar
 from nsff.config import Config
 from nsff.data.cameras import load_cameras
 from nsff.data.pixel_sampler import draw_batch
@@ -126,7 +126,7 @@ def measure_curve(config: Config, scene: Scene, device: torch.device) -> list[Fi
     views = find_views(config, cameras).there
     trainer, points = Trainer(config, scene, device), []
     scorer = Scorer(trainer.fields, config, PROTOCOLS[config.protocol], cameras)
-    with tqdm(total=CURVE_POINTS, desc=f"{config.field}, PSNR against time", unit="point") as bar:
+    with progress_bar(total=CURVE_POINTS, desc=f"{config.field}, PSNR against time", unit="point") as bar:
         for point in range(1, CURVE_POINTS + 1):
             until = 60.0 * config.bench_minutes * point / CURVE_POINTS
             while trainer.seconds < until and trainer.step < config.N_iters:

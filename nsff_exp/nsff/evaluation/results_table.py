@@ -8,9 +8,9 @@ from typing import Any
 from nsff.config import Config
 from nsff.distributed import ALONE, Workers, pick_device
 from nsff.errors import InputError, UsageError
-from nsff.evaluation.evaluator import evaluate, mean_of, require_all_views
+from nsff.evaluation.evaluator import PageWriter, evaluate, mean_of, require_all_views
 from nsff.evaluation.tables import latex, markdown, number
-from nsff.io import whole_file, writing_to
+from nsff.io import atomic_write, writing_to
 
 log = logging.getLogger("nsff")
 
@@ -24,12 +24,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def evaluate_all(configs: list[Config], workers: Workers = ALONE) -> Path:
+def evaluate_all(configs: list[Config], workers: Workers = ALONE, write_page: PageWriter | None = None) -> Path:
     """Evaluate scene after scene; write `results_<protocol>.md`, `.tex` and `.json` where their experiments are.
 
     Args:
         configs: of the experiments.
         workers: the processes that share the views of each.
+        write_page: makes a page of each scene, see `evaluate`.
 
     Returns:
         The path of the Markdown table.
@@ -44,7 +45,7 @@ def evaluate_all(configs: list[Config], workers: Workers = ALONE) -> Path:
     failed: list[str] = []
     for config in configs:
         try:
-            report = json.loads(evaluate(config, pick_device(config), workers).read_text())
+            report = json.loads(evaluate(config, pick_device(config), workers, write_page).read_text())
             reports[config.expname] = report
             require_all_views(report, config)
         except InputError as error:
@@ -69,7 +70,7 @@ def evaluate_all(configs: list[Config], workers: Workers = ALONE) -> Path:
 def _write(path: Path, text: str, rows: list[list[str]], content: dict[str, Any]) -> None:
     with writing_to(path.parent):
         for suffix, written in ((".md", text), (".tex", latex(rows)), (".json", json.dumps(content, indent=1) + "\n")):
-            with whole_file(path.with_suffix(suffix)) as partial:
+            with atomic_write(path.with_suffix(suffix)) as partial:
                 partial.write_text(written)
 
 

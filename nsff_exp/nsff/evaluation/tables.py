@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from nsff.io import whole_file
+from nsff.io import atomic_write
 
 Row = dict[str, Any]
 
@@ -58,5 +58,5 @@ def write_tables(path: Path, report: Row) -> None:
     writer.writerows(views)
     table = mean_table(report["mean"])
     for suffix, content in ((".csv", text.getvalue()), (".md", markdown(table)), (".tex", latex(table))):
-        with whole_file(path.with_suffix(suffix)) as partial:
+        with atomic_write(path.with_suffix(suffix)) as partial:
             partial.write_text(content)

@@ -20,7 +20,7 @@ from nsff.fields import Fields, build_fields
 from nsff.geometry.camera_path_file import write_camera_path
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera
-from nsff.io import whole_file, writing_to
+from nsff.io import atomic_write, writing_to
 from nsff.novel_views.render_plan import Clip, View, plan_clips, world_keyframes
 from nsff.novel_views.video_writer import ClipFiles, Rendered, parse_formats, write_clip, write_sheet
 from nsff.rendering.frame_render import FrameRender, render_frame, render_static
@@ -74,7 +74,7 @@ def render_videos(config: Config, device: torch.device, workers: Workers = ALONE
 def _write_path(path: Path, clip: Clip, cameras: Cameras, fps: float) -> None:
     """The cameras of a clip beside its frames; a file that is there, perhaps changed by its user, stays."""
     if not path.exists():
-        with writing_to(path.parent), whole_file(path) as partial:
+        with writing_to(path.parent), atomic_write(path) as partial:
             write_camera_path(partial, world_keyframes(clip, cameras), fps)
 
 

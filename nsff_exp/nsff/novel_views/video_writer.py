@@ -12,13 +12,13 @@ import imageio.v2 as iio_streams
 import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
+import PIL.Image
 from jaxtyping import Float, UInt8
-from PIL import Image
-from tqdm import tqdm
 
+from nsff.cli import progress_bar
 from nsff.distributed import ALONE, Workers
 from nsff.errors import InputError, UsageError
-from nsff.io import Frame, claim_folder, whole_file, write_image, writing_to
+from nsff.io import Image, atomic_write, claim_folder, write_image, writing_to
 
 log = logging.getLogger("nsff")
 SETTINGS = "clip.json"  # beside the frames: of what they are; a folder with something else is moved aside
@@ -30,7 +30,7 @@ SHEET_COLUMNS, SHEET_HEIGHT = 6, 180
 class Rendered:
     """What belongs to one frame of a clip: a picture a layer, and the distance of what is seen, where it is kept."""
 
-    pictures: dict[str, Frame]
+    pictures: dict[str, Image]
     depth: Float[np.ndarray, "h w"] | None = None
 
 
@@ -108,7 +108,7 @@ def write_clip(
         missing = [index for index in numbers if not all(path.is_file() for path in files.all_of(index))]
         workers.wait()  # until all have seen the same
         mine, done = workers.share(missing), files.n_frames - len(missing)
-        bar = tqdm(
+        bar = progress_bar(
             mine, files.folder.name, initial=done, total=done + len(mine), unit="frame", disable=not workers.first
         )
         for index in bar:
@@ -124,7 +124,7 @@ def _write_frame(files: ClipFiles, index: int, rendered: Rendered) -> None:
         for path in files.frame_paths(layer, index):
             write_image(path, rendered.pictures[layer])
     if rendered.depth is not None:
-        with whole_file(files.depth_path(index)) as partial, partial.open("wb") as file:
+        with atomic_write(files.depth_path(index)) as partial, partial.open("wb") as file:
             np.savez_compressed(file, depth=rendered.depth)
 
 
@@ -132,7 +132,7 @@ def _write_videos(files: ClipFiles, layer: str) -> None:
     frames = [files.frame_paths(layer, index)[0] for index in range(files.n_frames)]
     for path in files.video_paths(layer):
         write = _write_gif if path.suffix == ".gif" else _write_mp4
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             write(partial, frames, files.fps)
 
 
@@ -160,9 +160,9 @@ def _write_gif(path: Path, frames: list[Path], fps: float) -> None:
     next(pictures).save(path, save_all=True, append_images=pictures, duration=durations, loop=0)
 
 
-def _pictures(frames: list[Path]) -> Iterator[Image.Image]:
+def _pictures(frames: list[Path]) -> Iterator[PIL.Image.Image]:
     for frame in frames:
-        with Image.open(frame) as picture:
+        with PIL.Image.open(frame) as picture:
             yield picture.convert("RGB")
 
 
@@ -179,7 +179,7 @@ def write_sheet(path: Path, clips: list[ClipFiles]) -> None:
         write_image(path, np.concatenate(padded))
 
 
-def _fitted(frame: Frame) -> UInt8[np.ndarray, "H W 3"]:
+def _fitted(frame: Image) -> UInt8[np.ndarray, "H W 3"]:
     """A frame at the height of a sheet's row."""
     height, width = frame.shape[:2]
     size = (max(1, round(width * SHEET_HEIGHT / height)), SHEET_HEIGHT)

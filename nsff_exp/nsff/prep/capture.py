@@ -11,6 +11,8 @@ import numpy as np
 import pycolmap
 from filelock import FileLock, Timeout
 
+from nsff.errors import InputError
+from nsff.io import TMP_PREFIX, write_text
 from nsff.prep.colmap import (
     LEAST_ANGLE,
     LOOSE_OFF,
@@ -24,9 +26,7 @@ from nsff.prep.colmap import (
     reconstruct,
     undistort,
 )
-from nsff.prep.folder import ASIDE, read_own_masks, write_text
-from nsff.prep.masks import find_moving, write_masks
-from nsff.prep.script import PrepError
+from nsff.prep.masks import find_moving, read_own_masks, write_masks
 from nsff.prep.semantic_masks import mask_rcnn_if_there
 from nsff.prep.video import Source, chosen, extract_frames
 
@@ -49,7 +49,7 @@ def make_cameras(scene: Path, settings: CaptureSettings) -> str:
     """Write `frames/` and `dense/{images,sparse,sfm.json}` of a scene; returns a line about what was made.
 
     Raises:
-        PrepError: no usable frames, or no cameras; what to try is said. Or another run is at it.
+        InputError: no usable frames, or no cameras; what to try is said. Or another run is at it.
     """
     _spare_images_of_others(scene / "dense")
     scene.mkdir(parents=True, exist_ok=True)
@@ -57,20 +57,20 @@ def make_cameras(scene: Path, settings: CaptureSettings) -> str:
         with FileLock(scene / LOCK, timeout=0):
             return _make_cameras(scene, settings)
     except Timeout as error:
-        raise PrepError(f"another run is making the cameras of {scene}; wait for it, or stop it") from error
+        raise InputError(f"another run is making the cameras of {scene}; wait for it, or stop it") from error
 
 
 def _make_cameras(scene: Path, settings: CaptureSettings) -> str:
-    for rubble in scene.glob(f"{ASIDE}*"):
+    for rubble in scene.glob(f"{TMP_PREFIX}*"):
         shutil.rmtree(rubble, ignore_errors=True)  # of a run that was killed
     frames = extract_frames(scene / "frames", settings.source)
     names = [path.name for path in frames]
-    with tempfile.TemporaryDirectory(dir=scene, prefix=ASIDE) as aside:
+    with tempfile.TemporaryDirectory(dir=scene, prefix=TMP_PREFIX) as aside:
         result = _register(frames, settings, Path(aside))
     kept = longest_run(names, result.registered)
     check_registered(names, kept)
     if (angle := ray_angle(result.model)) < LEAST_ANGLE:
-        raise PrepError(
+        raise InputError(
             f"the camera only turns: rays to a point differ by {angle:.2f} degrees (median), {LEAST_ANGLE:.0f} is "
             "needed; depth cannot be seen without moving sideways"
         )
@@ -96,7 +96,7 @@ def _make_cameras(scene: Path, settings: CaptureSettings) -> str:
 def _spare_images_of_others(dense: Path) -> None:
     """Only frames that an earlier run made are replaced."""
     if (dense / "images").exists() and not (dense / REPORT).is_file():
-        raise PrepError(
+        raise InputError(
             f"{dense / 'images'} was not made by run_colmap.py and would be replaced; keep your frames elsewhere, and "
             "give them with --images"
         )
@@ -106,7 +106,7 @@ def _register(frames: list[Path], settings: CaptureSettings, aside: Path) -> Sfm
     """SfM, in up to three tries: plain (or with given masks), with masks of what moves, with more features.
 
     Raises:
-        PrepError: no try gives cameras.
+        InputError: no try gives cameras.
     """
     images, sfm = frames[0].parent, SfmSettings(settings.camera_model)
     masks = None
@@ -128,7 +128,7 @@ def _register(frames: list[Path], settings: CaptureSettings, aside: Path) -> Sfm
         more = dataclasses.replace(sfm, features=MORE_FEATURES, overlap=MORE_OVERLAP, off=LOOSE_OFF)
         best = _try(images, masks, more, best)
     if best is None:
-        raise PrepError(
+        raise InputError(
             "no cameras could be found: frames must share things that stand still and have texture, seen by a camera "
             "that moves sideways; try --masks DIR, another stretch (--start, --end), more frames (--fps)"
         )

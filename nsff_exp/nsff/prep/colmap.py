@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from nsff.prep.folder import ASIDE, read_image
-from nsff.prep.script import PrepError
+from nsff.errors import InputError
+from nsff.io import TMP_PREFIX, read_image
 
 log = logging.getLogger("nsff")
 
@@ -57,14 +57,14 @@ def reconstruct(images: Path, masks: Path | None, settings: SfmSettings) -> SfmR
         settings: of this try.
 
     Raises:
-        PrepError: no room beside `images` for what COLMAP notes down.
+        InputError: no room beside `images` for what COLMAP notes down.
     """
     pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value  # small models that it drops are no news
     names = sorted(path.name for path in images.glob("*.png"))
     long_side = max(read_image(images / names[0]).shape[:2])
     off = settings.off * max(long_side / OFF_WIDTH, 1.0)
     _check_room(images.parent, settings.features * len(names))
-    with tempfile.TemporaryDirectory(dir=images.parent, prefix=ASIDE) as aside:
+    with tempfile.TemporaryDirectory(dir=images.parent, prefix=TMP_PREFIX) as aside:
         database = Path(aside) / "database.db"
         _match(database, images, names, masks, settings, off, fine=long_side <= FINE_BELOW)
         log.info("SfM: mapping")
@@ -85,7 +85,7 @@ def _check_room(folder: Path, n_features: int) -> None:
     """COLMAP would abort the whole program if its database did not fit."""
     free, needed = shutil.disk_usage(folder).free, n_features * BYTES_A_FEATURE
     if free < needed:
-        raise PrepError(f"{folder}: {free / 1e6:.0f} MB are free, {needed / 1e6:.0f} MB are needed; make room")
+        raise InputError(f"{folder}: {free / 1e6:.0f} MB are free, {needed / 1e6:.0f} MB are needed; make room")
 
 
 def _match(
@@ -145,10 +145,10 @@ def undistort(result: SfmResult, images: Path, dense: Path) -> None:
     """Write `dense/images` and `dense/sparse`, each whole: the camera an ideal one, frames resampled to it.
 
     Raises:
-        PrepError: they cannot be written.
+        InputError: they cannot be written.
     """
     dense.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=dense.parent, prefix=ASIDE) as aside:
+    with tempfile.TemporaryDirectory(dir=dense.parent, prefix=TMP_PREFIX) as aside:
         model, out = Path(aside) / "model", Path(aside) / "dense"
         model.mkdir()
         try:
@@ -156,9 +156,9 @@ def undistort(result: SfmResult, images: Path, dense: Path) -> None:
             pycolmap.undistort_images(out, model, images, image_names=result.registered, undistort_options=IDEAL)
             whole = is_whole(out, result)
         except Exception as error:  # whatever it meets; the model was fine, so that it is the writing that failed
-            raise PrepError(f"cannot write {dense} ({type(error).__name__}): is the disk full?") from error
+            raise InputError(f"cannot write {dense} ({type(error).__name__}): is the disk full?") from error
         if not whole:
-            raise PrepError(f"cannot write {dense}: is the disk full?")
+            raise InputError(f"cannot write {dense}: is the disk full?")
         dense.mkdir(exist_ok=True)
         for name in ("images", "sparse"):
             shutil.rmtree(dense / name, ignore_errors=True)
@@ -196,10 +196,10 @@ def check_registered(names: list[str], kept: list[str]) -> None:
     """Say which frames were lost.
 
     Raises:
-        PrepError: too few are left.
+        InputError: too few are left.
     """
     if len(kept) < min(LEAST_REGISTERED, len(names)):
-        raise PrepError(
+        raise InputError(
             f"only {len(kept)} of {len(names)} frames could be registered in a row: the camera must move sideways, and "
             "things that stand still must be in sight; try --masks DIR, a shorter stretch (--start, --end), more "
             "frames (--fps)"

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from nsff.cli import progress_bar
+from nsff.errors import InputError
+from nsff.io import Image, Mask, read_frames, read_image, write_image
 from nsff.prep.flow import FlowMethod, consistent
-from nsff.prep.folder import Image, Mask, SceneFolder, read_frames, read_image, write_image
-from nsff.prep.script import PrepError
+from nsff.scene_folder import SceneFolder
 
 LEAST_FRAMES, LEAST_SHARE = 5, 0.1  # frames of the video that must show a pixel: the larger of both
 
@@ -45,15 +46,15 @@ def make_covisibility(folder: SceneFolder, method: FlowMethod, height: int | Non
         A line about what was made.
 
     Raises:
-        PrepError: no held-out cameras.
+        InputError: no held-out cameras.
     """
     views = sorted((folder.root / "mv_images").glob("*/*.jpg"))
     if not views:
-        raise PrepError(f"{folder.root / 'mv_images'} holds no 00000/cam01.jpg: masks are made for held-out cameras")
+        raise InputError(f"{folder.root / 'mv_images'} holds no 00000/cam01.jpg: masks are made for held-out cameras")
     frames = list(read_frames(folder.list_frames(height)))
     size = frames[0].shape[1::-1]
     todo = [(view, path) for view in views if not (path := _mask_path(folder, view)).is_file()]
-    for view, path in tqdm(todo, "covisible", unit="view"):
+    for view, path in progress_bar(todo, "covisible", unit="view"):
         image = cv2.resize(read_image(view), size, interpolation=cv2.INTER_AREA)
         write_image(path, np.uint8(255) * covisible(image, frames, method).astype(np.uint8))
     shares = [float((read_image(_mask_path(folder, view)) > 0).mean()) for view in views]

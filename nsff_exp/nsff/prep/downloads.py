@@ -12,9 +12,9 @@ from pathlib import Path
 from torchvision.models import AlexNet_Weights
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weights
-from tqdm import tqdm
 
-from nsff.prep.script import PrepError, UsageError
+from nsff.cli import progress_bar
+from nsff.errors import InputError, UsageError
 from nsff.prep.weights import MASK_RCNN, MIDAS, MODELS, RAFT, RAFT_SMALL, places_in_scripts
 
 log = logging.getLogger("nsff")
@@ -97,7 +97,7 @@ def download(item: Download, folder: Path) -> None:
     """Fetch a file unless it is there. What an earlier run got of it is not fetched again.
 
     Raises:
-        PrepError: no network, or the file is not the right one (it is deleted).
+        InputError: no network, or the file is not the right one (it is deleted).
     """
     path = folder / item.file
     if path.is_file():
@@ -110,10 +110,10 @@ def download(item: Download, folder: Path) -> None:
         _fetch(item, partial)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
-        raise PrepError(f"{item.url} cannot be fetched ({reason}); put the file at {path} by hand") from error
+        raise InputError(f"{item.url} cannot be fetched ({reason}); put the file at {path} by hand") from error
     if not matches(partial, item.digest):
         partial.unlink()
-        raise PrepError(f"{item.url} gave a file that is not {item.file} (its SHA-256 differs); it was deleted")
+        raise InputError(f"{item.url} gave a file that is not {item.file} (its SHA-256 differs); it was deleted")
     partial.replace(path)
     log.info("wrote %s", path)
 
@@ -132,7 +132,9 @@ def _fetch(item: Download, partial: Path) -> None:
         total = int(response.headers.get("Content-Length") or 0) + (had if resumed else 0)
         with (
             partial.open("ab" if resumed else "wb") as file,
-            tqdm(total=total or None, initial=had if resumed else 0, unit="B", unit_scale=True, desc=item.file) as bar,
+            progress_bar(
+                total=total or None, initial=had if resumed else 0, unit="B", unit_scale=True, desc=item.file
+            ) as bar,
         ):
             while block := response.read(CHUNK):
                 file.write(block)

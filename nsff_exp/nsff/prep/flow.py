@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from nsff.prep.folder import Flow, Image, Mask
+from nsff.io import Flow, Image, Mask
 
 # A pixel is consistent where |there + back| < AGREE_SHARE (|there| + |back|) + AGREE_PIXELS, as published.
 AGREE_SHARE, AGREE_PIXELS = 0.5, 0.5

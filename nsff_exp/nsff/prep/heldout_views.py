@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pycolmap
 from jaxtyping import UInt8
-from tqdm import tqdm
 
+from nsff.cli import progress_bar
+from nsff.errors import InputError
+from nsff.io import Image, read_image, write_image
 from nsff.prep.capture import REPORT
 from nsff.prep.colmap import IDEAL
-from nsff.prep.folder import N_CAMERAS, Image, SceneFolder, read_image, write_image
-from nsff.prep.script import PrepError
 from nsff.prep.video import shrink
+from nsff.scene_folder import N_CAMERAS, SceneFolder
 
 KINDS = (("mv_images", ".jpg"), ("mv_masks", ".png"))
 
@@ -27,14 +28,14 @@ def list_views(views: Path) -> list[Path]:
     """The pictures and masks of a folder, relative to it.
 
     Raises:
-        PrepError: it has not both.
+        InputError: it has not both.
     """
     if not views.is_dir():
-        raise PrepError(f"--views {views} is no folder")
+        raise InputError(f"--views {views} is no folder")
     found = [sorted((views / kind).glob(f"*/cam*{suffix}")) for kind, suffix in KINDS]
     for (kind, suffix), paths in zip(KINDS, found, strict=True):
         if not paths:
-            raise PrepError(f"{views} holds no {kind}/00000/cam01{suffix}; give the folder of mv_images and mv_masks")
+            raise InputError(f"{views} holds no {kind}/00000/cam01{suffix}; give the folder of mv_images and mv_masks")
     return [path.relative_to(views) for paths in found for path in paths]
 
 
@@ -50,24 +51,24 @@ def undistort_views(views: Path, folder: SceneFolder, longest: int) -> str:
         A line about what was made.
 
     Raises:
-        PrepError: nothing there, another size, or the first frame has no camera: then times would not agree.
+        InputError: nothing there, another size, or the first frame has no camera: then times would not agree.
     """
     report = json.loads((folder.root / REPORT).read_text())
     if "lens" not in report:
-        raise PrepError(f"{folder.root / REPORT} does not say the lens; run prepare_video.py with --force cameras")
+        raise InputError(f"{folder.root / REPORT} does not say the lens; run prepare_video.py with --force cameras")
     if len(folder.list_images()) < N_CAMERAS:
-        raise PrepError(
+        raise InputError(
             f"--views: {N_CAMERAS} cameras film in turn, only {len(folder.list_images())} frames have poses"
         )
     if first := [name for name in report["left_out"] if name < folder.list_images()[0].name]:
-        raise PrepError(f"--views: times would not agree, frame {first[0]} has no camera; see run_colmap.py")
+        raise InputError(f"--views: times would not agree, frame {first[0]} has no camera; see run_colmap.py")
     lens = lens_of(report["lens"])
     paths = list_views(views)
     forget_views(folder)
-    for path in tqdm(paths, "held-out views", unit="picture"):
+    for path in progress_bar(paths, "held-out views", unit="picture"):
         picture = shrink(read_image(views / path), longest)
         if picture.shape[:2] != (lens.height, lens.width):
-            raise PrepError(
+            raise InputError(
                 f"{views / path} is {picture.shape[1]}x{picture.shape[0]}, the video's frames are "
                 f"{lens.width}x{lens.height}: not a camera like the video's"
             )
@@ -76,7 +77,7 @@ def undistort_views(views: Path, folder: SceneFolder, longest: int) -> str:
             picture = np.where(undistorted(whites, lens)[..., 0] > 127, 255, 0).astype(np.uint8)
             write_image(folder.root / path, picture)
         else:
-            write_image(folder.root / path, undistorted(picture, lens), fine=True)
+            write_image(folder.root / path, undistorted(picture, lens), quality=99)
     return f"held-out views: {sum(path.suffix == '.jpg' for path in paths)}"
 
 

@@ -7,21 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from nsff.cli import progress_bar
+from nsff.errors import InputError
+from nsff.io import Image, Mask, list_images, read_arrays, read_frames, read_image, write_arrays, write_image
 from nsff.prep.flow import DisFlow, FlowMethod, consistent, resize_flow
-from nsff.prep.folder import (
-    Image,
-    Mask,
-    SceneFolder,
-    list_images,
-    read_array,
-    read_frames,
-    read_image,
-    read_own_masks,
-    write_arrays,
-    write_image,
-)
+from nsff.prep.masks import read_own_masks
 from nsff.prep.motion_masks import (
     LEAST_SHARE,
     MOST_SHARE,
@@ -36,9 +27,9 @@ from nsff.prep.network_sizes import NO_LIMITS, Limits, network_size, resize_imag
 from nsff.prep.poses_bounds import Cameras, load_cameras
 from nsff.prep.previews import chosen, flow_picture, mask_picture, write_sheet
 from nsff.prep.raft import RaftFlow
-from nsff.prep.script import PrepError
 from nsff.prep.semantic_masks import MaskRcnn
 from nsff.prep.weights import MASK_RCNN, RAFT, RAFT_SMALL, find_weights, has_weights
+from nsff.scene_folder import SceneFolder
 
 log = logging.getLogger("nsff")
 
@@ -72,11 +63,11 @@ def make_flows(folder: SceneFolder, settings: FlowSettings, device: torch.device
     """Write `flow_i1/`, `motion_masks/` and picture sheets; returns a line about what was made.
 
     Raises:
-        PrepError: frames, poses or weights are missing.
+        InputError: frames, poses or weights are missing.
     """
     sources, paths = folder.list_images(), folder.list_frames(settings.height)
     if len(sources) != len(paths):
-        raise PrepError(
+        raise InputError(
             f"{paths[0].parent} has {len(paths)} frames, {folder.images} has {len(sources)}; "
             f"run run_midas.py --data_path {folder.root}"
         )
@@ -95,7 +86,7 @@ def find_raft(settings: FlowSettings) -> Path:
     """Find the weights of RAFT: those that were typed, or the usual ones of the large or the small network.
 
     Raises:
-        PrepError: they are not there.
+        InputError: they are not there.
     """
     if settings.small:
         return find_weights(settings.model or RAFT_SMALL, "run download_models.py --only raft_small")
@@ -113,7 +104,7 @@ def _write_flows(
 ) -> None:
     """Write flow between neighbours, computed at the size for networks, at `size`; one pair in memory at a time."""
     before: Image | None = None
-    for index, image in enumerate(tqdm(read_frames(sources), total=len(sources), desc="flow", unit="frame")):
+    for index, image in enumerate(progress_bar(read_frames(sources), total=len(sources), desc="flow", unit="frame")):
         height, width = image.shape[:2]
         frame = resize_image(image, network_size(width, height, (flow_width, None), LONG_SIDE))
         if before is not None:
@@ -134,11 +125,11 @@ def _write_masks(
     n_frames, (height, width) = len(paths), read_image(paths[0]).shape[:2]
     intrinsics, threshold = cameras.intrinsics(width, height), parse_threshold(settings.threshold, width)
     masks = []
-    for index, image in enumerate(tqdm(folder.list_images(), desc="masks", unit="frame")):
+    for index, image in enumerate(progress_bar(folder.list_images(), desc="masks", unit="frame")):
         distances, agree = [], []
         for step in (1, -1):
             if 0 <= index + step < n_frames:
-                content = read_array(folder.flow(index, step), f"run run_flows_video.py --data_path {folder.root}")
+                content = read_arrays(folder.flow(index, step), f"run run_flows_video.py --data_path {folder.root}")
                 matrix = fundamental(cameras.w2c[index], cameras.w2c[index + step], intrinsics)
                 distances.append(epipolar_distance(content["flow"], matrix))
                 agree.append(content["mask"])
@@ -185,7 +176,7 @@ def _semantic(
     remedy = f"run run_midas.py --depth multiview --data_path {folder.root}"
     paths = list_images(folder.moving(0).parent, remedy)
     if len(paths) != n_frames:
-        raise PrepError(f"{paths[0].parent} has {len(paths)} masks for {n_frames} frames; {remedy}")
+        raise InputError(f"{paths[0].parent} has {len(paths)} masks for {n_frames} frames; {remedy}")
     return [read_image(path)[..., 0] > 0 for path in paths]
 
 
@@ -193,7 +184,7 @@ def _write_sheets(folder: SceneFolder, paths: list[Path]) -> None:
     rows = []
     for index in chosen(len(paths)):
         image, step = read_image(paths[index]), 1 if index + 1 < len(paths) else -1
-        content = read_array(folder.flow(index, step), "run run_flows_video.py again")
+        content = read_arrays(folder.flow(index, step), "run run_flows_video.py again")
         moving = read_image(folder.motion_mask(index))[..., 0] > 0
         doubtful = mask_picture(image, ~content["mask"])
         rows.append([image, flow_picture(content["flow"]), doubtful, mask_picture(image, moving)])

@@ -1,16 +1,17 @@
 """Masks that keep what moves out of structure from motion: the user's own, or found from optical flow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
+from nsff.cli import progress_bar
+from nsff.errors import InputError
+from nsff.io import Image, Mask, list_images, natural_order, read_frames, read_image, write_image
 from nsff.prep.colmap import SfmResult
 from nsff.prep.flow import DisFlow, consistent
-from nsff.prep.folder import Image, Mask, read_frames, read_image, write_image
 from nsff.prep.motion_masks import epipolar_distance, epipolar_mask, fundamental, motion_mask
 
 WIDTH = 480  # pixels: moving things are looked for at this width
@@ -44,7 +45,7 @@ def find_moving(
     poses, intrinsics = _poses(result, size, first.shape[1])
     method = DisFlow()
     found: list[tuple[list, list]] = [([], []) for _ in frames]
-    for index in tqdm(range(len(frames) - 1), desc="what moves", unit="pair"):
+    for index in progress_bar(range(len(frames) - 1), desc="what moves", unit="pair"):
         fwd, bwd = method(small[index], small[index + 1]), method(small[index + 1], small[index])
         for here, there, flow, back in ((index, index + 1, fwd, bwd), (index + 1, index, bwd, fwd)):
             agree, names = consistent(flow, back), (frames[here].name, frames[there].name)
@@ -85,3 +86,29 @@ def _distance_from_flow(flow: Float[np.ndarray, "H W 2"], agree: Mask) -> Float[
     arrival = start + flow[start[:, 1], start[:, 0]]
     matrix, _ = cv2.findFundamentalMat(start.astype(np.float64), arrival, cv2.USAC_MAGSAC, RANSAC_PIXELS, 0.999, 2000)
     return epipolar_distance(flow, matrix) if matrix is not None and matrix.shape == (3, 3) else None
+
+
+def read_own_masks(folder: Path, n_frames: int, chosen: Sequence[int] = (), n_all: int = 0) -> list[Mask]:
+    """Masks that the user made, one a frame, in the order of their names: 0 = still, bright (or any label) = moving.
+
+    Args:
+        folder: of the masks.
+        n_frames: the frames that are used.
+        chosen: which frames of their source these are; a mask for each of all `n_all` of them is welcome as well.
+        n_all: frames of the source.
+
+    Raises:
+        InputError: not one for each frame, or nothing in any of them.
+    """
+    paths = sorted(list_images(folder, "give a folder with a mask for each frame"), key=natural_order)
+    if len(paths) == n_all and len(chosen) == n_frames:
+        paths = [paths[k] for k in chosen]
+    if len(paths) != n_frames:
+        raise InputError(f"{folder} has {len(paths)} masks for {n_frames} frames; give one for each")
+    masks = []
+    for path in paths:
+        brightest = read_image(path).max(axis=-1)
+        masks.append(brightest > 0.5 * max(1, brightest.max()))
+    if not any(mask.any() for mask in masks):
+        raise InputError(f"{folder}: all masks are black; what moves must be white")
+    return masks

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from nsff.prep.folder import Flow, Mask
-from nsff.prep.script import UsageError
+from nsff.errors import UsageError
+from nsff.io import Flow, Mask
 
 TINY = 1e-8  # keeps the distance finite at the epipole; as published
 OPEN_RADIUS, GROW_RADIUS = 1, 2  # pixels of the training size, as published

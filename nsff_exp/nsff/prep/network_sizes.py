@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from nsff.prep.folder import Image
+from nsff.io import Image
 
 Limits = tuple[int | None, int | None]  # widest, highest, as the user typed them; None = not typed
 NO_LIMITS: Limits = (None, None)

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from nsff.cli import Parser
+from nsff.errors import InputError, UsageError
 from nsff.prep import make_flows as flows
 from nsff.prep import semantic_masks as semantic
 from nsff.prep.capture import CaptureSettings
@@ -15,7 +17,6 @@ from nsff.prep.depth import midas
 from nsff.prep.depth.disparity import DepthSettings
 from nsff.prep.make_flows import FlowSettings
 from nsff.prep.motion_masks import parse_threshold
-from nsff.prep.script import Parser, PrepError, UsageError
 from nsff.prep.video import LEAST_FRAMES, Source
 from nsff.prep.weights import MIDAS, RAFT, RAFT_SMALL
 
@@ -153,8 +154,8 @@ def pick_device(wanted: str) -> torch.device:
     """CUDA where there is one, unless told otherwise.
 
     Raises:
-        PrepError: cuda was asked for and there is none.
+        InputError: cuda was asked for and there is none.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise PrepError("--device cuda: no CUDA device is available to this torch; use --device cpu")
+        raise InputError("--device cuda: no CUDA device is available to this torch; use --device cpu")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from nsff.errors import InputError, UsageError
+from nsff.io import read_image, write_text
 from nsff.prep import capture
 from nsff.prep import make_flows as flows
 from nsff.prep.depth import disparity as depth
-from nsff.prep.folder import SceneFolder, read_image, write_text
 from nsff.prep.heldout_views import forget_views, list_views, undistort_views
 from nsff.prep.poses_bounds import load_cameras, save_poses
 from nsff.prep.scene_page import write_page
-from nsff.prep.script import PrepError, UsageError
 from nsff.prep.weights import MASK_RCNN, MIDAS, RAFT, find_weights, has_weights
+from nsff.scene_folder import SceneFolder
 
 log = logging.getLogger("nsff")
 
@@ -62,7 +63,7 @@ def prepare(
     if force == "views" and views is None:
         raise UsageError("--force views needs --views DIR")
     if not source.exists():
-        raise PrepError(f"{source} is missing; give --video FILE or --images DIR")
+        raise InputError(f"{source} is missing; give --video FILE or --images DIR")
     newest = max(_changed(path) for path in (source, captured.masks, _folder_of(flow.semantic)) if path is not None)
     forced, lines = False, []
     stages = _stages(scene, folder, captured, depths, flow, device)
@@ -135,7 +136,7 @@ def _stages(
 
 def _views_stage(views: Path, folder: SceneFolder, captured: capture.CaptureSettings) -> Stage:
     if views.resolve() == folder.root.resolve():
-        raise PrepError(f"--views {views} is where the views go, undistorted; keep the given ones elsewhere")
+        raise InputError(f"--views {views} is where the views go, undistorted; keep the given ones elsewhere")
     paths = list_views(views)
     facts = [(str(path), (views / path).stat().st_size, (views / path).stat().st_mtime_ns) for path in paths]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -168,7 +169,13 @@ def _done(stage: Stage, stamp: Path, newest: float) -> list[str] | None:
         content = json.loads(stamp.read_text())
         oldest = min(path.stat().st_mtime for path in stage.makes())
         return content["said"] if content["settings"] == stage.settings and oldest >= newest else None
-    except (OSError, ValueError, KeyError, TypeError, PrepError):  # no stamp, a broken one, or files that are not there
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        InputError,
+    ):  # no stamp, a broken one, or files that are not there
         return None
 
 
@@ -185,7 +192,7 @@ def sensible(depths: depth.DepthSettings, flow: flows.FlowSettings) -> tuple[dep
     """Choose methods that need no weights where the usual weights are not there, with a warning.
 
     Raises:
-        PrepError: masks that nothing will make, or weights that were asked for and are not there.
+        InputError: masks that nothing will make, or weights that were asked for and are not there.
     """
     if depths.method == "midas" and depths.model is None and not has_weights(MIDAS):
         log.warning("no MiDaS weights: depth from neighbouring frames; download_models.py gets the weights")

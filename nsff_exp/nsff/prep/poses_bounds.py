@@ -13,8 +13,9 @@ import numpy as np
 import pycolmap
 from jaxtyping import Float, Int
 
-from nsff.prep.folder import SceneFolder, read_array, write_array, write_text
-from nsff.prep.script import PrepError
+from nsff.errors import InputError
+from nsff.io import read_array, write_array, write_text
+from nsff.scene_folder import SceneFolder
 
 log = logging.getLogger("nsff")
 
@@ -51,7 +52,7 @@ def read_model(folder: SceneFolder) -> Model:
     """The model in `sparse/` or `sparse/0/`, binary or text.
 
     Raises:
-        PrepError: there is none, it cannot be read, or its cameras are not one ideal camera.
+        InputError: there is none, it cannot be read, or its cameras are not one ideal camera.
     """
     remedy = f"run run_colmap.py --data_path {folder.root.parent}"
     places = [folder.root / "sparse", folder.root / "sparse" / "0"]
@@ -59,7 +60,7 @@ def read_model(folder: SceneFolder) -> Model:
         for suffix in (".bin", ".txt"):
             if all((place / f"{name}{suffix}").is_file() for name in ("cameras", "images", "points3D")):
                 return _model_of(_read_reconstruction(place, suffix, remedy), place, remedy)
-    raise PrepError(f"{places[0]} holds no COLMAP model (cameras, images, points3D as .bin or .txt); {remedy}")
+    raise InputError(f"{places[0]} holds no COLMAP model (cameras, images, points3D as .bin or .txt); {remedy}")
 
 
 def _read_reconstruction(place: Path, suffix: str, remedy: str) -> pycolmap.Reconstruction:
@@ -73,7 +74,7 @@ def _read_reconstruction(place: Path, suffix: str, remedy: str) -> pycolmap.Reco
                 _drop_tracks(Path(aside) / f"points3D{suffix}")
                 model = pycolmap.Reconstruction(aside)
             except Exception:
-                raise PrepError(f"{place} cannot be read as a COLMAP model ({_short(error)}); {remedy}") from error
+                raise InputError(f"{place} cannot be read as a COLMAP model ({_short(error)}); {remedy}") from error
     log.info("the tracks of %s contradict its images and are ignored", place)
     return model
 
@@ -99,14 +100,14 @@ def _drop_tracks(path: Path) -> None:
 def _model_of(model: pycolmap.Reconstruction, place: Path, remedy: str) -> Model:
     images = sorted((image for image in model.images.values() if image.has_pose), key=lambda image: image.name)
     if not images:
-        raise PrepError(f"{place} has no registered frame; {remedy}")
+        raise InputError(f"{place} has no registered frame; {remedy}")
     cameras = {image.camera_id: model.cameras[image.camera_id] for image in images}
     first = cameras[images[0].camera_id]
     for camera in cameras.values():
         if not camera.is_undistorted():
-            raise PrepError(f"{place}: camera {camera.camera_id} has lens distortion ({camera.model_name}); {remedy}")
+            raise InputError(f"{place}: camera {camera.camera_id} has lens distortion ({camera.model_name}); {remedy}")
         if (camera.width, camera.height) != (first.width, first.height):
-            raise PrepError(f"{place}: cameras of different sizes; {remedy}")
+            raise InputError(f"{place}: cameras of different sizes; {remedy}")
     order = {point_id: k for k, point_id in enumerate(model.points3D)}
     return Model(
         names=[image.name for image in images],
@@ -126,14 +127,14 @@ def poses_bounds(model: Model) -> Float[np.ndarray, "n 17"]:
     """Rows of `poses_bounds.npy`: 3x5 matrix [down, right, back, centre, (h, w, f)], then near and far.
 
     Raises:
-        PrepError: a frame sees no point in front of it.
+        InputError: a frame sees no point in front of it.
     """
     (width, height), rows = model.size, []
     for frame, (name, w2c, centre) in enumerate(zip(model.names, model.w2c, model.centres, strict=True)):
         right, down, forward = w2c[:, :3]
         depths = model.depths(frame)
         if not len(depths) or np.percentile(depths, NEAR_PERCENTILE) <= 0.0:
-            raise PrepError(f"frame {name} sees no points in front of it: its pose is wrong; run run_colmap.py again")
+            raise InputError(f"frame {name} sees no points in front of it: its pose is wrong; run run_colmap.py again")
         near, far = np.percentile(depths, [NEAR_PERCENTILE, FAR_PERCENTILE])
         matrix = np.stack([down, right, -forward, centre, [height, width, model.focal[0]]], axis=1)
         rows.append([*matrix.ravel(), near, far])
@@ -170,17 +171,17 @@ def save_poses(folder: SceneFolder) -> Model:
     """Write `poses_bounds.npy` and `scene.json` of a scene, a row for each file of `images/`.
 
     Raises:
-        PrepError: no model, or frames without a pose.
+        InputError: no model, or frames without a pose.
     """
     model = read_model(folder)
     files = [path.name for path in folder.list_images()]
     if missing := sorted(set(files) - set(model.names)):
-        raise PrepError(
+        raise InputError(
             f"{len(missing)} of {len(files)} frames have no pose, {missing[0]} first; "
             f"run run_colmap.py --data_path {folder.root.parent}, or move them out of {folder.images}"
         )
     if missing := sorted(set(model.names) - set(files)):
-        raise PrepError(f"{folder.images} lacks {missing[0]}, which the COLMAP model has; put it back")
+        raise InputError(f"{folder.images} lacks {missing[0]}, which the COLMAP model has; put it back")
     rows = poses_bounds(model)
     for text in oddities(model):
         log.warning("%s", text)
@@ -208,13 +209,13 @@ def load_cameras(folder: SceneFolder) -> Cameras:
     """Read `poses_bounds.npy`.
 
     Raises:
-        PrepError: missing, broken, or not as many rows as frames.
+        InputError: missing, broken, or not as many rows as frames.
     """
     remedy = f"run save_poses_nerf.py --data_path {folder.root}"
     rows = read_array(folder.poses_bounds, remedy)
     n_images = len(folder.list_images())
     if rows.ndim != 2 or rows.shape != (n_images, 17) or not np.isfinite(rows).all():
-        raise PrepError(f"{folder.poses_bounds} must be ({n_images}, 17) numbers, it has shape {rows.shape}; {remedy}")
+        raise InputError(f"{folder.poses_bounds} must be ({n_images}, 17) numbers, it has shape {rows.shape}; {remedy}")
     matrix = rows[:, :15].reshape(-1, 3, 5)
     down, right, back, centre = (matrix[:, :, k] for k in range(4))
     rotation = np.stack([right, down, -back], axis=1)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib import colormaps
 from torch import from_numpy
 
-from nsff.prep.folder import Flow, Image, Mask, write_image
+from nsff.io import Flow, Image, Mask, write_image
 
 WIDTH = 240  # of a picture on the sheet
 MOST_ROWS = 12  # frames on a sheet, evenly chosen

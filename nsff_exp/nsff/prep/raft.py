@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsff.prep.folder import Flow, Image
-from nsff.prep.script import PrepError
+from nsff.errors import InputError
+from nsff.io import Flow, Image
 from nsff.prep.weights import fill, read_weights
 
 log = logging.getLogger("nsff")
@@ -73,7 +73,7 @@ class RaftFlow:
         iterations: updates of the flow.
 
     Raises:
-        PrepError: the file holds no weights, or of another network.
+        InputError: the file holds no weights, or of another network.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class RaftFlow:
         weights = to_torchvision(read_weights(path))
         is_large = "mask_predictor.conv.weight" in weights
         if small and is_large:
-            raise PrepError(
+            raise InputError(
                 f"{path} holds weights of RAFT's large network; leave --small out, or give those of the small network "
                 "with --model"
             )

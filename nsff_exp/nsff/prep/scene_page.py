@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from nsff.prep.folder import SceneFolder, write_text
+from nsff.io import write_text
 from nsff.prep.poses_bounds import Cameras, load_cameras
+from nsff.scene_folder import SceneFolder
 
 SHEETS = (
     ("disparity.jpg", "Frames and disparity (bright = near)"),

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from nsff.prep.folder import Image, Mask
+from nsff.io import Image, Mask
 from nsff.prep.motion_masks import disk
 from nsff.prep.network_sizes import NO_LIMITS, Limits, network_size, resize_image
 from nsff.prep.weights import MASK_RCNN, fill, find_weights, has_weights, read_weights

@@ -11,10 +11,10 @@ import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
-from nsff.prep.folder import ASIDE, Image, in_order, list_images, read_frames, write_image
-from nsff.prep.script import PrepError
+from nsff.cli import progress_bar
+from nsff.errors import InputError
+from nsff.io import TMP_PREFIX, Image, list_images, natural_order, read_frames, write_image
 
 LEAST_FRAMES = 10  # fewer give neither cameras nor a scene
 AS_STORED = ["-fps_mode", "passthrough"]  # each frame once, also where their rate varies
@@ -74,17 +74,17 @@ def measure_video(path: Path) -> tuple[int, float]:
     """(frames, frames a second).
 
     Raises:
-        PrepError: not a video.
+        InputError: not a video.
     """
     if not path.is_file():
-        raise PrepError(f"{path} is missing; give --video FILE")
+        raise InputError(f"{path} is missing; give --video FILE")
     try:
         rate = float(iio.immeta(path, plugin="FFMPEG")["fps"])
         n_frames, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
     except Exception as error:  # ffmpeg's reader raises whatever it meets
-        raise PrepError(f"{path} cannot be read as a video; does it play?") from error
+        raise InputError(f"{path} cannot be read as a video; does it play?") from error
     if n_frames < 1 or not rate > 0.0:
-        raise PrepError(f"{path} has no frames; does it play?")
+        raise InputError(f"{path} has no frames; does it play?")
     return int(n_frames), rate
 
 
@@ -112,30 +112,30 @@ def extract_frames(folder: Path, wanted: Source) -> list[Path]:
     """Write the wanted frames as `00000.png ...`; frames of an earlier run make place.
 
     Raises:
-        PrepError: too few frames, different sizes, or blank ones.
+        InputError: too few frames, different sizes, or blank ones.
     """
     if folder.exists() and not (folder / MARKER).is_file():
-        raise PrepError(
+        raise InputError(
             f"{folder} was not made by run_colmap.py and would be replaced; move it away, or choose another --data_path"
         )
     frames, total = _frames_of(wanted)
     if total < LEAST_FRAMES:
-        raise PrepError(
+        raise InputError(
             f"{wanted.path} gives {total} frames, at least {LEAST_FRAMES} are needed; take more (--fps, --end)"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=ASIDE) as aside:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=TMP_PREFIX) as aside:
         contrast = []
-        for index, frame in enumerate(tqdm(frames, total=total, desc="frames", unit="frame")):
+        for index, frame in enumerate(progress_bar(frames, total=total, desc="frames", unit="frame")):
             write_image(Path(aside) / f"{index:05d}.png", frame)
             contrast.append(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).std())
         if len(contrast) < LEAST_FRAMES:
-            raise PrepError(
+            raise InputError(
                 f"{wanted.path} breaks off after {len(contrast)} frames; at least {LEAST_FRAMES} are needed"
             )
         blank = [f"{index:05d}" for index, value in enumerate(contrast) if value < LEAST_CONTRAST]
         if blank:
-            raise PrepError(
+            raise InputError(
                 f"{wanted.path}: {len(blank)} of {len(contrast)} frames are black or blank ({', '.join(blank[:4])}); "
                 "cut them off with --start and --end"
             )
@@ -151,7 +151,7 @@ def chosen(source: Source) -> tuple[list[int], int]:
     """The numbers of the wanted frames, and of how many they are.
 
     Raises:
-        PrepError: no such video or folder.
+        InputError: no such video or folder.
     """
     if source.video is None:
         total, rate = len(list_images(source.path, "give --images DIR")), 1.0
@@ -168,6 +168,6 @@ def _frames_of(source: Source) -> tuple[Iterator[Image], int]:
     wanted, _ = chosen(source)
     if source.video is not None:
         return read_video(source.video, wanted, source.longest), len(wanted)
-    paths = sorted(list_images(source.path, "give --images DIR"), key=in_order)
+    paths = sorted(list_images(source.path, "give --images DIR"), key=natural_order)
     paths = [paths[k] for k in wanted]
     return (shrink(image, source.longest) for image in read_frames(paths, upright=True)), len(paths)

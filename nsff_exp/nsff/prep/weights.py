@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nsff.prep.script import PrepError
+from nsff.errors import InputError
 
 MODELS = Path(__file__).resolve().parents[1] / "models"  # where download_models.py puts them
 
@@ -38,13 +38,13 @@ def find_weights(typed: str, remedy: str = "run download_models.py") -> Path:
         remedy: said where it is in none of these places.
 
     Raises:
-        PrepError: it is in none of these places; all are named.
+        InputError: it is in none of these places; all are named.
     """
     places = _places(typed)
     for place in places:
         if place.is_file():
             return place
-    raise PrepError(f"no weights at {' nor '.join(map(str, places))}; {remedy}")
+    raise InputError(f"no weights at {' nor '.join(map(str, places))}; {remedy}")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -53,7 +53,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     A checkpoint of training, `{"optimizer": ..., "model": ...}`, gives the tensors of its model.
 
     Raises:
-        PrepError: not a file of tensors.
+        InputError: not a file of tensors.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -63,20 +63,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except OSError:
         raise
     except Exception as error:  # whatever a broken or hostile file gives
-        raise PrepError(f"{path} holds no weights ({type(error).__name__}); run download_models.py again") from error
+        raise InputError(f"{path} holds no weights ({type(error).__name__}); run download_models.py again") from error
 
 
 def fill(model: torch.nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     """Load weights into a network, every one of it.
 
     Raises:
-        PrepError: names or shapes differ.
+        InputError: names or shapes differ.
     """
     wanted = model.state_dict()
     missing = sorted(name for name in wanted if name not in weights and not name.endswith("num_batches_tracked"))
     wrong = sorted(name for name in weights if name not in wanted or weights[name].shape != wanted[name].shape)
     if missing or wrong:
-        raise PrepError(
+        raise InputError(
             f"{path} does not fit {type(model).__name__}: {len(missing)} tensors missing "
             f"({', '.join(missing[:2])}), {len(wrong)} unknown or of another shape ({', '.join(wrong[:2])})"
         )

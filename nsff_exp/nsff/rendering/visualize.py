@@ -13,7 +13,7 @@ from torch import Tensor
 from nsff.errors import UsageError
 from nsff.geometry.rays import Camera, world_to_camera
 from nsff.geometry.space import ndc_to_world
-from nsff.io import Frame
+from nsff.io import Image
 from nsff.rendering.frame_render import FrameRender
 
 LAYERS = ("rgb", "depth", "static", "dynamic", "blend", "flow", "side_by_side")
@@ -73,7 +73,7 @@ class Ranges:
 
 def draw(
     layers: tuple[str, ...], frame: FrameRender, static: Float[Tensor, "h w 3"] | None, camera: Camera, ranges: Ranges
-) -> dict[str, Frame]:
+) -> dict[str, Image]:
     """A picture for each layer.
 
     Args:
@@ -100,14 +100,14 @@ def draw(
     return {name: np.concatenate([pictures[part] for part in name.split("+")], axis=1) for name in layers}
 
 
-def _depth_picture(values: Float[Tensor, "h w"], ranges: Ranges) -> Frame:
+def _depth_picture(values: Float[Tensor, "h w"], ranges: Ranges) -> Image:
     """Near is bright, far is dark."""
     shares = (values - ranges.farthest) / (ranges.nearest - ranges.farthest)
     grey = to_uint8(shares[..., None])[..., 0]
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
-def flow_picture(flow: Float[Tensor, "h w 2"], fastest: float) -> Frame:
+def flow_picture(flow: Float[Tensor, "h w 2"], fastest: float) -> Image:
     """Hue is direction, saturation is speed up to `fastest` pixels; white stands still."""
     from torchvision.utils import flow_to_image  # here: it takes seconds to import, which most runs do not need
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from nsff.evaluation.protocols import View
 from nsff.evaluation.tables import METRICS, REGIONS, Row, mean_table, number
-from nsff.io import Frame, read_pixels
+from nsff.io import Image, read_pixels
 from nsff.report.html import Page
 
 LARGEST_ERROR = 0.5  # of a channel: the bright end of error maps
@@ -53,14 +53,14 @@ def _add_view(page: Page, row: Row, view: View, folder: Path) -> None:
     page.pictures({"truth": truth, "render": render, "error": error_map(truth, render), "depth": depth})
 
 
-def error_map(truth: Frame, render: Frame) -> Frame:
+def error_map(truth: Image, render: Image) -> Image:
     """Largest difference of the channels; black: none, white: `LARGEST_ERROR` or more."""
     error = np.abs(truth.astype(np.float32) - render.astype(np.float32)).max(-1) / (255.0 * LARGEST_ERROR)
     grey = (255.0 * error.clip(0.0, 1.0)).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_HOT), cv2.COLOR_BGR2RGB)
 
 
-def write_health_page(path: Path, step: int, rows: list[Row], pictures: dict[str, dict[str, Frame]]) -> None:
+def write_health_page(path: Path, step: int, rows: list[Row], pictures: dict[str, dict[str, Image]]) -> None:
     """The figures of a health report with their verdicts, and the layers of some frames.
 
     Args:

@@ -8,18 +8,18 @@ from pathlib import Path
 import cv2
 import imageio.v3 as iio
 import numpy as np
+import PIL.Image
 import torch
 from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nsff.config import Config
 from nsff.data.scene import Scene, load_scene
 from nsff.errors import InputError
 from nsff.evaluation.tables import mean_table
-from nsff.io import Frame, whole_file, writing_to
+from nsff.io import Image, atomic_write, writing_to
 from nsff.report.evaluation_page import health_table
 from nsff.report.html import Page
 from nsff.training.checkpoint import read_newest
@@ -101,8 +101,8 @@ def _add_figures(page: Page, folder: Path, step: int) -> None:
             raise InputError(f"{path} is no report, it may be cut off; delete it and make it again") from error
 
 
-def input_pictures(scene: Scene) -> list[Frame]:
-    """Frame, what moves, disparity beside each other, one picture a frame; even sides."""
+def input_pictures(scene: Scene) -> list[Image]:
+    """Image, what moves, disparity beside each other, one picture a frame; even sides."""
     low, high = np.percentile(scene.disparity.numpy(), [1, 99])
     pictures = []
     for image, mask, disparity in zip(scene.images, scene.motion_masks, scene.disparity, strict=True):
@@ -135,8 +135,8 @@ def write_moving_picture(path: Path, scene: Scene, clip: Path) -> None:
         size = round(GIF_HEIGHT * width / height), GIF_HEIGHT
         pair = [cv2.resize(each, size, interpolation=cv2.INTER_CUBIC) for each in (frame, rendered[index])]
         gap = np.full((GIF_HEIGHT, 4, 3), 255, np.uint8)
-        pictures.append(Image.fromarray(np.concatenate([pair[0], gap, pair[1]], axis=1)).quantize(GIF_COLOURS))
-    with whole_file(path) as partial:
+        pictures.append(PIL.Image.fromarray(np.concatenate([pair[0], gap, pair[1]], axis=1)).quantize(GIF_COLOURS))
+    with atomic_write(path) as partial:
         pictures[0].save(
             partial, format="gif", save_all=True, append_images=pictures[1:], duration=GIF_MILLISECONDS, loop=0
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import imageio.v3 as iio
 
-from nsff.io import Frame, whole_file
+from nsff.io import Image, atomic_write
 
 WIDEST = 480  # pixels of a picture on a page
 
@@ -45,7 +45,7 @@ class Page:
             lines.append("<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>")
         self.parts.append(f"<table{' class=words' if words else ''}>{''.join(lines)}</table>")
 
-    def pictures(self, pictures: dict[str, Frame]) -> None:
+    def pictures(self, pictures: dict[str, Image]) -> None:
         """Side by side, four in a row, with captions."""
         tags = {name: f"<img loading=lazy alt='' src='{embedded_picture(each)}'>" for name, each in pictures.items()}
         self._figures("row", tags)
@@ -78,11 +78,11 @@ class Page:
             "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
             f"<title>{html.escape(self.title)}</title><style>{STYLE}</style><h1>{html.escape(self.title)}</h1>"
         )
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("\n".join([head, *self.parts]) + "\n</html>\n", encoding="utf-8")
 
 
-def embedded_picture(picture: Frame) -> str:
+def embedded_picture(picture: Image) -> str:
     """A picture as the address of itself."""
     height, width = picture.shape[:2]
     if width > WIDEST:

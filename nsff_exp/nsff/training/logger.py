@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -15,8 +15,7 @@ from nsff.training.images import training_images
 from nsff.training.losses import LossTerms
 from nsff.training.progress_bar import ProgressBar
 
-if TYPE_CHECKING:
-    from nsff.evaluation.validation import Validation
+Validate = Callable[[Fields], dict[str, float]]  # scores some held-out views; the mean figures by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +36,21 @@ class StepReport:
 class Journal:
     """Of several processes that train together, the first one keeps it."""
 
-    def __init__(self, config: Config, fields: Fields, scene: Scene, kept: bool, start: tuple[int, float]):
-        """`start`: the step and the share of the run at which it begins."""
+    def __init__(
+        self,
+        config: Config,
+        fields: Fields,
+        scene: Scene,
+        kept: bool,
+        start: tuple[int, float],
+        validate: Validate | None = None,
+    ):
+        """`start`: the step and the fraction of the run at which it begins. `validate`: called every `i_val` steps."""
         self.config, self.fields, self.scene, self.kept, self.start = config, fields, scene, kept, start
+        self.validate = validate
 
     def __enter__(self) -> "Journal":
         if self.kept:
-            self.validation = _validation(self.config)
             self.board, self.bar = SummaryWriter(str(self.config.experiment_dir)), ProgressBar(*self.start)
         return self
 
@@ -70,8 +77,8 @@ class Journal:
         if config.i_img and step % config.i_img == 0:
             for tag, picture in training_images(self.fields, self.scene, report.frame, config).items():
                 self.board.add_image(tag, picture, step, dataformats="HWC" if picture.ndim == 3 else "HW")
-        if self.validation is not None and step % config.i_val == 0:
-            figures = self.validation.score(self.fields)
+        if self.validate is not None and step % config.i_val == 0:
+            figures = self.validate(self.fields)
             for name, value in figures.items():
                 self.board.add_scalar(f"held-out/{name}", value, step)
             self.bar.held_out = figures.get("psnr")
@@ -83,14 +90,3 @@ class Journal:
         self.board.add_scalar("loss/total", float(report.loss), step)
         self.board.add_scalar("train/psnr", report.psnr, step)
         self.board.add_scalar("train/learning_rate", report.learning_rate, step)
-
-
-def _validation(config: Config) -> "Validation | None":
-    """Held-out views, if they are to be scored while training."""
-    if not config.i_val:
-        return None
-    from nsff.evaluation.validation import (
-        Validation,  # here: the libraries of the metrics would take memory of every run
-    )
-
-    return Validation.of(config)

@@ -30,7 +30,7 @@ from nsff.training.checkpoint import (
     read_newest,
     save_checkpoint,
 )
-from nsff.training.logger import Journal, StepReport
+from nsff.training.logger import Journal, StepReport, Validate
 from nsff.training.losses import VARIANT_RULES, LossTerms, NeighbourCameras, compute_losses
 from nsff.training.progress_bar import interruptible
 from nsff.training.schedules import StepPlan, learning_rate, plan_step, share_done
@@ -209,7 +209,7 @@ class Trainer:
         log.info("resumed from %s (step %d)", checkpoint.path, checkpoint.step)
 
 
-def train(trainer: Trainer) -> None:
+def train(trainer: Trainer, validate: Validate | None = None) -> None:
     """Run to `N_iters` or `max_minutes`; Ctrl-C or SIGTERM ends after the step at hand. Ends with a checkpoint.
 
     Raises:
@@ -223,13 +223,16 @@ def train(trainer: Trainer) -> None:
         if (reason := _finished(trainer)) is not None:
             log.info("%s", reason)
             return
-        _run(trainer)
+        _run(trainer, validate)
 
 
-def _run(trainer: Trainer) -> None:
+def _run(trainer: Trainer, validate: Validate | None) -> None:
     config, before, begun = trainer.config, trainer.seconds, time.monotonic()
     start, kept = (trainer.step, trainer.share), trainer.workers.first
-    with interruptible() as interrupted, Journal(config, trainer.fields, trainer.scene, kept, start) as journal:
+    with (
+        interruptible() as interrupted,
+        Journal(config, trainer.fields, trainer.scene, kept, start, validate) as journal,
+    ):
         while _finished(trainer) is None:
             with _memory_advice(config):
                 report = trainer.train_step()

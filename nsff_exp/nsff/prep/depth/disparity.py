@@ -11,18 +11,19 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
-from tqdm import tqdm
 
+from nsff.cli import progress_bar
+from nsff.errors import InputError
+from nsff.io import Image, read_frames, read_image, write_array, write_image
 from nsff.prep.depth.midas import MidasDepth
 from nsff.prep.flow import DisFlow
-from nsff.prep.folder import Image, SceneFolder, read_frames, read_image, write_array, write_image
 from nsff.prep.multiview.inpaint_depth import fill
 from nsff.prep.multiview.triangulate import measure
 from nsff.prep.network_sizes import NO_LIMITS, Limits
 from nsff.prep.poses_bounds import load_cameras
 from nsff.prep.previews import chosen, disparity_picture, mask_picture, write_sheet
-from nsff.prep.script import PrepError
 from nsff.prep.weights import MIDAS, find_weights
+from nsff.scene_folder import SceneFolder
 
 log = logging.getLogger("nsff")
 
@@ -50,7 +51,7 @@ def make_frames(folder: SceneFolder, height: int) -> list[Path]:
     """Write `images_<W>x<height>`, area average."""
     paths = folder.list_images()
     made = []
-    for index, frame in enumerate(tqdm(read_frames(paths), total=len(paths), desc="frames", unit="frame")):
+    for index, frame in enumerate(progress_bar(read_frames(paths), total=len(paths), desc="frames", unit="frame")):
         size = (round(frame.shape[1] * height / frame.shape[0]), height)
         path = folder.frames(*size) / f"{index:05d}.png"
         write_image(path, cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
@@ -68,7 +69,7 @@ def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.d
     """Write frames at training size, `disp/`, picture sheets and, from neighbours, `moving/`; returns a line about it.
 
     Raises:
-        PrepError: frames, poses or weights are missing.
+        InputError: frames, poses or weights are missing.
     """
     folder.list_images()  # before weights are read: there may be none
     estimate = None if settings.method == "multiview" else _estimator(settings, device)  # first: weights may be bad
@@ -78,7 +79,9 @@ def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.d
     if estimate is None:
         summary = _from_neighbours(folder, paths)
     else:
-        for index, image in enumerate(tqdm(read_frames(folder.list_images()), total=len(paths), desc=settings.method)):
+        for index, image in enumerate(
+            progress_bar(read_frames(folder.list_images()), total=len(paths), desc=settings.method)
+        ):
             size = read_image(paths[index]).shape[1::-1]
             disparity = cv2.resize(estimate(image), size, interpolation=cv2.INTER_AREA)
             write_array(folder.disparity(index), disparity.astype(np.float32))
@@ -91,14 +94,14 @@ def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.d
 
 def _from_neighbours(folder: SceneFolder, paths: list[Path]) -> str:
     if len(paths) < 2:
-        raise PrepError(
+        raise InputError(
             f"{folder.images} holds one frame: depth cannot be measured from neighbours; take another --depth"
         )
     frames, cameras, method = list(read_frames(paths)), load_cameras(folder), DisFlow()
     height, width = frames[0].shape[:2]
     intrinsics, shares, pictures = cameras.intrinsics(width, height), [], []
     shown, nearest = set(chosen(len(frames))), float(cameras.bounds[:, 0].min())
-    for index in tqdm(range(len(frames)), desc="multiview", unit="frame"):
+    for index in progress_bar(range(len(frames)), desc="multiview", unit="frame"):
         measured = measure(frames, index, cameras.w2c, intrinsics, nearest, method)
         disparity = fill(measured, frames[index])
         write_array(folder.disparity(index), disparity.astype(np.float32))
@@ -119,12 +122,12 @@ def _estimator(settings: DepthSettings, device: torch.device) -> Callable[[Image
     try:
         from transformers import pipeline  # optional: hundreds of megabytes, for these methods only
     except ImportError as error:
-        raise PrepError(f"--depth {settings.method} needs transformers; run pip install transformers") from error
+        raise InputError(f"--depth {settings.method} needs transformers; run pip install transformers") from error
     name = settings.model or MODELS[settings.method]
     try:
         estimator = pipeline("depth-estimation", model=name, device=device)
     except Exception as error:  # no network, no such folder, a broken file
-        raise PrepError(f"{name} cannot be loaded ({type(error).__name__}); give --depth_model FOLDER") from error
+        raise InputError(f"{name} cannot be loaded ({type(error).__name__}); give --depth_model FOLDER") from error
 
     def estimate(image: Image) -> Disparity:
         from PIL import Image as Pictures

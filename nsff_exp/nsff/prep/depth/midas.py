@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nsff.prep.folder import Image
+from nsff.io import Image
 from nsff.prep.network_sizes import NO_LIMITS, Limits, long_side_size
 from nsff.prep.weights import fill, read_weights
 

@@ -12,7 +12,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 from jaxtyping import Float
 
-from nsff.prep.folder import Image, Mask
+from nsff.io import Image, Mask
 from nsff.prep.motion_masks import disk
 from nsff.prep.multiview.triangulate import Measured
 

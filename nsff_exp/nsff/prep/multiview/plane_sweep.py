@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from nsff.prep.folder import Image
+from nsff.io import Image
 
 LEAST_PLANES, MOST_PLANES = 32, 160
 NEARER = 0.6  # the nearest plane, as a share of the nearest depth that the cameras' points have

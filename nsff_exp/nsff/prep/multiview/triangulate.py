@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
+from nsff.io import Flow, Image, Mask
 from nsff.prep.flow import FlowMethod
-from nsff.prep.folder import Flow, Image, Mask
 from nsff.prep.motion_masks import disk
 from nsff.prep.multiview.plane_sweep import inverse_depth_planes, sweep
 

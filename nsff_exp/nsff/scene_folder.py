@@ -1,0 +1,113 @@
+"""The layout of a scene folder: the names of its files (docs/files.md), and how the files of its frames are found."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from nsff.errors import InputError
+from nsff.io import list_images, natural_order
+
+N_CAMERAS = 12  # of the rig whose images are held out (layout of the Dynamic Scene data)
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneFolder:
+    """The `dense` folder of a scene. The number of a frame is its position in the sorted list of `images/`."""
+
+    root: Path
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def poses_bounds(self) -> Path:
+        return self.root / "poses_bounds.npy"
+
+    def frames(self, width: int, height: int) -> Path:
+        """The folder of the frames at training size."""
+        return self.root / f"images_{width}x{height}"
+
+    def disparity(self, index: int) -> Path:
+        return self.root / "disp" / f"{index:05d}.npy"
+
+    def flow(self, index: int, step: int) -> Path:
+        """Flow from frame `index` to `index + step`, step 1 or -1."""
+        return self.root / "flow_i1" / f"{index:05d}_{'fwd' if step > 0 else 'bwd'}.npz"
+
+    def motion_mask(self, index: int) -> Path:
+        return self.root / "motion_masks" / f"{index:05d}.png"
+
+    def moving(self, index: int) -> Path:
+        """Pixels that multi-view depth cannot explain by anything static."""
+        return self.root / "moving" / f"{index:05d}.png"
+
+    def list_images(self) -> list[Path]:
+        """The images, sorted by name.
+
+        Raises:
+            InputError: no such folder, or no image in it.
+        """
+        return list_images(self.images, f"run run_colmap.py --data_path {self.root.parent}, or put the frames there")
+
+    def frames_folder(self, height: int | None = None) -> Path:
+        """The folder `images_<W>x<height>`, or the only `images_<W>x<H>` that exists.
+
+        Raises:
+            InputError: no scene folder, no such folder in it, or several.
+        """
+        if not self.root.is_dir():
+            raise InputError(f"scene folder {self.root.absolute()} does not exist; set datadir (--data_path)")
+        found = [
+            path for path in self.root.glob(f"images_*x{height or '*'}") if re.fullmatch(r"images_\d+x\d+", path.name)
+        ]
+        if len(found) != 1:
+            there = ", ".join(sorted(path.name for path in self.root.glob("images_*"))) or "none"
+            raise InputError(
+                f"{self.root} has {len(found)} folders images_<W>x{height or '<H>'} (found: {there}); set final_height "
+                f"(--resize_height), or run run_midas.py --data_path {self.root}"
+                + (f" --resize_height {height}" if height else "")
+            )
+        return found[0]
+
+    def list_frames(self, height: int | None = None) -> list[Path]:
+        """The frames at training size, sorted by name.
+
+        Raises:
+            InputError: no such folder, several, or no image in it.
+        """
+        return list_images(self.frames_folder(height), f"run run_midas.py --data_path {self.root}")
+
+
+def frame_files(folder: Path, images: list[Path], used: range, suffixes: tuple[str, ...], remedy: str) -> list[Path]:
+    """The files of the frames in use.
+
+    Files named by their frame (`00012.png`) are taken by it, then files named as the frame's image. Other names are
+    taken in natural order (`f2` before `f10`) where there are as many as frames; the published code takes any names
+    so, in plain order.
+
+    Args:
+        folder: one of the scene's, such as `disp`.
+        images: of the whole sequence, in its order.
+        used: the frames in use.
+        suffixes: of the files.
+        remedy: the script that makes them, for the error.
+
+    Raises:
+        InputError: a frame has no file, or the order of the names would not tell which it is.
+    """
+    there = [path for path in folder.glob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    preferred = sorted(there, reverse=True, key=lambda path: suffixes.index(path.suffix.lower()))
+    by_stem = {path.stem: path for path in preferred}
+    by_number = [f"{index:05d}" for index in used]
+    missing = [stem for stem in by_number if stem not in by_stem]
+    if not missing:
+        return [by_stem[stem] for stem in by_number]
+    as_images = [images[index].stem for index in used]
+    if all(stem in by_stem for stem in as_images):
+        return [by_stem[stem] for stem in as_images]
+    numbered = any(f"{index:05d}" in by_stem for index in range(len(images)))
+    counted_from_one = {f"{index + 1:05d}" for index in range(len(images))} == set(by_stem)
+    if len(there) != len(images) or (numbered and not counted_from_one):
+        raise InputError(f"{folder / missing[0]}{suffixes[0]} is missing; {remedy}")
+    return [sorted(there, key=natural_order)[index] for index in used]
