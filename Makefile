@@ -28,6 +28,7 @@ test-faults: $(STAMP)
 lint: $(STAMP)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
+	cd nsff_exp && $(RUN)/lint-imports --config ../pyproject.toml --no-cache
 
 types: $(STAMP)
 	$(RUN)/mypy

@@ -8,10 +8,9 @@ The first words are config files; all options behind them go to every scene.
 
 from nsff.cli import run_script
 from nsff.config_loader import REPOSITORY, load_config
-from nsff.distributed import join_workers
+from nsff.distributed import join_process_group, launch_processes
 from nsff.errors import UsageError
 from nsff.evaluation.results_table import evaluate_all
-from nsff.launcher import launch_processes
 from nsff.report.evaluation_page import write_page
 
 
@@ -27,8 +26,8 @@ def main(argv: list[str]) -> None:
     configs = [load_config(["--config", path, *argv[first:]], "evaluate_all.py") for path in paths]
     if launch_processes(configs[0], __file__, argv):
         return
-    with join_workers() as workers:
-        evaluate_all(configs, workers, write_page)
+    with join_process_group() as group:
+        evaluate_all(configs, group, write_page)
 
 
 def matching(word: str) -> list[str]:

@@ -11,10 +11,9 @@ import json
 from nsff.cli import run_script
 from nsff.config_loader import load_config
 from nsff.cuda import memory_advice
-from nsff.distributed import join_workers, pick_device
+from nsff.distributed import join_process_group, launch_processes, pick_device
 from nsff.evaluation.evaluator import evaluate, require_all_views
 from nsff.evaluation.tables import mean_lines
-from nsff.launcher import launch_processes
 from nsff.report.evaluation_page import write_page
 
 
@@ -22,9 +21,9 @@ def main(argv: list[str]) -> None:
     config = load_config(argv, "evaluation.py", __doc__)
     if launch_processes(config, __file__, argv):
         return
-    with memory_advice(config), join_workers() as workers:
-        report = json.loads(evaluate(config, pick_device(config), workers, write_page).read_text())
-        if workers.first:
+    with memory_advice(config), join_process_group() as group:
+        report = json.loads(evaluate(config, pick_device(config), group, write_page).read_text())
+        if group.is_main:
             print(mean_lines(report["mean"]), end="", flush=True)
         require_all_views(report, config)
 

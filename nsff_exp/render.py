@@ -8,9 +8,8 @@ python render.py --config configs/config_kid-running.txt --render_lockcam_slowmo
 from nsff.cli import run_script
 from nsff.config_loader import load_config
 from nsff.cuda import memory_advice
-from nsff.distributed import join_workers, pick_device
+from nsff.distributed import join_process_group, launch_processes, pick_device
 from nsff.errors import UsageError
-from nsff.launcher import launch_processes
 from nsff.novel_views.render_plan import wants_videos
 from nsff.novel_views.render_videos import render_videos
 
@@ -23,8 +22,8 @@ def main(argv: list[str]) -> None:
         )
     if launch_processes(config, __file__, argv):
         return
-    with memory_advice(config), join_workers() as workers:
-        render_videos(config, pick_device(config), workers)
+    with memory_advice(config), join_process_group() as group:
+        render_videos(config, pick_device(config), group)
 
 
 if __name__ == "__main__":

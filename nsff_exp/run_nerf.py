@@ -9,9 +9,8 @@ from nsff.cli import run_script
 from nsff.config_loader import load_config
 from nsff.cuda import memory_advice
 from nsff.data.scene import load_scene
-from nsff.distributed import join_workers, pick_device
+from nsff.distributed import join_process_group, launch_processes, pick_device
 from nsff.evaluation.validation import Validation
-from nsff.launcher import launch_processes
 from nsff.novel_views.render_plan import wants_videos
 from nsff.novel_views.render_videos import render_videos
 from nsff.training.trainer import Trainer, train
@@ -22,12 +21,12 @@ def main(argv: list[str]) -> None:
     if launch_processes(config, __file__, argv):
         return
     device = pick_device(config)
-    with memory_advice(config), join_workers() as workers:
+    with memory_advice(config), join_process_group() as group:
         if wants_videos(config):
-            render_videos(config, device, workers)
+            render_videos(config, device, group)
         else:
-            validate = Validation.of(config).score if config.i_val and workers.first else None
-            train(Trainer(config, load_scene(config, device), device, workers), validate)
+            validate = Validation.of(config).score if config.i_val and group.is_main else None
+            train(Trainer(config, load_scene(config, device), device, group), validate)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from nsff.prep.options import (
     flow_settings,
     pick_device,
 )
-from nsff.prep.pipeline import STAGES, prepare, sensible
+from nsff.prep.pipeline import STAGES, prepare, resolve_methods
 
 
 def main(argv: list[str]) -> None:
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     add_depth(parser, alone=False)
     add_flow(parser, device=False)
     args = parser.parse_args(argv)
-    depths, flow = sensible(depth_settings(args), flow_settings(args, args.resize_height))
+    depths, flow = resolve_methods(depth_settings(args), flow_settings(args, args.resize_height))
     captured = capture_settings(args)
     if args.views is not None and (captured.source.fps or captured.source.max_frames or captured.source.start):
         raise UsageError("--views go by the number of the frame: not with --fps, --max_frames or --start")

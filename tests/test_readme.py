@@ -17,8 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md"))}
 FIELDS = (
-    "--netwidth 16 --N_samples 8 --hash_log2_rows 8 --hash_levels 2 --hash_look 8 --hash_samples 8 --hash_width 8 "
-    "--device cpu"
+    "--netwidth 16 --N_samples 8 --hash_log2_rows 8 --hash_levels 2 --hash_coarse_samples 8 --hash_samples 8 "
+    "--hash_width 8 --device cpu"
 )
 TRAINING = "--N_iters 2 --N_rand 16 --num_extra_sample 8 --i_img 0"
 TINY = {

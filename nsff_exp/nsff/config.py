@@ -8,9 +8,11 @@ from typing import Any
 VARIANTS = ("paper", "wild")
 FIELDS = ("mlp", "hash")
 SCHEDULES = ("published", "scaled")
-PATHS = ("wander", "spiral", "lemniscate", "dolly", "fixed", "train")
+PATHS = ("bullet_time_loop", "spiral", "lemniscate", "dolly", "fixed", "train")
 TIMES = ("fixed", "run", "slowmo")
 PROTOCOL_NAMES = ("nsff", "nsff-fixed", "dynamicnerf", "view0", "dynibar", "dycheck")
+RENAMED_OPTIONS = {"hash_look": "hash_coarse_samples", "reach": "path_radius"}  # old names, still read
+RENAMED_PATHS = {"wander": "bullet_time_loop"}
 # Defaults of the two published commits where they differ; those of `paper` stand in `Config`.
 VARIANT_DEFAULTS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -78,7 +80,9 @@ class Config:
     hash_dynamic_finest: int = _field(512, "hash: cells an axis of the finest level, dynamic field")
     hash_time: float = _field(1.0, "hash: time cells a frame of the finest level")
     hash_width: int = _field(64, "hash: channels of the layers behind the grids")
-    hash_look: int = _field(32, "hash: depths a ray of a first look at both fields; 0 = N_samples uniform depths")
+    hash_coarse_samples: int = _field(
+        32, "hash: depths a ray of a first look at both fields; 0 = N_samples uniform depths"
+    )
     hash_samples: int = _field(24, "hash: depths a ray that then follow what the look found (instead of N_samples)")
 
     N_iters: int = _train(500_000, "steps in all (2000000 in wild, 30000 with hash)")
@@ -138,7 +142,7 @@ class Config:
         "(default: run with the paths fixed and train, else fixed)", choices=TIMES,
     )  # fmt: skip
     frames: int = _render(0, "frames of the clip along path; 0 = 60, or as many as times and slowmo_factor give")
-    reach: float = _render(
+    path_radius: float = _render(
         48.0, "how far cameras circle: pixels that a thing at depth 1, the near plane, shifts; less for small frames"
     )
     times: str | None = _render(None, "first and last frame of what runs, like 3:8; default: all, or as published")
@@ -204,15 +208,15 @@ class Config:
         return Path(self.basedir) / (self.expname.removesuffix(suffix) + suffix)
 
     @property
-    def rays_at_once(self) -> int:
+    def rays_per_chunk(self) -> int:
         """Rays of a render chunk: at most `chunk`, and `netchunk` points."""
-        points = max(self.hash_look, self.hash_samples) if self.importance else self.N_samples
+        points = max(self.hash_coarse_samples, self.hash_samples) if self.importance else self.N_samples
         return max(1, min(self.chunk, self.netchunk // points))
 
     @property
     def importance(self) -> bool:
         """Whether the depths of a ray follow a first look, instead of being uniform as published."""
-        return self.field == "hash" and self.hash_look > 0
+        return self.field == "hash" and self.hash_coarse_samples > 0
 
     @property
     def frame_range(self) -> range:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nsff.cli import Parser
-from nsff.config import FIELD_DEFAULTS, OPTIONS, VARIANT_DEFAULTS, Config
+from nsff.config import FIELD_DEFAULTS, OPTIONS, RENAMED_OPTIONS, VARIANT_DEFAULTS, Config
 from nsff.errors import UsageError
 
 log = logging.getLogger("nsff")
@@ -82,12 +83,15 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
         UsageError: unknown key, value of the wrong kind, or a value that is not supported.
     """
     parser = _build_parser(prog, description)
+    argv = [_current_name(word, "--") for word in argv]
     typed, unknown = parser.parse_known_args(argv, config_file_contents="", env_vars={})
     path = find_config(typed.config) if typed.config else None
     try:
         text = path.read_text() if path else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"config file {path} cannot be read as text") from error
+
+    text = "\n".join(_current_name(line) for line in text.splitlines())
 
     def parse() -> dict[str, Any]:
         return vars(parser.parse_known_args(argv, config_file_contents=text, env_vars={})[0])
@@ -112,6 +116,15 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
     if unused := unused_options(config, prog):
         log.info("without effect here: %s", ", ".join(unused))
     return config
+
+
+def _current_name(text: str, dashes: str = "") -> str:
+    """A word of the command line or a line of a config file, with an option's or a value's old name replaced."""
+    match = re.match(rf"{dashes}(\w+)(?=\s*(=|$))", text)
+    if match and match[1] in RENAMED_OPTIONS:
+        log.info("option %s is now called %s", match[1], RENAMED_OPTIONS[match[1]])
+        return dashes + RENAMED_OPTIONS[match[1]] + text[match.end() :]
+    return text
 
 
 def _keys_of_file(parser: Parser) -> dict[str, bool]:
@@ -163,7 +176,7 @@ def _check(config: Config) -> None:
         "i_print",
         "i_weights",
         "fps",
-        "reach",
+        "path_radius",
         "slowmo_factor",
     )
     for name in positive:

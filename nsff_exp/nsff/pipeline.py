@@ -58,7 +58,7 @@ def stages(args: argparse.Namespace) -> Iterator[tuple[Path, list[str]]]:
     factor = args.render_factor or (1 if torch.cuda.is_available() else 2)
     clips = ["--render_bt", "--render_lockcam_slowmo", "--render_slowmo_bt", "--slowmo_factor", "6"]
     clips += ["--times", f"{max(0, target - 2)}:{min(n_frames - 1, target + 2)}", "--render_factor", str(factor)]
-    clips += ["--reach", f"{min(Config.reach, args.height / 6):g}"]  # as published at height 288
+    clips += ["--path_radius", f"{min(Config.path_radius, args.height / 6):g}"]  # as published at height 288
     yield HERE, ["render.py", *about, *clips]
     if args.views:
         options = ["--protocol", "nsff-fixed", "--every", str(args.every), "--save_renders", "--allow_missing"]

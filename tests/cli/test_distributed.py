@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from nsff.config_loader import load_config
-from nsff.distributed import Workers, backend, pick_device, share_cores
+from nsff.distributed import ProcessGroup, backend, count_processes, divide_cores, launch_processes, pick_device
 from nsff.errors import InputError, UsageError
-from nsff.launcher import count_processes, launch_processes
 from nsff.training.checkpoint import list_checkpoints, read_checkpoint
 from nsff.training.trainer import Trainer
 
@@ -48,7 +47,7 @@ def run_together(count: int, *command: str) -> list[str]:
     return said
 
 
-class ByHand(Workers):
+class ByHand(ProcessGroup):
     """Stands for one process of several, and keeps what it would have averaged."""
 
     def average(self, values):
@@ -83,13 +82,13 @@ import torch
 from nsff.config_loader import load_config
 from nsff.data.scene import load_scene
 from nsff.training.trainer import Trainer, train
-from nsff.distributed import join_workers
-with join_workers() as workers:
+from nsff.distributed import join_process_group
+with join_process_group() as group:
     for field in ("mlp", "hash"):
         for name, steps in (("straight", "4"), ("halved", "2"), ("halved", "4")):
             more = ["--field", field, "--expname", f"{field}_{name}", "--N_iters", steps]
             config, device = load_config([*sys.argv[1:], *more]), torch.device("cpu")
-            train(Trainer(config, load_scene(config, device), device, workers))
+            train(Trainer(config, load_scene(config, device), device, group))
 """
 
 
@@ -106,12 +105,12 @@ def test_two_stop_and_go_on_as_if_they_never_stopped(arguments, tmp_path):
 
 def test_portions_are_the_whole():
     for count in (1, 2, 3, 7):
-        assert sum(Workers(rank, count).portion(1000) for rank in range(count)) == 1000
+        assert sum(ProcessGroup(rank, count).portion(1000) for rank in range(count)) == 1000
 
 
 def test_fewer_rays_than_processes(paper_config, paper_scene):
     with pytest.raises(UsageError, match="N_rand = 2 is shared by 3 processes"):
-        Trainer(dataclasses.replace(paper_config, N_rand=2), paper_scene, CPU, Workers(0, 3))
+        Trainer(dataclasses.replace(paper_config, N_rand=2), paper_scene, CPU, ProcessGroup(0, 3))
 
 
 def test_a_gpu_goes_through_nccl():
@@ -126,7 +125,7 @@ def test_processes_share_the_cores_of_a_machine(monkeypatch, given, processes, t
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     torch.set_num_threads(1)
-    share_cores()
+    divide_cores()
     assert torch.get_num_threads() == threads
     torch.set_num_threads(1)
 

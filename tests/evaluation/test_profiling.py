@@ -11,7 +11,7 @@ from imageio.v3 import imread
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = [
     "--N_rand", "32", "--num_extra_sample", "8", "--N_samples", "8", "--netwidth", "16", "--bench_steps", "1",
-    "--hash_width", "16", "--hash_look", "8", "--hash_samples", "4",
+    "--hash_width", "16", "--hash_coarse_samples", "8", "--hash_samples", "4",
 ]  # fmt: skip
 
 

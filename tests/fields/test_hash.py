@@ -9,7 +9,13 @@ from nsff.errors import InputError, UsageError
 from nsff.fields import build_fields, build_optimizer
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import make_rays, pixel_grid
-from nsff.rendering.ray_sampling import DepthSampling, choose_depths, importance_depths, span_depths, widened
+from nsff.rendering.ray_sampling import (
+    DepthSampling,
+    choose_depths,
+    dilate_and_normalise,
+    importance_depths,
+    stratified_depths,
+)
 from nsff.training.checkpoint import list_checkpoints
 from nsff.training.schedules import learning_rate, plan_step, share_done
 from nsff.training.trainer import Trainer, train
@@ -23,7 +29,7 @@ SMALL = {"hash_levels": 4, "hash_log2_rows": 10, "hash_finest": 64, "hash_dynami
 def config(paper_config, tmp_path):
     return dataclasses.replace(
         paper_config, basedir=str(tmp_path), variant="paper", field="hash", schedule="scaled", lrate=5e-4, N_rand=64,
-        num_extra_sample=16, hash_look=8, hash_samples=8, N_iters=6, i_weights=3, i_print=2, i_img=0, **SMALL,
+        num_extra_sample=16, hash_coarse_samples=8, hash_samples=8, N_iters=6, i_weights=3, i_print=2, i_img=0, **SMALL,
     )  # fmt: skip
 
 
@@ -143,21 +149,21 @@ def test_scaled_schedule_follows_the_run(config):
     assert share_done(config, 2000, 0.0) == 1.0
     plans = [plan_step(config, 0, 24, share) for share in (0.0, 0.33, 0.34, 0.66, 0.67, 1.0)]
     assert [plan.n_hard > 0 for plan in plans] == [True, True, False, False, False, False]
-    assert [plan.chain for plan in plans] == [False, False, True, True, True, True]
+    assert [plan.two_step for plan in plans] == [False, False, True, True, True, True]
     w = config.w_depth
     assert [plan.weights.depth for plan in plans] == pytest.approx([w, w, w / 10, w / 10, w / 100, w / 100])
     assert learning_rate(config, 7, 1.0) == pytest.approx(0.1 * learning_rate(config, 0, 0.0))
 
 
 def test_spans_by_hand():
-    assert span_depths(1, 4, 0.0, None, CPU)[0].tolist() == [0.125, 0.375, 0.625, 0.875]
-    jittered = span_depths(50, 4, 1.0, torch.Generator().manual_seed(0), CPU)
+    assert stratified_depths(1, 4, 0.0, None, CPU)[0].tolist() == [0.125, 0.375, 0.625, 0.875]
+    jittered = stratified_depths(50, 4, 1.0, torch.Generator().manual_seed(0), CPU)
     assert bool(((jittered * 4).floor() == torch.arange(4.0)).all())
 
 
 def test_widened_by_hand():
     # maxima of neighbours [0 0 | 0 1 | 1 0 | 0 0] are 0 1 1 0 at the inner borders; means of two: 0.5 1 0.5, then / 2
-    out = widened(torch.tensor([[0.0, 0.0, 4.0, 0.0, 0.0]]))
+    out = dilate_and_normalise(torch.tensor([[0.0, 0.0, 4.0, 0.0, 0.0]]))
     assert out[0].tolist() == pytest.approx([0.0, 0.25, 0.5, 0.25, 0.0])
 
 

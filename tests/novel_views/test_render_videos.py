@@ -13,11 +13,11 @@ from nsff.errors import InputError, UsageError
 from nsff.fields import build_fields
 from nsff.geometry.camera_path_file import Keyframe, read_camera_path, write_camera_path
 from nsff.geometry.rays import Camera
-from nsff.novel_views.render_plan import plan_clips
+from nsff.novel_views.render_plan import plan_videos
 from nsff.novel_views.render_videos import ViewRenderer, render_videos
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
-from nsff.rendering.space_time import PlaneSampling, render_between
+from nsff.rendering.space_time import PlaneSampling, render_space_time
 from nsff.training.checkpoint import restore_fields
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def fields(trained):
 
 def only(config, cameras, **options):
     """The one clip that options ask for."""
-    (clip,) = plan_clips(dataclasses.replace(config, **options), cameras)
+    (clip,) = plan_videos(dataclasses.replace(config, **options), cameras)
     return clip
 
 
@@ -46,7 +46,7 @@ def test_reach_scales_the_circles(trained, cameras, options):
     """Half of it: every camera is half as far from the middle."""
     middle = cameras.c2w[trained.target_idx, :, 3]
     wide, narrow = (
-        np.array([view.c2w[:, 3] - middle for view in only(trained, cameras, reach=reach, **options).views])
+        np.array([view.c2w[:, 3] - middle for view in only(trained, cameras, path_radius=reach, **options).views])
         for reach in (48.0, 24.0)
     )
     np.testing.assert_allclose(narrow, 0.5 * wide, atol=1e-6)
@@ -78,11 +78,11 @@ def test_a_frame_itself_is_no_special_case(trained, cameras, fields):
     even, planes = DepthSampling(trained.N_samples, 0, 0.0), PlaneSampling(trained.N_samples, 0)
     expected = render_frame(fields, camera, timeline.time_of(5), even, 10_000, "forward")
     for points in (100, 10_000, 10_000_000):  # a plane at a time, some, all
-        found = render_between(fields, camera, timeline, 5, planes, points, with_flow=True)
+        found = render_space_time(fields, camera, timeline, 5, planes, points, with_flow=True)
         for name, value in vars(found).items():  # what is behind 99.99 % is left out
             atol = 3e-3 if name == "flow" else 3e-4
             torch.testing.assert_close(value, getattr(expected, name), atol=atol, rtol=1e-3, msg=name)
-    almost = render_between(fields, camera, timeline, 5 + 1e-5, planes, 10_000)
+    almost = render_space_time(fields, camera, timeline, 5 + 1e-5, planes, 10_000)
     torch.testing.assert_close(almost.rgb, expected.rgb, atol=2e-3, rtol=0.0)
 
 
@@ -126,7 +126,7 @@ def test_times_of_a_path(trained, cameras):
     def moments(**options):
         return [view.moment for view in only(trained, cameras, **options).views]
 
-    assert moments(path="wander") == [10.0] * 60
+    assert moments(path="bullet_time_loop") == [10.0] * 60
     assert moments(path="fixed", time="fixed") == [10.0]
     assert moments(path="fixed") == [float(k) for k in range(24)]
     assert moments(path="dolly", time="run", frames=47)[:7] == [0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
@@ -139,7 +139,7 @@ def test_times_of_a_path(trained, cameras):
 def test_paths_go_around_the_target(trained, cameras):
     target = cameras.c2w[10].astype(float)
     width = 48.0 / cameras.intrinsics.focal
-    for path in ("wander", "spiral", "lemniscate", "dolly"):
+    for path in ("bullet_time_loop", "spiral", "lemniscate", "dolly"):
         poses = np.stack([view.c2w for view in only(trained, cameras, path=path, frames=120).views])
         offsets = (poses[:, :, 3] - target[:, 3]) @ target[:, :3]  # right, up, back
         rotations = poses[:, :, :3]
@@ -175,7 +175,7 @@ def test_the_filmed_path(trained, cameras):
         ({"path": "fixed", "times": "a:b"}, UsageError, "give two frames"),
         ({"path": "fixed", "times": "5:5"}, InputError, "the earlier first"),
         ({"path": "fixed", "times": "3:24"}, InputError, "0 to 23"),
-        ({"path": "wander", "times": "3:5"}, UsageError, "--times needs --time run or slowmo"),
+        ({"path": "bullet_time_loop", "times": "3:5"}, UsageError, "--times needs --time run or slowmo"),
         ({"render_bt": True, "times": "3:5"}, UsageError, "--times needs --time run or slowmo"),
         ({"render_bt": True, "frames": 9}, UsageError, "--frames is the length of a clip along --path"),
         ({"render_bt": True, "time": "run"}, UsageError, "--time needs --path or --camera_path"),
@@ -240,7 +240,7 @@ def test_a_written_path_gives_the_same_frames(trained, golden, tmp_path):
 def test_distance_of_what_is_seen(trained, cameras, fields):
     """Raw depth is along the camera's axis, in units of the world: a point there is seen where it was taken from."""
     config = dataclasses.replace(trained, render_factor=4)
-    clip = only(config, cameras, path="wander", frames=3)
+    clip = only(config, cameras, path="bullet_time_loop", frames=3)
     renderer = ViewRenderer(fields, config, cameras)
     depth = renderer.of(clip, ("rgb",), True)(1).depth
     view, z_ndc = clip.views[1], renderer.frame(clip.views[1], between=False).depth.numpy()

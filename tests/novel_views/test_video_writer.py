@@ -9,35 +9,35 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from nsff.distributed import Workers
+from nsff.distributed import ProcessGroup
 from nsff.errors import InputError
-from nsff.novel_views.video_writer import ClipFiles, Rendered, write_clip, write_sheet
+from nsff.novel_views.video_writer import RenderedFrame, VideoFiles, write_contact_sheet, write_video
 from nsff.rendering.visualize import Ranges, _depth_picture, flow_picture
 from PIL import Image, ImageSequence
 from torch import tensor
 
 
-def files(folder: Path, n_frames: int, **options) -> ClipFiles:
+def files(folder: Path, n_frames: int, **options) -> VideoFiles:
     given = {"layers": ("rgb",), "images": ("png",), "videos": ("mp4",), "fps": 24.0} | options
-    return ClipFiles(folder=folder, n_frames=n_frames, **given)
+    return VideoFiles(folder=folder, n_frames=n_frames, **given)
 
 
-def grey(value: int, size: tuple[int, int] = (8, 8)) -> Rendered:
-    return Rendered({"rgb": np.full((*size, 3), value, np.uint8)})
+def grey(value: int, size: tuple[int, int] = (8, 8)) -> RenderedFrame:
+    return RenderedFrame({"rgb": np.full((*size, 3), value, np.uint8)})
 
 
 def test_odd_sizes(tmp_path):
-    write_clip(files(tmp_path, 3), lambda _: grey(200, (9, 15)), {})
+    write_video(files(tmp_path, 3), lambda _: grey(200, (9, 15)), {})
     clip = iio.imread(tmp_path / "video.mp4", plugin="FFMPEG")
     assert clip.shape == (3, 8, 14, 3)
     assert abs(int(clip.mean()) - 200) <= 2
     with pytest.raises(InputError, match="frames of 0x4 make no video; lower --render_factor"):
-        write_clip(files(tmp_path / "thin", 1), lambda _: grey(0, (4, 1)), {})
+        write_video(files(tmp_path / "thin", 1), lambda _: grey(0, (4, 1)), {})
 
 
 def test_videos_play_in_a_browser(tmp_path):
     """h264 in yuv420p, at the wanted pace; a gif as well."""
-    write_clip(files(tmp_path, 5, videos=("mp4", "gif"), fps=12.5), lambda index: grey(50 * index), {})
+    write_video(files(tmp_path, 5, videos=("mp4", "gif"), fps=12.5), lambda index: grey(50 * index), {})
     about = iio.immeta(tmp_path / "video.mp4", plugin="FFMPEG")
     assert about["codec"] == "h264"
     assert about["pix_fmt"].startswith("yuv420p")
@@ -45,7 +45,7 @@ def test_videos_play_in_a_browser(tmp_path):
     shades = iio.imread(tmp_path / "video.gif", index=None)[:, 0, 0, 0].astype(int)
     np.testing.assert_allclose(shades, [0, 50, 100, 150, 200], atol=2)
     assert iio.immeta(tmp_path / "video.gif")["duration"] == 80
-    write_clip(files(tmp_path / "b", 31, videos=("gif",), fps=30.0), lambda index: grey(8 * index), {})
+    write_video(files(tmp_path / "b", 31, videos=("gif",), fps=30.0), lambda index: grey(8 * index), {})
     with Image.open(tmp_path / "b/video.gif") as gif:
         assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(gif)) == 1030  # not 31 times 33
 
@@ -53,17 +53,17 @@ def test_videos_play_in_a_browser(tmp_path):
 def test_a_clip_goes_on_where_it_stopped(tmp_path):
     rendered = []
 
-    def render(index: int) -> Rendered:
+    def render(index: int) -> RenderedFrame:
         if index == 3 and rendered == [0, 1, 2]:
             raise RuntimeError
         rendered.append(index)
         return grey(10 * index)
 
     with pytest.raises(RuntimeError):
-        write_clip(files(tmp_path, 5), render, {"a": 1.5})
+        write_video(files(tmp_path, 5), render, {"a": 1.5})
     assert len(list((tmp_path / "images").iterdir())) == 3
     rendered.append(-1)
-    write_clip(files(tmp_path, 5), render, {"a": 1.5})
+    write_video(files(tmp_path, 5), render, {"a": 1.5})
     assert rendered == [0, 1, 2, -1, 3, 4]
     assert iio.imread(tmp_path / "video.mp4", plugin="FFMPEG").shape == (5, 8, 8, 3)
 
@@ -71,9 +71,9 @@ def test_a_clip_goes_on_where_it_stopped(tmp_path):
 def test_other_settings_start_anew_and_delete_nothing(tmp_path, caplog):
     caplog.set_level("INFO")
     clip = tmp_path / "clip"
-    write_clip(files(clip, 5), grey, {"a": 1.5})
+    write_video(files(clip, 5), grey, {"a": 1.5})
     (clip / "mine.txt").write_text("no part of the clip")
-    write_clip(files(clip, 4), lambda index: grey(index + 100), {"a": 2.0})
+    write_video(files(clip, 4), lambda index: grey(index + 100), {"a": 2.0})
     assert "clip is of other settings; it is kept as clip-old1" in caplog.text
     assert iio.imread(clip / "images/003.png")[0, 0, 0] == 103
     assert iio.imread(clip / "video.mp4", plugin="FFMPEG").shape == (4, 8, 8, 3)
@@ -83,31 +83,31 @@ def test_other_settings_start_anew_and_delete_nothing(tmp_path, caplog):
         "clip.json",
         "mine.txt",
     }
-    write_clip(files(clip, 4), grey, {"a": 3.0})
+    write_video(files(clip, 4), grey, {"a": 3.0})
     assert (tmp_path / "clip-old2").is_dir()
     assert iio.imread(tmp_path / "clip-old2/images/003.png")[0, 0, 0] == 103
 
 
 def test_only_missing_files_are_made(tmp_path):
     """Another layer or format later: all frames get it, those that have everything are not rendered again."""
-    write_clip(files(tmp_path, 3), grey, {})
+    write_video(files(tmp_path, 3), grey, {})
     rendered = []
 
-    def render(index: int) -> Rendered:
+    def render(index: int) -> RenderedFrame:
         rendered.append(index)
         frame = np.full((8, 8, 3), index, np.uint8)
-        return Rendered({"rgb": frame, "blend": frame})
+        return RenderedFrame({"rgb": frame, "blend": frame})
 
     both = files(tmp_path, 3, layers=("rgb", "blend"))
-    write_clip(both, render, {})
+    write_video(both, render, {})
     (tmp_path / "blend/001.png").unlink()
-    write_clip(both, render, {})
+    write_video(both, render, {})
     assert rendered == [0, 1, 2, 1]
     assert (tmp_path / "blend.mp4").is_file()
 
 
 def test_workers_share_what_is_missing():
-    shares = [Workers(rank, 3).share([4, 5, 7, 8, 9]) for rank in range(3)]
+    shares = [ProcessGroup(rank, 3).share([4, 5, 7, 8, 9]) for rank in range(3)]
     assert shares == [[4, 8], [5, 9], [7]]
 
 
@@ -115,13 +115,13 @@ WORKER = """
 import sys
 from pathlib import Path
 import numpy as np
-from nsff.novel_views.video_writer import ClipFiles, Rendered, write_clip
-from nsff.distributed import join_workers
-with join_workers() as workers:
+from nsff.novel_views.video_writer import VideoFiles, RenderedFrame, write_video
+from nsff.distributed import join_process_group
+with join_process_group() as group:
     def render(index):
-        (Path(sys.argv[1]) / f"{index}-by-{workers.rank}").touch()
-        return Rendered({"rgb": np.full((8, 8, 3), index, np.uint8)})
-    write_clip(ClipFiles(Path(sys.argv[1]) / "clip", 7, ("rgb",), ("png",), ("mp4",), 24.0), render, {}, workers)
+        (Path(sys.argv[1]) / f"{index}-by-{group.rank}").touch()
+        return RenderedFrame({"rgb": np.full((8, 8, 3), index, np.uint8)})
+    write_video(VideoFiles(Path(sys.argv[1]) / "clip", 7, ("rgb",), ("png",), ("mp4",), 24.0), render, {}, group)
 """
 
 
@@ -143,15 +143,15 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from nsff.novel_views.video_writer import ClipFiles, Rendered, write_clip
+from nsff.novel_views.video_writer import VideoFiles, RenderedFrame, write_video
 from nsff.cli import run_script
 limit = int(sys.argv[2])
 def main(_):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     noise = np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3), dtype=np.uint8)
     noise[:3] = 0  # small files
-    files = ClipFiles(Path(sys.argv[1]), 6, ("rgb",), ("png",), ("mp4",), 24.0)
-    write_clip(files, lambda k: Rendered({"rgb": noise[k]}), {})
+    files = VideoFiles(Path(sys.argv[1]), 6, ("rgb",), ("png",), ("mp4",), 24.0)
+    write_video(files, lambda k: RenderedFrame({"rgb": noise[k]}), {})
 run_script(main)
 """
 
@@ -180,14 +180,14 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, limit, n_frames):
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot write to"):
-        write_clip(files(tmp_path / "file", 4), grey, {})
+        write_video(files(tmp_path / "file", 4), grey, {})
 
 
 def test_sheet_has_a_row_a_clip(tmp_path):
     clips = [files(tmp_path / name, 11) for name in ("a", "b")]
     for clip, size in zip(clips, [(90, 160), (360, 400)], strict=True):
-        write_clip(clip, lambda index, size=size: grey(20 * index, size), {})
-    write_sheet(tmp_path / "sheet.png", clips)
+        write_video(clip, lambda index, size=size: grey(20 * index, size), {})
+    write_contact_sheet(tmp_path / "sheet.png", clips)
     sheet = iio.imread(tmp_path / "sheet.png").astype(int)
     assert sheet.shape == (360, 6 * 320, 3)
     np.testing.assert_array_equal(sheet[90, 160::320, 0], [0, 40, 80, 120, 160, 200])

@@ -12,7 +12,7 @@ from nsff.prep.flow import DisFlow, consistent
 from nsff.prep.make_flows import FlowSettings
 from nsff.prep.masks import read_own_masks
 from nsff.prep.motion_masks import disk, epipolar_distance, epipolar_mask, fundamental, motion_mask, parse_threshold
-from nsff.prep.poses_bounds import Model, load_cameras, oddities, poses_bounds
+from nsff.prep.poses_bounds import Model, camera_warnings, load_cameras, poses_bounds
 from nsff.prep.semantic_masks import MOVABLE, union
 from nsff.prep.video import Source, choose_frames, extract_frames, measure_video, shrink
 from nsff.prep.weights import MASK_RCNN, MIDAS, RAFT
@@ -69,9 +69,9 @@ def test_poses_bounds_by_hand():
 
 
 def test_odd_cameras_are_named():
-    assert oddities(ideal_model()) == []
-    assert "differ by 2.5%" in oddities(ideal_model(focal=(80.0, 82.0)))[0]
-    assert "principal point (35.0, 18.0)" in oddities(ideal_model(centre=(35.0, 18.0)))[0]
+    assert camera_warnings(ideal_model()) == []
+    assert "differ by 2.5%" in camera_warnings(ideal_model(focal=(80.0, 82.0)))[0]
+    assert "principal point (35.0, 18.0)" in camera_warnings(ideal_model(centre=(35.0, 18.0)))[0]
 
 
 def test_cameras_come_back_from_the_file(tmp_path):
@@ -179,7 +179,7 @@ def test_nothing_half_written(tmp_path):
 def test_methods_without_weights(monkeypatch, tmp_path, caplog):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights, "MODELS", tmp_path / "scripts" / "models")
-    depths, flow = pipeline.sensible(DepthSettings(), FlowSettings())
+    depths, flow = pipeline.resolve_methods(DepthSettings(), FlowSettings())
     assert (depths.method, flow.method, flow.semantic) == ("multiview", "dis", "multiview")
     assert "no MiDaS weights" in caplog.text
     for semantic, words in (
@@ -188,14 +188,14 @@ def test_methods_without_weights(monkeypatch, tmp_path, caplog):
         ("maskrcnn", "no weights"),
     ):
         with pytest.raises(InputError, match=words):
-            pipeline.sensible(DepthSettings("dpt"), FlowSettings(semantic=semantic))
+            pipeline.resolve_methods(DepthSettings("dpt"), FlowSettings(semantic=semantic))
     typed = FlowSettings(model="typo.pth")
-    assert pipeline.sensible(DepthSettings(), typed)[1].method == "raft"  # a name that was typed is not replaced
+    assert pipeline.resolve_methods(DepthSettings(), typed)[1].method == "raft"  # a name that was typed is not replaced
     (tmp_path / "models").mkdir()
     for name in (MIDAS, RAFT, MASK_RCNN):
         (tmp_path / name).write_bytes(b"x")
     expected = (DepthSettings(), FlowSettings(semantic="maskrcnn"))
-    assert pipeline.sensible(DepthSettings(), FlowSettings()) == expected
+    assert pipeline.resolve_methods(DepthSettings(), FlowSettings()) == expected
 
 
 @pytest.fixture

@@ -64,12 +64,12 @@ def test_inside_the_scripts_no_place_is_named_twice(scripts, monkeypatch):
 
 
 def test_methods_agree_with_the_weights_that_are_found(scripts):
-    assert pipeline.sensible(DepthSettings(), FlowSettings())[0].method == "multiview"
+    assert pipeline.resolve_methods(DepthSettings(), FlowSettings())[0].method == "multiview"
     write(scripts / "model.pt")  # as the published instructions have it
-    assert pipeline.sensible(DepthSettings(), FlowSettings())[0].method == "midas"
+    assert pipeline.resolve_methods(DepthSettings(), FlowSettings())[0].method == "midas"
     write(Path(MASK_RCNN))
     assert flows.chosen_semantic("auto", True) == "maskrcnn"
-    assert pipeline.sensible(DepthSettings(), FlowSettings())[1].semantic == "maskrcnn"
+    assert pipeline.resolve_methods(DepthSettings(), FlowSettings())[1].semantic == "maskrcnn"
 
 
 def test_weights_at_their_published_place_are_not_fetched_again(scripts):
@@ -124,10 +124,10 @@ def test_small_takes_the_small_network(raft_files):
 
 def test_weights_of_the_small_network(scripts):
     with pytest.raises(InputError, match=r"models/raft-small\.pth; run download_models\.py --only raft_small"):
-        pipeline.sensible(DepthSettings(), settings_of("--small"))  # asked for: not replaced by DIS
+        pipeline.resolve_methods(DepthSettings(), settings_of("--small"))  # asked for: not replaced by DIS
     write(scripts / RAFT_SMALL)
     assert flows.find_raft(settings_of("--small")) == scripts / RAFT_SMALL
-    assert pipeline.sensible(DepthSettings(), settings_of("--small"))[1].method == "raft"
+    assert pipeline.resolve_methods(DepthSettings(), settings_of("--small"))[1].method == "raft"
     assert flows.find_raft(settings_of("--small", "--model", str(write(Path("my.pth"))))) == Path("my.pth").absolute()
     assert [item.file for item in downloads.choose("raft_small")] == [Path(RAFT_SMALL).name]
     assert "raft_small" not in {item.name for item in downloads.choose(None)}

@@ -8,7 +8,7 @@ from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
-from nsff.rendering.space_time import PlaneSampling, render_between
+from nsff.rendering.space_time import PlaneSampling, render_space_time
 from toy_fields import AHEAD
 
 N_FRAMES, STEP = 4, 8.0  # frames, pixels that the block moves from one to the next
@@ -64,10 +64,10 @@ def test_time_runs_evenly(sampling):
 
     A pixel that it covers in part is opaque after a dozen planes: it may be wider by a pixel, its middle off by less.
     """
-    start = render_between(FIELDS, CAMERA, TIMELINE, 0.0, sampling, 10_000)
+    start = render_space_time(FIELDS, CAMERA, TIMELINE, 0.0, sampling, 10_000)
     assert float(start.dynamic_weight.sum()) == pytest.approx(200.0, rel=0.12)
     for frame in (0.125, 0.5, 0.9, 1.0, 1.25, 2.5, 3.0):
-        found = render_between(FIELDS, CAMERA, TIMELINE, frame, sampling, 10_000, with_flow=True)
+        found = render_space_time(FIELDS, CAMERA, TIMELINE, frame, sampling, 10_000, with_flow=True)
         assert middle_of(found.dynamic_weight) == pytest.approx(middle_of(start.dynamic_weight) + STEP * frame, abs=0.3)
         assert float(found.dynamic_weight.sum()) == pytest.approx(float(start.dynamic_weight.sum()), rel=0.06)
         whole = within(found.dynamic_weight > 0.999)
@@ -85,9 +85,9 @@ def test_time_runs_evenly(sampling):
 
 def test_a_look_leaves_out_nothing_that_is_seen():
     for frame in (0.0, 0.5, 1.7):
-        everywhere = render_between(FIELDS, CAMERA, TIMELINE, frame, ALL, 10_000)
+        everywhere = render_space_time(FIELDS, CAMERA, TIMELINE, frame, ALL, 10_000)
         for points in (500, 10_000):
-            looked = render_between(FIELDS, CAMERA, TIMELINE, frame, LOOKED, points)
+            looked = render_space_time(FIELDS, CAMERA, TIMELINE, frame, LOOKED, points)
             assert float((looked.rgb - everywhere.rgb).abs().max()) < 0.21  # at the rim, mixed with its surroundings
             torch.testing.assert_close(looked.depth, everywhere.depth, atol=0.02, rtol=0.0)
             inside = within(everywhere.dynamic_weight > 0.999) | within(everywhere.dynamic_weight == 0.0)
@@ -113,16 +113,16 @@ class Clear(StaticField):
 
 @pytest.mark.parametrize("sampling", [ALL, LOOKED])
 def test_what_is_at_infinity_may_be_dynamic(sampling):
-    found = render_between(Fields(Clear(), Fog()), CAMERA, TIMELINE, 0.5, sampling, 10_000)
+    found = render_space_time(Fields(Clear(), Fog()), CAMERA, TIMELINE, 0.5, sampling, 10_000)
     torch.testing.assert_close(found.rgb, torch.ones(24, 96, 3), atol=1e-3, rtol=0.0)
 
 
 def test_each_frame_has_its_weight():
     """Where scene flow is wrong (none), both neighbours shine through, by their nearness."""
     still = Fields(Wall(), Block(flow=0.0))
-    found = render_between(still, CAMERA, TIMELINE, 0.25, ALL, 10_000).dynamic_weight[12]
-    first = render_between(still, CAMERA, TIMELINE, 0.0, ALL, 10_000).dynamic_weight[12]
-    second = render_between(still, CAMERA, TIMELINE, 1.0, ALL, 10_000).dynamic_weight[12]
+    found = render_space_time(still, CAMERA, TIMELINE, 0.25, ALL, 10_000).dynamic_weight[12]
+    first = render_space_time(still, CAMERA, TIMELINE, 0.0, ALL, 10_000).dynamic_weight[12]
+    second = render_space_time(still, CAMERA, TIMELINE, 1.0, ALL, 10_000).dynamic_weight[12]
     only_first, only_second = (first > 0.99) & (second < 0.01), (second > 0.99) & (first < 0.01)
     assert min(int(only_first.sum()), int(only_second.sum())) >= 6
     # 11 planes of the block, one behind the other, each let through 1 - 0.75 and 1 - 0.25
@@ -132,7 +132,7 @@ def test_each_frame_has_its_weight():
 
 
 def test_the_last_frame_knows_its_flow_backward():
-    found = render_between(FIELDS, CAMERA, TIMELINE, N_FRAMES - 1.0, ALL, 10_000, with_flow=True)
+    found = render_space_time(FIELDS, CAMERA, TIMELINE, N_FRAMES - 1.0, ALL, 10_000, with_flow=True)
     rays = render_frame(FIELDS, CAMERA, TIMELINE.time_of(N_FRAMES - 1), DepthSampling(64, 0, 0.0), 1000, "backward")
     for flow, weight in ((found.flow, found.dynamic_weight), (rays.flow, rays.dynamic_weight)):
         torch.testing.assert_close(flow[weight > 0.999].mean(0), torch.tensor([STEP, 0.0]), atol=0.01, rtol=0.0)
@@ -143,6 +143,7 @@ def test_another_lens_sees_the_same_scene():
     """Half the angle of view: the block is twice as wide, NDC stays that of the camera that filmed."""
     near = Camera(AHEAD, Intrinsics(24, 96, 160.0), SIZE)
     wide, narrow = (
-        render_between(FIELDS, camera, TIMELINE, 1.5, ALL, 10_000).dynamic_weight[12].sum() for camera in (CAMERA, near)
+        render_space_time(FIELDS, camera, TIMELINE, 1.5, ALL, 10_000).dynamic_weight[12].sum()
+        for camera in (CAMERA, near)
     )
     assert float(narrow) == pytest.approx(2.0 * float(wide), rel=0.08)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from nsff.data.timeline import Timeline
 from nsff.fields import DynamicSamples, StaticSamples
-from nsff.geometry.camera_paths import space_time_offsets, wander
+from nsff.geometry.camera_paths import bullet_time_loop, space_time_offsets
 from nsff.geometry.poses import Intrinsics, average, from_llff, interpolate, recentre, scene_scale
 from nsff.geometry.rays import Camera, camera_rays, make_rays, pixel_grid, project, world_to_camera
 from nsff.geometry.space import ndc_to_world
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling, density_noise, sample_depths
 from nsff.rendering.train_render import render_train
-from nsff.rendering.volume_rendering import composite, composite_union, intervals, transmittance
+from nsff.rendering.volume_rendering import composite, composite_blended, intervals, transmittance
 from toy_fields import AHEAD, toy
 
 CPU = torch.device("cpu")
@@ -99,7 +99,7 @@ def test_one_field_by_hand():
 def test_union_by_hand():
     depths, deltas = torch.tensor([[0.2, 0.6]]), torch.ones(1, 2)
     static, dynamic = samples_of([0.4, 0.9], 0.0, blend=[0.25, 1.0]), samples_of([0.8, 0.5], 100.0)
-    out = composite_union(static, dynamic, depths, deltas)
+    out = composite_blended(static, dynamic, depths, deltas)
     # first sample: 0.8 * 0.25 dynamic, 0.4 * 0.75 static; second: 0.5 dynamic, nothing static
     left = (1 - 0.2) * (1 - 0.3)
     assert float(out.dynamic_weight) == pytest.approx(0.2 + left * 0.5)
@@ -118,12 +118,12 @@ def test_empty_space_and_closed_space_have_finite_gradients():
 
 
 def test_frame_of_a_wall():
-    whole = render_frame(toy(), Camera(AHEAD, SIZE, SIZE), 0.0, DepthSampling(101, 0, 0.0), rays_at_once=1000)
+    whole = render_frame(toy(), Camera(AHEAD, SIZE, SIZE), 0.0, DepthSampling(101, 0, 0.0), rays_per_chunk=1000)
     assert whole.rgb.shape == (12, 20, 3)
     torch.testing.assert_close(whole.rgb, torch.full((12, 20, 3), 0.5))
     assert float((whole.depth - 0.5).abs().max()) < 0.011
     assert float(whole.dynamic_weight.max()) == 0.0
-    in_parts = render_frame(toy(), Camera(AHEAD, SIZE, SIZE), 0.0, DepthSampling(101, 0, 0.0), rays_at_once=7)
+    in_parts = render_frame(toy(), Camera(AHEAD, SIZE, SIZE), 0.0, DepthSampling(101, 0, 0.0), rays_per_chunk=7)
     assert torch.equal(whole.rgb, in_parts.rgb)
     assert torch.equal(whole.depth, in_parts.depth)
 
@@ -132,13 +132,13 @@ def test_frame_of_a_wall():
 def test_train_render_follows_the_flow(backward):
     rays = make_rays(pixel_grid(SIZE, CPU)[:9], AHEAD, SIZE)
     depths = sample_depths(9, 5, 0.0, None, CPU)
-    out = render_train(toy(), rays, depths, Timeline(10), 4, n_static=6, chain=True, chain_backward=backward)
+    out = render_train(toy(), rays, depths, Timeline(10), 4, n_static=6, two_step=True, two_step_backward=backward)
     step = torch.tensor([0.01, 0.0, 0.0])
     torch.testing.assert_close(out.next.points_ndc, out.ref.points_ndc + step)
     torch.testing.assert_close(out.prev.points_ndc, out.ref.points_ndc - step)
-    torch.testing.assert_close(out.chain_points_ndc, out.ref.points_ndc + (-2 if backward else 2) * step)
-    assert len(out.ref.union.rgb) == 6
-    assert out.chain is not None
+    torch.testing.assert_close(out.two_step_points_ndc, out.ref.points_ndc + (-2 if backward else 2) * step)
+    assert len(out.ref.blended.rgb) == 6
+    assert out.two_step is not None
 
 
 def test_timeline():
@@ -189,7 +189,7 @@ def test_interpolation_is_halfway():
 
 
 def test_paths_circle_around_the_target():
-    path = wander(np.eye(4)[:3], 96.0)
+    path = bullet_time_loop(np.eye(4)[:3], 96.0)
     np.testing.assert_allclose(path[:, :, :3], np.broadcast_to(np.eye(3), (60, 3, 3)))
     np.testing.assert_allclose(path[0, :, 3], [0, -0.5 / 3, -0.5 / 3])
     np.testing.assert_allclose(path[15, :, 3], [-0.5, 0, 0], atol=1e-12)

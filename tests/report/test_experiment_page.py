@@ -17,11 +17,11 @@ import run_all
 from nsff import pipeline as stages
 from nsff.config_loader import load_config
 from nsff.errors import InputError, UsageError
-from nsff.report.experiment_page import draw_curves, find_clips, input_pictures, read_curves, write_summary
+from nsff.report.experiment_page import draw_curves, find_videos, input_pictures, read_curves, write_summary
 from torch.utils.tensorboard import SummaryWriter
 
 
-def write_clip(path, n_frames, brightness):
+def write_video(path, n_frames, brightness):
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = np.full((n_frames, 32, 48, 3), brightness, np.uint8)
     iio.imwrite(path, frames, plugin="FFMPEG", fps=10, macro_block_size=2)
@@ -38,7 +38,7 @@ def experiment(trained, tmp_path):
     folder = config.experiment_dir
     folder.mkdir(parents=True)
     (folder / "002000.tar").symlink_to(trained.experiment_dir / "002000.tar")
-    write_clip(folder / "render-spiral-frame-010_path_002000" / "video.mp4", 7, 200)
+    write_video(folder / "render-spiral-frame-010_path_002000" / "video.mp4", 7, 200)
     with SummaryWriter(str(folder)) as board:
         for step in (10, 20, 30):
             board.add_scalar("train/psnr", 20.0 + step, step)
@@ -95,10 +95,10 @@ def test_what_went_in_is_shown_side_by_side(golden_scene):
 
 
 def test_of_clips_of_one_kind_the_last_is_shown(tmp_path):
-    for name in ("render-spiral-frame-003_path_1", "render-spiral-frame-010_path_2", "render-wander-x"):
-        write_clip(tmp_path / name / "video.mp4", 2, 0)
-    found = find_clips(tmp_path)
-    assert list(found) == ["Frozen moment, moving camera", "render-wander-x"]
+    for name in ("render-spiral-frame-003_path_1", "render-spiral-frame-010_path_2", "render-bullet_time_loop-x"):
+        write_video(tmp_path / name / "video.mp4", 2, 0)
+    found = find_videos(tmp_path)
+    assert list(found) == ["Frozen moment, moving camera", "render-bullet_time_loop-x"]
     assert found["Frozen moment, moving camera"].parent.name == "render-spiral-frame-010_path_2"
 
 

@@ -23,7 +23,7 @@ def small(config, field: str):
     """The golden config with small fields of a kind, and the terms of the background on."""
     return dataclasses.replace(
         config, field=field, schedule="scaled", N_rand=32, num_extra_sample=8, netwidth=16, N_samples=8,
-        hash_levels=3, hash_log2_rows=10, hash_finest=32, hash_dynamic_finest=32, hash_look=8, hash_samples=8,
+        hash_levels=3, hash_log2_rows=10, hash_finest=32, hash_dynamic_finest=32, hash_coarse_samples=8, hash_samples=8,
         background_rays=64, w_split=0.1, raw_noise_std=1.0,
     )  # fmt: skip
 
@@ -67,11 +67,11 @@ def test_each_ray_may_have_a_camera_of_its_own(paper_scene):
         torch.testing.assert_close(together[k : k + 1].viewdirs, alone.viewdirs)
 
 
-@pytest.mark.parametrize("n_look", [0, 32])
-def test_background_is_the_static_field_alone(paper_scene, n_look):
+@pytest.mark.parametrize("n_coarse", [0, 32])
+def test_background_is_the_static_field_alone(paper_scene, n_coarse):
     uv = pixel_grid(paper_scene.intrinsics, CPU)[:9]
     rays = make_rays(uv, AHEAD, paper_scene.intrinsics)
-    rgb = render_background(toy().static, rays, DepthSampling(24, n_look, 0.0), torch.Generator(), lambda n: 0.0)
+    rgb = render_background(toy().static, rays, DepthSampling(24, n_coarse, 0.0), torch.Generator(), lambda n: 0.0)
     torch.testing.assert_close(rgb, torch.full((9, 3), 0.5))  # the grey wall
 
 
@@ -88,8 +88,8 @@ def test_split_looks_at_uniform_rays_of_the_background_only(paper_config, paper_
     rays = make_rays(batch.uv, paper_scene.c2w[5], paper_scene.intrinsics)
     depths = sample_depths(6, 12, 0.0, None, CPU)
     timeline = paper_scene.timeline
-    render = render_train(fields, rays, depths, timeline, 5, n_static=6, chain=False, chain_backward=True)
-    shares = render.ref.union.dynamic_weight
+    render = render_train(fields, rays, depths, timeline, 5, n_static=6, two_step=False, two_step_backward=True)
+    shares = render.ref.blended.dynamic_weight
     assert float(split_loss(render, batch).detach()) == pytest.approx(
         float(shares[[0, 2, 3]].mean().detach()), rel=1e-5
     )

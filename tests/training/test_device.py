@@ -37,13 +37,13 @@ def test_training_step_stays_on_the_device(variant, field, monkeypatch):
         with device:  # only what is made here is there: a tensor that the code makes elsewhere is found
             fields, scene = build_fields(config), fake_scene(device)
         plan = plan_step(config, 60_000, scene.timeline.n_frames)
-        assert plan.chain
+        assert plan.two_step
         batch = gather_batch(scene, 2, torch.arange(10, device=device), torch.arange(4, device=device))
         rays = make_rays(batch.uv, scene.c2w[2], scene.intrinsics)
         sampling = DepthSampling(8, 6 if field == "hash" else 0, 1.0)
         depths = choose_depths(fields, rays, 0.0, sampling)
         render = render_train(
-            fields, rays, depths, scene.timeline, 2, n_static=len(rays), chain=True, chain_backward=True,
+            fields, rays, depths, scene.timeline, 2, n_static=len(rays), two_step=True, two_step_backward=True,
             noise=lambda n: density_noise((n, 8), 1.0, None, device),
         )  # fmt: skip
         cameras = NeighbourCameras(scene.c2w[2], scene.c2w[1], scene.c2w[3])

@@ -10,7 +10,7 @@ from nsff.data.cameras import load_cameras
 from nsff.data.pixel_sampler import gather_batch, moving_pixels
 from nsff.fields import blocked, mlp
 from nsff.fields.encoding import encode
-from nsff.geometry.camera_paths import space_time_offsets, wander
+from nsff.geometry.camera_paths import bullet_time_loop, space_time_offsets
 from nsff.geometry.poses import interpolate
 from nsff.geometry.rays import camera_rays, make_rays, pixel_grid, project
 from nsff.geometry.space import ndc_to_world, to_ndc
@@ -72,7 +72,7 @@ def test_trajectories(figures, golden_scene, golden_config):
     c2w, focal = golden_scene.c2w.numpy(), golden_scene.intrinsics.focal
     target = c2w[golden_config.target_idx]
     assert_close(target, figures["load/ref_c2w"][:, :4], 1e-5)
-    assert_close(wander(target, focal), figures["load/bullet_time_poses"][:, :, :4], 1e-5)
+    assert_close(bullet_time_loop(target, focal), figures["load/bullet_time_poses"][:, :, :4], 1e-5)
     assert_close(space_time_offsets(focal), figures["load/slowmo_bt_poses"], 1e-5)
     between = interpolate(c2w[2], c2w[3], 0.3)
     assert_close(between[:, :3], figures["geom/interp_rot"], 1e-5)
@@ -110,8 +110,8 @@ def replay(stage, name, figures, scene, config, fields, everywhere: bool) -> Ste
     rays = make_rays(batch.uv, scene.c2w[frame], scene.intrinsics)
     render = render_train(
         fields, rays, sample_depths(len(rays), config.N_samples, 0.0, None, CPU), scene.timeline, frame,
-        n_static=len(rays) if everywhere or plan.union_everywhere else batch.n_uniform,
-        chain=plan.chain, chain_backward=bool(stage["chain_bwd"]),
+        n_static=len(rays) if everywhere or plan.static_everywhere else batch.n_uniform,
+        two_step=plan.two_step, two_step_backward=bool(stage["chain_bwd"]),
     )  # fmt: skip
     first, last = scene.timeline.is_first(frame), scene.timeline.is_last(frame)
     cameras = NeighbourCameras(
@@ -125,26 +125,27 @@ def replay(stage, name, figures, scene, config, fields, everywhere: bool) -> Ste
 def test_intermediates(name, stages, figures, golden_scene, golden_config, golden_fields):
     stage, prefix = stages[name], f"step/{name}/ret/"
     step = replay(stage, name, figures, golden_scene, golden_config, golden_fields, everywhere=True)
-    assert step.plan.chain == stage["chain_5frames"]
+    assert step.plan.two_step == stage["chain_5frames"]
     assert golden_scene.timeline.time_of(stage["frame"]) == pytest.approx(stage["img_idx"])
     origins, directions = camera_rays(step.batch.uv, golden_scene.c2w[stage["frame"]], golden_scene.intrinsics)
     assert_close(torch.stack([origins, directions]), figures[f"step/{name}/rays"], 1e-5)
     ref, prev, next_ = step.render.ref, step.render.prev, step.render.next
     ours = {
-        "rgb_map_ref": ref.union.rgb, "depth_map_ref": ref.union.depth, "weights_map_dd": ref.union.dynamic_weight,
-        "rgb_map_ref_dy": ref.dynamic_alone.rgb, "depth_map_ref_dy": ref.dynamic_alone.depth,
-        "weights_ref_dy": ref.dynamic_alone.weights, "raw_pts_ref": ref.points_ndc, "raw_blend_w": ref.static.blend_w,
+        "rgb_map_ref": ref.blended.rgb, "depth_map_ref": ref.blended.depth,
+        "weights_map_dd": ref.blended.dynamic_weight,
+        "rgb_map_ref_dy": ref.dynamic_only.rgb, "depth_map_ref_dy": ref.dynamic_only.depth,
+        "weights_ref_dy": ref.dynamic_only.weights, "raw_pts_ref": ref.points_ndc, "raw_blend_w": ref.static.blend_w,
         "raw_sf_ref2prev": ref.dynamic.sf_bwd, "raw_sf_ref2post": ref.dynamic.sf_fwd,
         "raw_prob_ref2prev": ref.dynamic.prob_bwd, "raw_prob_ref2post": ref.dynamic.prob_fwd,
         "rgb_map_prev_dy": prev.rgb, "rgb_map_post_dy": next_.rgb, "raw_pts_prev": prev.points_ndc,
         "raw_pts_post": next_.points_ndc, "raw_sf_prev2ref": prev.dynamic.sf_fwd,
         "raw_sf_post2ref": next_.dynamic.sf_bwd, "prob_map_prev": prev.confidence, "prob_map_post": next_.confidence,
-        "raw_pts_pp": step.render.chain_points_ndc, "raw_sf_p2pp": prev.dynamic.sf_bwd,
+        "raw_pts_pp": step.render.two_step_points_ndc, "raw_sf_p2pp": prev.dynamic.sf_bwd,
         "raw_prob_p2pp": prev.dynamic.prob_bwd,
     }  # fmt: skip
     ours |= static_alone(step, golden_scene, golden_config)
-    if step.render.chain is not None:
-        chain = step.render.chain
+    if step.render.two_step is not None:
+        chain = step.render.two_step
         ours |= {"rgb_map_pp_dy": chain.rgb, "raw_sf_pp2p": chain.dynamic.sf_fwd, "prob_map_pp": chain.confidence}
     published = {key.removeprefix(prefix) for key in figures if key.startswith(prefix)}
     assert published <= ours.keys()

@@ -86,19 +86,21 @@ def test_what_a_run_leaves_behind(config, paper_scene):
 @pytest.mark.parametrize("frame", [5, 23])
 def test_images_of_training_are_those_of_the_losses(paper_fields, paper_config, paper_scene, frame):
     """The induced flow is the one of the flow loss, and the given one has its colours."""
-    scene, sampling = paper_scene, DepthSampling.of(paper_config).even()
+    scene, sampling = paper_scene, DepthSampling.of(paper_config).without_jitter()
     camera = Camera(scene.c2w[frame], scene.intrinsics, scene.intrinsics)
     rgb, depth, flow = _dynamic_only(paper_fields, scene, camera, frame, sampling, 700)
     rays, timeline = camera.rays(), scene.timeline
     z = choose_depths(paper_fields, rays, timeline.time_of(frame), sampling)
-    step = render_train(paper_fields, rays, z, timeline, frame, n_static=len(rays), chain=False, chain_backward=True)
+    step = render_train(
+        paper_fields, rays, z, timeline, frame, n_static=len(rays), two_step=False, two_step_backward=True
+    )
     last = frame == 23
     warp, neighbour = (step.prev, frame - 1) if last else (step.next, frame + 1)
-    expected = (step.ref.dynamic_alone.weights[..., None] * warp.points_ndc).sum(-2)
+    expected = (step.ref.dynamic_only.weights[..., None] * warp.points_ndc).sum(-2)
     pixels = project(world_to_camera(ndc_to_world(expected, scene.intrinsics), scene.c2w[neighbour]), scene.intrinsics)
     torch.testing.assert_close(flow.reshape(-1, 2), pixels - camera.pixels(), rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(rgb.reshape(-1, 3), step.ref.dynamic_alone.rgb, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(depth.flatten(), step.ref.dynamic_alone.depth, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rgb.reshape(-1, 3), step.ref.dynamic_only.rgb, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(depth.flatten(), step.ref.dynamic_only.depth, rtol=1e-4, atol=1e-5)
 
 
 def test_finished_run_is_left_alone(config, paper_scene, caplog):

@@ -193,17 +193,17 @@ def measure_frame(
     render = _render(fields, config, scene, frame, uv)
     rows, columns, uniform = uv[:, 1].long(), uv[:, 0].long(), PIXELS // 2
     truth = scene.images[frame].to(uv.device)[rows, columns]
-    weight = render.ref.union.dynamic_weight.clamp(0.0, 1.0)
+    weight = render.ref.blended.dynamic_weight.clamp(0.0, 1.0)
     entropy = -(torch.xlogy(weight, weight) + torch.xlogy(1.0 - weight, 1.0 - weight)) / np.log(2.0)
     warps = [
         warp.rgb for warp, there in ((render.prev, frame > 0), (render.next, frame + 1 < len(scene.images))) if there
     ]
     given = scene.disparity[frame].to(uv.device)[rows, columns]
-    depth, disparity = (values[:uniform].cpu().numpy() for values in (render.ref.union.depth, given))
+    depth, disparity = (values[:uniform].cpu().numpy() for values in (render.ref.blended.depth, given))
     varied = np.ptp(depth) > 0.0 and np.ptp(disparity) > 0.0
     return {
-        "fit, still": _psnr(truth, render.ref.union.rgb, still),
-        "fit, moving": _psnr(truth, render.ref.union.rgb, moving),
+        "fit, still": _psnr(truth, render.ref.blended.rgb, still),
+        "fit, moving": _psnr(truth, render.ref.blended.rgb, moving),
         "warps": float(np.mean([_psnr(truth, rgb, moving) for rgb in warps])),
         "flow": _flow_error(fields, config, scene, cameras, frame, uv[moving]),
         "static share of what moves": _percent(1.0 - weight, moving),
@@ -229,10 +229,10 @@ def _draw_pixels(
 
 def _render(fields: Fields, config: Config, scene: Scene, frame: int, uv: Float[Tensor, "n 2"]) -> TrainRender:
     rays = make_rays(uv, scene.c2w[frame], scene.intrinsics)
-    sampling = DepthSampling.of(config).even()
+    sampling = DepthSampling.of(config).without_jitter()
     depths = choose_depths(fields, rays, scene.timeline.time_of(frame), sampling)
     return render_train(
-        fields, rays, depths, scene.timeline, frame, n_static=len(rays), chain=False, chain_backward=False
+        fields, rays, depths, scene.timeline, frame, n_static=len(rays), two_step=False, two_step_backward=False
     )
 
 
@@ -270,8 +270,8 @@ def _pictures(fields: Fields, config: Config, scene: Scene, frame: int) -> dict[
     camera, sampling = Camera(scene.c2w[frame], lens, scene.intrinsics), DepthSampling.of(config)
     time = scene.timeline.time_of(frame)
     direction = scene.timeline.known_flow(frame)
-    rendered = render_frame(fields, camera, time, sampling, config.rays_at_once, direction)
-    static = render_static(fields.static, camera, sampling, config.rays_at_once)
+    rendered = render_frame(fields, camera, time, sampling, config.rays_per_chunk, direction)
+    static = render_static(fields.static, camera, sampling, config.rays_per_chunk)
     layers = ("rgb", "static", "dynamic", "blend", "depth", "flow")
     return {"video": to_uint8(scene.images[frame])} | draw(
         layers, rendered, static, camera, Ranges.of([(rendered, camera)])

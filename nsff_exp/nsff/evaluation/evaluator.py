@@ -20,7 +20,7 @@ from nsff.cli import progress_bar
 from nsff.config import Config
 from nsff.data.cameras import Cameras, load_cameras
 from nsff.data.timeline import Timeline
-from nsff.distributed import ALONE, Workers
+from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError
 from nsff.evaluation.keypoint_transfer import percentage_of_correct_keypoints
 from nsff.evaluation.metrics import Lpips, compare, eight_bits, load_lpips
@@ -43,14 +43,14 @@ KEEP = ".keep"  # in a folder of renders: they were asked for
 
 
 def evaluate(
-    config: Config, device: torch.device, workers: Workers = ALONE, write_page: PageWriter | None = None
+    config: Config, device: torch.device, group: ProcessGroup = SINGLE_PROCESS, write_page: PageWriter | None = None
 ) -> Path:
     """Render every view of the protocol and write `metrics_<protocol>.json` (and .csv .md .tex, and a page).
 
     Args:
         config: of the experiment.
         device: to render on.
-        workers: the processes that share the views.
+        group: the processes that share the views.
         write_page: makes a page of (its path, the report, the views, the folder of their renders).
 
     Returns:
@@ -68,23 +68,23 @@ def evaluate(
     folder = config.experiment_dir / f"renders_{config.protocol}"
     names = [view.name for view in views.there]
     with writing_to(folder):
-        if workers.first:
+        if group.is_main:
             claim_folder(folder, SETTINGS, _settings(config, cameras, checkpoint, perceptual is not None))
             if config.save_renders:
                 (folder / KEEP).touch()
-        workers.wait()
+        group.barrier()
         missing = [index for index, name in enumerate(names) if not _row_path(folder, name).is_file()]
-        workers.wait()
-        todo = workers.share(missing)
-        bar = progress_bar(todo, f"protocol {config.protocol}", unit="view", disable=not workers.first)
+        group.barrier()
+        todo = group.shard(missing)
+        bar = progress_bar(todo, f"protocol {config.protocol}", unit="view", disable=not group.is_main)
         scorer = Scorer(fields, config, protocol, cameras, perceptual)
         for index in bar:
             scorer.keep(views.there[index], folder)
-        workers.wait()
+        group.barrier()
         path = config.experiment_dir / f"metrics_{config.protocol}.json"
-        if workers.first:
+        if group.is_main:
             _report(path, folder, checkpoint, scorer, views, write_page)
-        workers.wait()  # for the report: torchrun ends all processes when one fails
+        group.barrier()  # for the report: torchrun ends all processes when one fails
     return path
 
 
@@ -126,7 +126,7 @@ class Scorer:
 
     def render(self, view: View) -> FrameRender:
         sampling, time_ = DepthSampling.of(self.config), self.timeline.time_of(view.frame)
-        return render_frame(self.fields, self.camera(view), time_, sampling, self.config.rays_at_once)
+        return render_frame(self.fields, self.camera(view), time_, sampling, self.config.rays_per_chunk)
 
     def camera(self, view: View) -> Camera:
         pose = torch.from_numpy(self.cameras.c2w[view.camera]).to(self.device)
@@ -225,12 +225,10 @@ def _settings(config: Config, cameras: Cameras, checkpoint: Checkpoint, with_lpi
     return {
         "weights": [checkpoint.step, checkpoint.fingerprint()],
         "cameras": [cameras.intrinsics.width, cameras.intrinsics.height, cameras.c2w.round(5).tolist()],
-        "truths": [
-            _stamp(folder) for folder in [*truths, *([Path(config.heldout)] if config.heldout else [])]
-        ],
+        "truths": [_stamp(folder) for folder in [*truths, *([Path(config.heldout)] if config.heldout else [])]],
         "samples": [
             config.N_samples,
-            config.hash_look,
+            config.hash_coarse_samples,
             config.hash_samples,
             config.amp,
             config.device,

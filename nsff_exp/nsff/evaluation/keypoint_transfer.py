@@ -75,7 +75,7 @@ def carry(
     """
     timeline, device = Timeline(len(cameras.c2w)), uv.device
     step = 1 if end > start else -1
-    sampling = DepthSampling.of(config).even()
+    sampling = DepthSampling.of(config).without_jitter()
     for frame in range(start, end, step):
         camera = Camera(torch.from_numpy(cameras.c2w[frame]).to(device), cameras.intrinsics, cameras.intrinsics)
         rays = make_rays(uv, camera.c2w, camera.lens)

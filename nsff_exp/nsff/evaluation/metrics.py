@@ -59,7 +59,7 @@ class Rules:
 
 
 def eight_bits(image: Image, quantise: Quantise = "round") -> UInt8[np.ndarray, "H W 3"]:
-    """Clip 0..1 and bring it to 0..255: cut off by "truncate", else rounded."""
+    """VideoSpec 0..1 and bring it to 0..255: cut off by "truncate", else rounded."""
     levels = 255.0 * image.clip(0.0, 1.0)
     return (levels if quantise == "truncate" else levels.round()).astype(np.uint8)
 

@@ -24,7 +24,7 @@ from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
-from nsff.rendering.space_time import PlaneSampling, render_between
+from nsff.rendering.space_time import PlaneSampling, render_space_time
 from nsff.rendering.splatting import splat
 from nsff.training.checkpoint import configured_architecture, load_weights, read_newest
 from nsff.training.schedules import plan_step
@@ -93,10 +93,10 @@ def measure_frames(config: Config, scene: Scene, fields: Fields, device: torch.d
     camera, share, timeline = Camera(scene.c2w[middle], strip, full), strip.height / full.height, scene.timeline
 
     def of_a_frame() -> object:
-        return render_frame(fields, camera, timeline.time_of(middle), DepthSampling.of(config), config.rays_at_once)
+        return render_frame(fields, camera, timeline.time_of(middle), DepthSampling.of(config), config.rays_per_chunk)
 
     def between_two() -> object:
-        return render_between(fields, camera, timeline, middle - 0.5, PlaneSampling.of(config), config.netchunk)
+        return render_space_time(fields, camera, timeline, middle - 0.5, PlaneSampling.of(config), config.netchunk)
 
     figures: Figures = {"frame": f"{full.width}x{full.height}"}
     for name, render in (("frame", of_a_frame), ("slow_frame", between_two)):

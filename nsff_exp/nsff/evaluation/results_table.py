@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nsff.config import Config
-from nsff.distributed import ALONE, Workers, pick_device
+from nsff.distributed import SINGLE_PROCESS, ProcessGroup, pick_device
 from nsff.errors import InputError, UsageError
 from nsff.evaluation.evaluator import PageWriter, evaluate, mean_of, require_all_views
 from nsff.evaluation.tables import latex, markdown, number
@@ -24,12 +24,14 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def evaluate_all(configs: list[Config], workers: Workers = ALONE, write_page: PageWriter | None = None) -> Path:
+def evaluate_all(
+    configs: list[Config], group: ProcessGroup = SINGLE_PROCESS, write_page: PageWriter | None = None
+) -> Path:
     """Evaluate scene after scene; write `results_<protocol>.md`, `.tex` and `.json` where their experiments are.
 
     Args:
         configs: of the experiments.
-        workers: the processes that share the views of each.
+        group: the processes that share the views of each.
         write_page: makes a page of each scene, see `evaluate`.
 
     Returns:
@@ -45,7 +47,7 @@ def evaluate_all(configs: list[Config], workers: Workers = ALONE, write_page: Pa
     failed: list[str] = []
     for config in configs:
         try:
-            report = json.loads(evaluate(config, pick_device(config), workers, write_page).read_text())
+            report = json.loads(evaluate(config, pick_device(config), group, write_page).read_text())
             reports[config.expname] = report
             require_all_views(report, config)
         except InputError as error:
@@ -55,13 +57,13 @@ def evaluate_all(configs: list[Config], workers: Workers = ALONE, write_page: Pa
         raise InputError(f"none of the {len(configs)} scenes could be evaluated")
     protocol, folder = configs[0].protocol, Path(configs[0].basedir)
     path = folder / f"results_{protocol}.md"
-    if workers.first:
+    if group.is_main:
         means = {scene: report["mean"] for scene, report in reports.items()}
         rows = score_table(means, protocol)
         text = markdown(rows) + _incomplete(reports) + _sources(published_figures(list(means), protocol))
         _write(path, text, rows, {"protocol": protocol, "scenes": means, "failed": failed})
         print(text)
-    workers.wait()
+    group.barrier()
     if failed:
         raise InputError(f"{len(failed)} of {len(configs)} scenes could not be evaluated in full: {', '.join(failed)}")
     return path

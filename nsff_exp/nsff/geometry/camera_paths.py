@@ -19,7 +19,7 @@ def _inverse_of_shift(x: float, y: float, z: float) -> Shaped[np.ndarray, "4 4"]
     return motion
 
 
-def wander(target: Pose, focal: float, n_poses: int = BULLET_TIME_FRAMES) -> Poses:
+def bullet_time_loop(target: Pose, focal: float, n_poses: int = BULLET_TIME_FRAMES) -> Poses:
     """The small loop of bullet time: c2w(target) inverse([I | (m sin a, m cos a / 3, m cos a / 3)]).
 
     Args:
@@ -40,7 +40,7 @@ def spiral(target: Pose, focal: float, focus: float, n_poses: int) -> Poses:
 
     Args:
         target: camera in the middle.
-        focal: in pixels; the loop is as wide as that of `wander`.
+        focal: in pixels; the loop is as wide as that of `bullet_time_loop`.
         focus: distance in front of `target` of the point looked at, in scaled world units.
         n_poses: cameras.
 

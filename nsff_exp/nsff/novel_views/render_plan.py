@@ -16,11 +16,11 @@ from nsff.geometry.camera_path_file import Keyframe, read_camera_path
 from nsff.geometry.camera_paths import (
     BULLET_TIME_FRAMES,
     BULLET_TIME_SHIFT,
+    bullet_time_loop,
     dolly,
     lemniscate,
     space_time_offsets,
     spiral,
-    wander,
 )
 from nsff.geometry.poses import Intrinsics, Pose, homogeneous, interpolate
 
@@ -41,7 +41,7 @@ class View:
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class VideoSpec:
     """The views of a video; `between` if its moments lie between the frames."""
 
     name: str
@@ -55,7 +55,7 @@ def wants_videos(config: Config) -> bool:
     return any(modes) or bool(config.path or config.camera_path)
 
 
-def plan_clips(config: Config, cameras: Cameras) -> list[Clip]:
+def plan_videos(config: Config, cameras: Cameras) -> list[VideoSpec]:
     """The clips that the options ask for, the published modes first.
 
     Raises:
@@ -86,29 +86,29 @@ class _Planner:
         self.target = self.timeline.check_frame(config.target_idx)
         self.lens = cameras.intrinsics.divided_by(max(1, config.render_factor))
         # paths are so many pixels wide for a focal length: another width is the published one of another focal length
-        self.focal = cameras.intrinsics.focal * BULLET_TIME_SHIFT / config.reach
+        self.focal = cameras.intrinsics.focal * BULLET_TIME_SHIFT / config.path_radius
 
-    def bullet_time(self) -> Clip:
+    def bullet_time(self) -> VideoSpec:
         """The camera circles around that of the target while its moment stands still."""
-        poses = wander(self.cameras.c2w[self.target], self.focal)
+        poses = bullet_time_loop(self.cameras.c2w[self.target], self.focal)
         views = [View(pose, self.target, self.lens) for pose in poses]
-        return Clip(f"spiral-frame-{self.target:03d}", views, between=False)
+        return VideoSpec(f"spiral-frame-{self.target:03d}", views, between=False)
 
-    def lockcam_slow_motion(self) -> Clip:
+    def lockcam_slow_motion(self) -> VideoSpec:
         """The camera stays at the target while time runs."""
         pose = self.cameras.c2w[self.target]
         views = [View(pose, moment, self.lens) for moment in self._slow_moments(self._window(LOCKED_WINDOW))]
-        return Clip(f"lockcam-slowmo-frame-{self.target:03d}", views, between=True)
+        return VideoSpec(f"lockcam-slowmo-frame-{self.target:03d}", views, between=True)
 
-    def space_time(self) -> Clip:
+    def space_time(self) -> VideoSpec:
         """Time runs, the camera goes on as it filmed, and circles about its way by the published loop."""
         offsets, views = space_time_offsets(self.focal), []
         for index, moment in enumerate(self._slow_moments(self._window(SPACE_TIME_WINDOW))):
             pose = homogeneous(self._filmed(moment)) @ offsets[index % len(offsets)]
             views.append(View(pose[:3], moment, self.lens))
-        return Clip(f"slowmo-bt-frame-{self.target:03d}", views, between=True)
+        return VideoSpec(f"slowmo-bt-frame-{self.target:03d}", views, between=True)
 
-    def path(self, name: str) -> Clip:
+    def path(self, name: str) -> VideoSpec:
         """A named path, around the camera of the target, at the times of `--time`."""
         time = self.config.time or ("run" if name in ("fixed", "train") else "fixed")
         still = name == time == "fixed"
@@ -116,7 +116,7 @@ class _Planner:
         target = self.cameras.c2w[self.target]
         focus = _focus(self.cameras.bounds)
         poses_of: dict[str, Callable[[int], np.ndarray]] = {
-            "wander": lambda n: wander(target, self.focal, n),
+            "bullet_time_loop": lambda n: bullet_time_loop(target, self.focal, n),
             "spiral": lambda n: spiral(target, self.focal, focus, n),
             "lemniscate": lambda n: lemniscate(target, self.focal, focus, n),
             "dolly": lambda n: dolly(target, n),
@@ -124,9 +124,9 @@ class _Planner:
             "train": lambda n: np.stack([self._filmed(moment) for moment in self._along(n)]),
         }
         views = [View(*pair, self.lens) for pair in zip(poses_of[name](len(moments)), moments, strict=True)]
-        return Clip(f"{name}-{time}-frame-{self.target:03d}", views, between=time == "slowmo")
+        return VideoSpec(f"{name}-{time}-frame-{self.target:03d}", views, between=time == "slowmo")
 
-    def camera_file(self, path: Path) -> Clip:
+    def camera_file(self, path: Path) -> VideoSpec:
         """The cameras of a file, at its times, or at those of `--time` where that is given."""
         keyframes = read_camera_path(path)
         given, n_given = self.config.time, sum(keyframe.time is not None for keyframe in keyframes)
@@ -144,7 +144,9 @@ class _Planner:
         ]
         for index, view in enumerate(views):
             _check_forward(view, f"--camera_path {path}: camera {index}")
-        return Clip(f"file-{path.stem}-frame-{self.target:03d}", views, between=any(m != round(m) for m in moments))
+        return VideoSpec(
+            f"file-{path.stem}-frame-{self.target:03d}", views, between=any(m != round(m) for m in moments)
+        )
 
     def _moments(self, time: str, n_frames: int) -> list[float]:
         """One for each frame of a clip; with 0 frames wanted, as many as the times ask for."""
@@ -217,7 +219,7 @@ def _check_forward(view: View, where: str) -> None:
         raise InputError(f"{where} stands beyond the near plane, in the middle of the scene; move it back")
 
 
-def world_keyframes(clip: Clip, cameras: Cameras) -> list[Keyframe]:
+def world_keyframes(clip: VideoSpec, cameras: Cameras) -> list[Keyframe]:
     """The views of a clip as a camera path that `--camera_path` reads."""
     last = len(cameras.c2w) - 1
     return [Keyframe(cameras.to_world(view.c2w), view.lens, view.moment / last) for view in clip.views]

@@ -16,7 +16,7 @@ import PIL.Image
 from jaxtyping import Float, UInt8
 
 from nsff.cli import progress_bar
-from nsff.distributed import ALONE, Workers
+from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError, UsageError
 from nsff.io import Image, atomic_write, claim_folder, write_image, writing_to
 
@@ -27,7 +27,7 @@ SHEET_COLUMNS, SHEET_HEIGHT = 6, 180
 
 
 @dataclasses.dataclass(frozen=True)
-class Rendered:
+class RenderedFrame:
     """What belongs to one frame of a clip: a picture a layer, and the distance of what is seen, where it is kept."""
 
     pictures: dict[str, Image]
@@ -35,7 +35,7 @@ class Rendered:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipFiles:
+class VideoFiles:
     """Which files a clip has: `images/000.jpg`, `video.mp4` for colour, `<layer>/000.jpg`, `<layer>.mp4` for others."""
 
     folder: Path
@@ -79,11 +79,11 @@ def parse_formats(text: str, image_ext: str) -> tuple[tuple[str, ...], tuple[str
     return images, tuple(name for name in names if name in VIDEO_FORMATS)
 
 
-def write_clip(
-    files: ClipFiles,
-    render: Callable[[int], Rendered],
+def write_video(
+    files: VideoFiles,
+    render: Callable[[int], RenderedFrame],
     settings: dict[str, Any],
-    workers: Workers = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
     """Write the frames, each as it is done, then the videos (mp4: h264, yuv420p, even size).
 
@@ -93,33 +93,33 @@ def write_clip(
         files: which, and where.
         render: makes one of them.
         settings: all that the frames depend on, for JSON.
-        workers: the processes that call this together.
+        group: the processes that call this together.
 
     Raises:
         InputError: the folder cannot be written; what is there stays, and the next run goes on.
     """
     with writing_to(files.folder):
-        if workers.first:
+        if group.is_main:
             claim_folder(files.folder, SETTINGS, settings)
             for path in files.all_of(0):
                 path.parent.mkdir(parents=True, exist_ok=True)
-        workers.wait()
+        group.barrier()
         numbers = range(files.n_frames)
         missing = [index for index in numbers if not all(path.is_file() for path in files.all_of(index))]
-        workers.wait()  # until all have seen the same
-        mine, done = workers.share(missing), files.n_frames - len(missing)
+        group.barrier()  # until all have seen the same
+        mine, done = group.shard(missing), files.n_frames - len(missing)
         bar = progress_bar(
-            mine, files.folder.name, initial=done, total=done + len(mine), unit="frame", disable=not workers.first
+            mine, files.folder.name, initial=done, total=done + len(mine), unit="frame", disable=not group.is_main
         )
         for index in bar:
             _write_frame(files, index, render(index))
-        workers.wait()
-        if workers.first:
+        group.barrier()
+        if group.is_main:
             for layer in files.layers:
                 _write_videos(files, layer)
 
 
-def _write_frame(files: ClipFiles, index: int, rendered: Rendered) -> None:
+def _write_frame(files: VideoFiles, index: int, rendered: RenderedFrame) -> None:
     for layer in files.layers:
         for path in files.frame_paths(layer, index):
             write_image(path, rendered.pictures[layer])
@@ -128,7 +128,7 @@ def _write_frame(files: ClipFiles, index: int, rendered: Rendered) -> None:
             np.savez_compressed(file, depth=rendered.depth)
 
 
-def _write_videos(files: ClipFiles, layer: str) -> None:
+def _write_videos(files: VideoFiles, layer: str) -> None:
     frames = [files.frame_paths(layer, index)[0] for index in range(files.n_frames)]
     for path in files.video_paths(layer):
         write = _write_gif if path.suffix == ".gif" else _write_mp4
@@ -166,7 +166,7 @@ def _pictures(frames: list[Path]) -> Iterator[PIL.Image.Image]:
             yield picture.convert("RGB")
 
 
-def write_sheet(path: Path, clips: list[ClipFiles]) -> None:
+def write_contact_sheet(path: Path, clips: list[VideoFiles]) -> None:
     """A picture with a row a clip: some frames of its first layer, evenly spaced, all of one height."""
     rows = []
     for files in clips:

@@ -25,7 +25,7 @@ from nsff.prep.motion_masks import (
 )
 from nsff.prep.network_sizes import NO_LIMITS, Limits, network_size, resize_image
 from nsff.prep.poses_bounds import Cameras, load_cameras
-from nsff.prep.previews import chosen, flow_picture, mask_picture, write_sheet
+from nsff.prep.previews import chosen, flow_picture, mask_picture, write_contact_sheet
 from nsff.prep.raft import RaftFlow
 from nsff.prep.semantic_masks import MaskRcnn
 from nsff.prep.weights import MASK_RCNN, RAFT, RAFT_SMALL, find_weights, has_weights
@@ -188,7 +188,7 @@ def _write_sheets(folder: SceneFolder, paths: list[Path]) -> None:
         moving = read_image(folder.motion_mask(index))[..., 0] > 0
         doubtful = mask_picture(image, ~content["mask"])
         rows.append([image, flow_picture(content["flow"]), doubtful, mask_picture(image, moving)])
-    write_sheet(folder.root / "sheets" / "flow_and_masks.jpg", rows)
+    write_contact_sheet(folder.root / "sheets" / "flow_and_masks.jpg", rows)
 
 
 def _summary(masks: list[Mask], method: str) -> str:

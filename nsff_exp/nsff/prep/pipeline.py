@@ -188,7 +188,9 @@ def _folder_of(semantic: str) -> Path | None:
     return Path(semantic) if Path(semantic).is_dir() else None
 
 
-def sensible(depths: depth.DepthSettings, flow: flows.FlowSettings) -> tuple[depth.DepthSettings, flows.FlowSettings]:
+def resolve_methods(
+    depths: depth.DepthSettings, flow: flows.FlowSettings
+) -> tuple[depth.DepthSettings, flows.FlowSettings]:
     """Choose methods that need no weights where the usual weights are not there, with a warning.
 
     Raises:

@@ -155,7 +155,7 @@ def scene_box(model: Model) -> dict[str, Any]:
     }
 
 
-def oddities(model: Model) -> list[str]:
+def camera_warnings(model: Model) -> list[str]:
     """What of the camera the method cannot follow: it knows one focal length, and a centre in the middle."""
     (width, height), (fx, fy), (cx, cy), found = model.size, model.focal, model.centre, []
     if abs(fx - fy) > ODD_SHARE * fx:
@@ -183,7 +183,7 @@ def save_poses(folder: SceneFolder) -> Model:
     if missing := sorted(set(model.names) - set(files)):
         raise InputError(f"{folder.images} lacks {missing[0]}, which the COLMAP model has; put it back")
     rows = poses_bounds(model)
-    for text in oddities(model):
+    for text in camera_warnings(model):
         log.warning("%s", text)
     write_array(folder.poses_bounds, rows)
     write_text(folder.root / "scene.json", json.dumps(scene_box(model), indent=2) + "\n")

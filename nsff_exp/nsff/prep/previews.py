@@ -40,7 +40,7 @@ def mask_picture(image: Image, mask: Mask) -> Image:
     return mixed.astype(np.uint8)
 
 
-def write_sheet(path: Path, rows: list[list[Image]]) -> None:
+def write_contact_sheet(path: Path, rows: list[list[Image]]) -> None:
     """One row of pictures a frame."""
     height, width = rows[0][0].shape[:2]
     size = (WIDTH, max(1, round(WIDTH * height / width)))

@@ -15,10 +15,10 @@ from nsff.rendering.ray_sampling import (
 )
 from nsff.rendering.train_render import render_background
 from nsff.rendering.volume_rendering import (
-    UnionComposite,
-    composite_union,
+    BlendedComposite,
+    blended_weights,
+    composite_blended,
     intervals,
-    weights_union,
 )
 
 
@@ -43,7 +43,7 @@ def render_frame(
     camera: Camera,
     time: float,
     sampling: DepthSampling,
-    rays_at_once: int,
+    rays_per_chunk: int,
     flow: FlowDirection | None = None,
 ) -> FrameRender:
     """Render both fields together from a camera at a time; no jitter, no noise, nothing kept for a gradient.
@@ -53,15 +53,15 @@ def render_frame(
         camera: what the frame is seen with.
         time: -1..1.
         sampling: depths a ray; not jittered here.
-        rays_at_once: most rays in memory.
+        rays_per_chunk: most rays in memory.
         flow: render scene flow too, from that to the next frame, or that to the one before, turned round.
     """
     all_rays = camera.rays()
-    parts: list[UnionComposite] = []
+    parts: list[BlendedComposite] = []
     flows: list[Tensor] = []
-    even = sampling.even()
-    for start in range(0, len(all_rays), rays_at_once):
-        rays = all_rays[start : start + rays_at_once]
+    even = sampling.without_jitter()
+    for start in range(0, len(all_rays), rays_per_chunk):
+        rays = all_rays[start : start + rays_per_chunk]
         depths = choose_depths(fields, rays, time, even)
         points_ndc, deltas = rays.points_ndc(depths), intervals(depths, rays.directions_ndc)
         static, moments = fields.static(points_ndc, rays.viewdirs), points_ndc.new_full((len(rays),), time)
@@ -69,9 +69,9 @@ def render_frame(
             dynamic = fields.dynamic.radiance(points_ndc, moments, rays.viewdirs)
         else:
             dynamic = fields.dynamic(points_ndc, moments, rays.viewdirs)
-            weights = weights_union(static.sigma_raw, static.blend_w, dynamic.sigma_raw, deltas)[1]
+            weights = blended_weights(static.sigma_raw, static.blend_w, dynamic.sigma_raw, deltas)[1]
             flows.append((weights[..., None] * flow_to_next(camera, points_ndc, dynamic, flow)).sum(-2))
-        parts.append(composite_union(static, dynamic, depths, deltas))
+        parts.append(composite_blended(static, dynamic, depths, deltas))
     size = (camera.lens.height, camera.lens.width)
     return FrameRender(
         torch.cat([part.rgb for part in parts]).view(*size, 3),
@@ -92,11 +92,11 @@ def flow_to_next(
 
 
 @torch.no_grad()
-def render_static(static: StaticField, camera: Camera, sampling: DepthSampling, rays_at_once: int) -> Tensor:
+def render_static(static: StaticField, camera: Camera, sampling: DepthSampling, rays_per_chunk: int) -> Tensor:
     """The static field alone, (h, w, 3), colours 0..1: the scene without what moves."""
-    all_rays, even = camera.rays(), sampling.even()
+    all_rays, even = camera.rays(), sampling.without_jitter()
     parts = [
-        render_background(static, all_rays[start : start + rays_at_once], even, None, lambda _: 0.0)
-        for start in range(0, len(all_rays), rays_at_once)
+        render_background(static, all_rays[start : start + rays_per_chunk], even, None, lambda _: 0.0)
+        for start in range(0, len(all_rays), rays_per_chunk)
     ]
     return torch.cat(parts).view(camera.lens.height, camera.lens.width, 3)

@@ -12,8 +12,8 @@ from nsff.config import Config
 from nsff.fields import Fields
 from nsff.geometry.rays import RayBundle
 from nsff.rendering.volume_rendering import (
-    weights_alone,
-    weights_union,
+    blended_weights,
+    render_weights,
 )
 
 UNIFORM_SHARE = 0.2  # of the importance samples: nothing is ever out of sight
@@ -23,21 +23,21 @@ UNIFORM_SHARE = 0.2  # of the importance samples: nothing is ever out of sight
 class DepthSampling:
     """How many depths a ray gets.
 
-    With `n_look` > 0 the fields are first looked at, without gradient, at so many depths, and the `n_samples` are
+    With `n_coarse` > 0 the fields are first looked at, without gradient, at so many depths, and the `n_samples` are
     drawn where that found weight; else they are uniform, as published.
     """
 
     n_samples: int
-    n_look: int
+    n_coarse: int
     perturb: float
 
     @staticmethod
     def of(config: Config) -> "DepthSampling":
         if config.importance:
-            return DepthSampling(config.hash_samples, config.hash_look, config.perturb)
+            return DepthSampling(config.hash_samples, config.hash_coarse_samples, config.perturb)
         return DepthSampling(config.N_samples, 0, config.perturb)
 
-    def even(self) -> "DepthSampling":
+    def without_jitter(self) -> "DepthSampling":
         """The same without jitter, for everything but training."""
         return dataclasses.replace(self, perturb=0.0)
 
@@ -63,7 +63,7 @@ def sample_depths(
     return lower + (upper - lower) * torch.rand(n_rays, n_samples, generator=generator, device=device)
 
 
-def span_depths(
+def stratified_depths(
     n_rays: int, n_spans: int, perturb: float, generator: torch.Generator | None, device: torch.device
 ) -> Float[Tensor, "n m"]:
     """One depth in each of `n_spans` equal spans of [0, 1]: its middle, or anywhere if `perturb` > 0."""
@@ -81,7 +81,7 @@ def spread(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
     return 0.5 * (larger[:, 1:] + larger[:, :-1])
 
 
-def widened(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+def dilate_and_normalise(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
     """Weights of spans, spread to the neighbours and summing to 1."""
     wide = spread(weights)
     return wide / wide.sum(-1, keepdim=True).clamp(min=1e-6)
@@ -102,7 +102,7 @@ def importance_depths(
     mixed = (1.0 - UNIFORM_SHARE) * density / density.sum(-1, keepdim=True).clamp(min=1e-6) + UNIFORM_SHARE / n_spans
     below = F.pad(mixed.cumsum(-1), (1, 0))
     below = below / below[:, -1:]
-    wanted = span_depths(n_rays, n_samples, perturb, generator, density.device).contiguous()
+    wanted = stratified_depths(n_rays, n_samples, perturb, generator, density.device).contiguous()
     span = torch.searchsorted(below, wanted, right=True).clamp(1, n_spans) - 1
     start, end = below.gather(1, span), below.gather(1, span + 1)
     return (span + (wanted - start) / (end - start)) / n_spans
@@ -115,19 +115,19 @@ def density_noise(
     return std * torch.randn(*shape, generator=generator, device=device) if std else 0.0
 
 
-Look = Callable[[Float[Tensor, "n m 3"], Float[Tensor, "n m"]], Float[Tensor, "n m"]]
+DensityPass = Callable[[Float[Tensor, "n m 3"], Float[Tensor, "n m"]], Float[Tensor, "n m"]]
 
 
 @torch.no_grad()
-def _depths_after_look(
-    look: Look, rays: RayBundle, sampling: DepthSampling, generator: torch.Generator | None
+def _coarse_to_fine_depths(
+    look: DensityPass, rays: RayBundle, sampling: DepthSampling, generator: torch.Generator | None
 ) -> Float[Tensor, "n s"]:
     """Depths that follow the density which `look` finds at (points, intervals); uniform ones without a look."""
     n_rays, device = len(rays), rays.origins_ndc.device
-    if not sampling.n_look:
+    if not sampling.n_coarse:
         return sample_depths(n_rays, sampling.n_samples, sampling.perturb, generator, device)
-    depths = span_depths(n_rays, sampling.n_look, sampling.perturb, generator, device)
-    deltas = (rays.directions_ndc.norm(dim=-1, keepdim=True) / sampling.n_look).expand_as(depths)
+    depths = stratified_depths(n_rays, sampling.n_coarse, sampling.perturb, generator, device)
+    deltas = (rays.directions_ndc.norm(dim=-1, keepdim=True) / sampling.n_coarse).expand_as(depths)
     density = look(rays.points_ndc(depths), deltas)
     return importance_depths(density, sampling.n_samples, sampling.perturb, generator)
 
@@ -151,7 +151,7 @@ def choose_depths(
     def look(points_ndc: Tensor, deltas: Tensor) -> Tensor:
         dynamic = fields.dynamic.geometry(points_ndc, points_ndc.new_full((len(rays),), time))
         static, blend_w = fields.static.geometry(points_ndc)
-        of_static, of_dynamic = weights_union(static, blend_w, dynamic, deltas)
-        return widened(of_static + of_dynamic) + widened(weights_alone(dynamic, deltas))
+        of_static, of_dynamic = blended_weights(static, blend_w, dynamic, deltas)
+        return dilate_and_normalise(of_static + of_dynamic) + dilate_and_normalise(render_weights(dynamic, deltas))
 
-    return _depths_after_look(look, rays, sampling, generator)
+    return _coarse_to_fine_depths(look, rays, sampling, generator)

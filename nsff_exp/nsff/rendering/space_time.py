@@ -15,32 +15,32 @@ from nsff.data.timeline import FlowDirection, Timeline
 from nsff.fields import Fields
 from nsff.geometry.rays import Camera, RayBundle
 from nsff.rendering.frame_render import FrameRender, flow_to_next
-from nsff.rendering.ray_sampling import span_depths, spread
+from nsff.rendering.ray_sampling import spread, stratified_depths
 from nsff.rendering.splatting import splat
-from nsff.rendering.volume_rendering import TRANSPARENT, intervals, opacity, weights_union
+from nsff.rendering.volume_rendering import TRANSPARENT, blended_weights, intervals, opacity
 
-UNSEEN = 1e-4  # share of the light: what is behind so much else is not looked for
+MIN_TRANSMITTANCE = 1e-4  # share of the light: what is behind so much else is not looked for
 REACH = 0.05  # of the width, that a sample may be splatted away, and still be looked for where it comes from
 PLANES_A_SPAN = 4
-FAINT = 4e-3  # share of the light in a span of the first look, from which its planes are worth it
+MIN_WEIGHT = 4e-3  # share of the light in a span of the first look, from which its planes are worth it
 
 
 @dataclasses.dataclass(frozen=True)
 class PlaneSampling:
     """How many planes a frame has, evenly from the near plane of NDC to infinity.
 
-    With `n_look` > 0 the fields are first looked at, without colour, at so many depths a ray, and a ray has samples
+    With `n_coarse` > 0 the fields are first looked at, without colour, at so many depths a ray, and a ray has samples
     only on the planes around those where that found light; else on all of them, as published. What no light reaches,
     on the ray or near it, has none in any case.
     """
 
     n_planes: int
-    n_look: int
+    n_coarse: int
 
     @staticmethod
     def of(config: Config) -> "PlaneSampling":
         if config.importance:
-            return PlaneSampling(PLANES_A_SPAN * config.hash_look, config.hash_look)
+            return PlaneSampling(PLANES_A_SPAN * config.hash_coarse_samples, config.hash_coarse_samples)
         return PlaneSampling(config.N_samples, 0)
 
 
@@ -64,7 +64,7 @@ def _moments(timeline: Timeline, frame: float) -> list[_Moment]:
 
 
 @torch.no_grad()
-def render_between(
+def render_space_time(
     fields: Fields,
     camera: Camera,
     timeline: Timeline,
@@ -90,9 +90,9 @@ def render_between(
     rays, moments = camera.rays(), _moments(timeline, frame)
     depths = torch.linspace(0.0, 1.0, sampling.n_planes, device=camera.c2w.device)[None]
     steps = intervals(depths, depths.new_tensor([[0.0, 0.0, 1.0]]))
-    lit = _lit_spans(fields, rays, moments, camera, sampling.n_look, points_at_once) if sampling.n_look else None
-    at_once = PLANES_A_SPAN if sampling.n_look else max(1, points_at_once // len(rays))
-    canvas = _Canvas(camera, with_flow)
+    lit = _lit_spans(fields, rays, moments, camera, sampling.n_coarse, points_at_once) if sampling.n_coarse else None
+    at_once = PLANES_A_SPAN if sampling.n_coarse else max(1, points_at_once // len(rays))
+    canvas = _PlaneCompositor(camera, with_flow)
     for span, planes in enumerate(zip(depths.split(at_once, dim=1), steps.split(at_once, dim=1), strict=True)):
         in_sight = canvas.in_sight()
         if not in_sight.any():
@@ -118,19 +118,19 @@ def _lit_spans(
     black = pixels[(pixels // width + pixels % width) % 2 == 0]
     for rows in black.split(max(1, points_at_once // n_spans)):
         some = rays[rows]
-        points_ndc = some.points_ndc(span_depths(len(rows), n_spans, 0.0, None, found.device))
+        points_ndc = some.points_ndc(stratified_depths(len(rows), n_spans, 0.0, None, found.device))
         deltas = (some.directions_ndc.norm(dim=-1, keepdim=True) / n_spans).expand(-1, n_spans)
         static, blend_w = fields.static.geometry(points_ndc)
         light = torch.zeros_like(static)
         for k, moment in enumerate(moments):
             dynamic = fields.dynamic.geometry(points_ndc, points_ndc.new_full((len(rows),), moment.time))
-            of_static, of_dynamic = weights_union(static, blend_w, dynamic, deltas)
+            of_static, of_dynamic = blended_weights(static, blend_w, dynamic, deltas)
             left = 1.0 - (of_static + of_dynamic).sum(-1)  # the last plane takes it, of whichever field that is
             of_static[:, -1] += left
             of_dynamic[:, -1] += left
             light = torch.maximum(light, of_static + of_dynamic)
-            found[1 + k][:, rows] = (spread(of_dynamic) > FAINT).T
-        found[0][:, rows] = (spread(light) > FAINT).T
+            found[1 + k][:, rows] = (spread(of_dynamic) > MIN_WEIGHT).T
+        found[0][:, rows] = (spread(light) > MIN_WEIGHT).T
     for span in range(n_spans):  # one by one: as numbers, all would take gigabytes
         images = found[:, span].view(-1, 1, height, width).float()
         found[:, span] = F.max_pool2d(images, 3, stride=1, padding=1).flatten(1) > 0.0
@@ -217,7 +217,7 @@ def _moved(
     return splat(image, flow, "linear", sampled).flatten(2)
 
 
-class _Canvas:
+class _PlaneCompositor:
     """A frame that planes are composited on, front to back."""
 
     def __init__(self, camera: Camera, with_flow: bool):
@@ -231,7 +231,7 @@ class _Canvas:
         """The pixels on which, or near which, light is left."""
         image, reach = self.clear.view(1, 1, *self.size), max(1, round(REACH * self.size[1]))
         rows = F.max_pool2d(image, (1, 2 * reach + 1), stride=1, padding=(0, reach))
-        return F.max_pool2d(rows, (2 * reach + 1, 1), stride=1, padding=(reach, 0)).flatten() > UNSEEN
+        return F.max_pool2d(rows, (2 * reach + 1, 1), stride=1, padding=(reach, 0)).flatten() > MIN_TRANSMITTANCE
 
     def add(
         self,

@@ -12,17 +12,17 @@ from nsff.fields import DynamicSamples, Fields, StaticField, StaticSamples
 from nsff.geometry.rays import RayBundle
 from nsff.rendering.ray_sampling import (
     DepthSampling,
-    _depths_after_look,
-    widened,
+    _coarse_to_fine_depths,
+    dilate_and_normalise,
 )
 from nsff.rendering.volume_rendering import (
+    BlendedComposite,
     Composite,
     Noise,
-    UnionComposite,
     composite,
-    composite_union,
+    composite_blended,
     intervals,
-    weights_alone,
+    render_weights,
 )
 
 NoiseSource = Callable[[int], Noise]
@@ -38,8 +38,8 @@ class ReferenceRender:
     points_ndc: Float[Tensor, "n s 3"]
     dynamic: DynamicSamples
     static: StaticSamples
-    dynamic_alone: Composite
-    union: UnionComposite
+    dynamic_only: Composite
+    blended: BlendedComposite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +56,16 @@ class WarpRender:
 class TrainRender:
     """All that the losses of one step look at.
 
-    `chain_points_ndc` is two frames away, reached with the neighbour's own flow: prev2 if `chain_backward`, else next2.
-    `chain` is the render from there, in the stages that have it.
+    `two_step_points_ndc` is two frames away, reached with the neighbour's own flow: prev2 if `two_step_backward`, else
+    next2. `two_step` is the render from there, in the stages that have it.
     """
 
     ref: ReferenceRender
     prev: WarpRender
     next: WarpRender
-    chain_backward: bool
-    chain_points_ndc: Float[Tensor, "n s 3"]
-    chain: WarpRender | None
+    two_step_backward: bool
+    two_step_points_ndc: Float[Tensor, "n s 3"]
+    two_step: WarpRender | None
 
 
 def render_background(
@@ -74,9 +74,9 @@ def render_background(
     """Colours of the static field alone, at depths that follow a first look at it."""
 
     def look(points_ndc: Tensor, deltas: Tensor) -> Tensor:
-        return widened(weights_alone(static.geometry(points_ndc)[0], deltas))
+        return dilate_and_normalise(render_weights(static.geometry(points_ndc)[0], deltas))
 
-    depths = _depths_after_look(look, rays, sampling, generator)
+    depths = _coarse_to_fine_depths(look, rays, sampling, generator)
     samples = static(rays.points_ndc(depths), rays.viewdirs)
     return composite(samples, depths, intervals(depths, rays.directions_ndc), noise(len(rays))).rgb
 
@@ -98,8 +98,8 @@ def render_train(
     frame: int,
     *,
     n_static: int,
-    chain: bool,
-    chain_backward: bool,
+    two_step: bool,
+    two_step_backward: bool,
     noise: NoiseSource = lambda n_rays: 0.0,
 ) -> TrainRender:
     """Render one training step (paper, sections 3.2 and 3.3).
@@ -111,8 +111,8 @@ def render_train(
         timeline: of the sequence.
         frame: reference frame; its neighbours may lie one beyond the ends.
         n_static: rays (the first ones) on which the static field and the union are wanted.
-        chain: render from two frames away as well.
-        chain_backward: that frame is frame - 2, else frame + 2.
+        two_step: render from two frames away as well.
+        two_step_backward: that frame is frame - 2, else frame + 2.
         noise: density noise for so many rays; drawn once a frame and shared by both fields.
     """
     n_rays, time = len(rays), timeline.time_of(frame)
@@ -127,7 +127,7 @@ def render_train(
     ref_noise = noise(n_rays)
     alone = composite(dynamic, depths, deltas, ref_noise)
     some_noise = ref_noise if isinstance(ref_noise, float) else ref_noise[some]
-    union = composite_union(static, dynamic[some], depths[some], deltas[some], some_noise)
+    union = composite_blended(static, dynamic[some], depths[some], deltas[some], some_noise)
 
     points_prev_ndc, points_next_ndc = points_ndc + dynamic.sf_bwd, points_ndc + dynamic.sf_fwd
     times = torch.cat([at(time - timeline.step), at(time + timeline.step)])
@@ -137,13 +137,13 @@ def render_train(
     prev = _warp(points_prev_ndc, at_prev, seen_prev, depths, deltas, noise(n_rays))
     next_ = _warp(points_next_ndc, at_next, seen_next, depths, deltas, noise(n_rays))
 
-    if chain_backward:
+    if two_step_backward:
         far_ndc, seen, direction = points_prev_ndc + at_prev.sf_bwd, seen_prev * (1.0 - at_prev.prob_bwd), -2.0
     else:
         far_ndc, seen, direction = points_next_ndc + at_next.sf_fwd, seen_next * (1.0 - at_next.prob_fwd), 2.0
     chained = None
-    if chain:
+    if two_step:
         samples = fields.dynamic(far_ndc, at(time + direction * timeline.step), rays.viewdirs)
         chained = _warp(far_ndc, samples, seen, depths, deltas, noise(n_rays))
     ref = ReferenceRender(points_ndc, dynamic, static, alone, union)
-    return TrainRender(ref, prev, next_, chain_backward, far_ndc, chained)
+    return TrainRender(ref, prev, next_, two_step_backward, far_ndc, chained)

@@ -24,7 +24,7 @@ class Composite:
 
 
 @dataclasses.dataclass(frozen=True)
-class UnionComposite:
+class BlendedComposite:
     """Both fields composited together; the last two are the share of the dynamic field in it."""
 
     rgb: Float[Tensor, "n 3"]
@@ -65,12 +65,12 @@ def composite(
         deltas: from `intervals`.
         noise: on raw density.
     """
-    weights = weights_alone(samples.sigma_raw, deltas, noise)
+    weights = render_weights(samples.sigma_raw, deltas, noise)
     rgb = (weights[..., None] * samples.rgb_raw.sigmoid()).sum(-2)
     return Composite(rgb, (weights * depths).sum(-1), weights)
 
 
-def weights_alone(
+def render_weights(
     sigma_raw: Float[Tensor, "n s"], deltas: Float[Tensor, "n s"], noise: Noise = 0.0
 ) -> Float[Tensor, "n s"]:
     """w = T alpha of one field."""
@@ -78,7 +78,7 @@ def weights_alone(
     return alpha * transmittance(1.0 - alpha)
 
 
-def weights_union(
+def blended_weights(
     sigma_static: Float[Tensor, "n s"],
     blend_w: Float[Tensor, "n s"],
     sigma_dynamic: Float[Tensor, "n s"],
@@ -92,16 +92,18 @@ def weights_union(
     return through * alpha_static, through * alpha_dynamic
 
 
-def composite_union(
+def composite_blended(
     static: StaticSamples,
     dynamic: Radiance,
     depths: Float[Tensor, "n s"],
     deltas: Float[Tensor, "n s"],
     noise: Noise = 0.0,
-) -> UnionComposite:
+) -> BlendedComposite:
     """Both fields together."""
-    weights_static, weights_dynamic = weights_union(static.sigma_raw, static.blend_w, dynamic.sigma_raw, deltas, noise)
+    weights_static, weights_dynamic = blended_weights(
+        static.sigma_raw, static.blend_w, dynamic.sigma_raw, deltas, noise
+    )
     of_dynamic = (weights_dynamic[..., None] * dynamic.rgb_raw.sigmoid()).sum(-2)
     of_static = (weights_static[..., None] * static.rgb_raw.sigmoid()).sum(-2)
     depth = ((weights_dynamic + weights_static) * depths).sum(-1)
-    return UnionComposite(of_dynamic + of_static, depth, weights_dynamic.sum(-1), of_dynamic)
+    return BlendedComposite(of_dynamic + of_static, depth, weights_dynamic.sum(-1), of_dynamic)

@@ -58,7 +58,7 @@ def write_summary(config: Config) -> Path:
         video = Path(aside) / "input.mp4"
         iio.imwrite(video, input_pictures(scene), plugin="FFMPEG", fps=INPUT_FPS, quality=7, macro_block_size=2)
         page.videos({"at the size of training": video})
-    clips = find_clips(folder)
+    clips = find_videos(folder)
     page.heading("What came out")
     if clips:
         page.videos(clips)
@@ -114,7 +114,7 @@ def input_pictures(scene: Scene) -> list[Image]:
     return pictures
 
 
-def find_clips(folder: Path) -> dict[str, Path]:
+def find_videos(folder: Path) -> dict[str, Path]:
     """Videos of an experiment by what they show; of renders of one kind, the one that was made last."""
     newest: dict[str, Path] = {}
     for path in sorted(folder.glob("render-*/video.mp4"), key=lambda path: path.stat().st_mtime):

@@ -19,12 +19,12 @@ Picture = Float[Tensor, "h w 3"] | UInt8[Tensor, "h w 3"] | Float[Tensor, "h w"]
 def training_images(fields: Fields, scene: Scene, frame: int, config: Config) -> dict[str, Picture]:
     """Images by their TensorBoard tag, at the size of the frames, 0..1 or 8-bit.
 
-    Rendered: both fields blended (colour, depth, weight of the dynamic field), the static field alone, the dynamic
+    RenderedFrame: both fields blended (colour, depth, weight of the dynamic field), the static field alone, the dynamic
     field alone (colour, depth, the optical flow that its scene flow induces). Given: the frame, its disparity and its
     optical flow, in the colours of the rendered one. Flow is to the next frame, for the last one to the one before.
     """
     camera = Camera(scene.c2w[frame], scene.intrinsics, scene.intrinsics)
-    sampling, at_once = DepthSampling.of(config), config.rays_at_once
+    sampling, at_once = DepthSampling.of(config), config.rays_per_chunk
     blended = render_frame(fields, camera, scene.timeline.time_of(frame), sampling, at_once)
     dynamic_rgb, dynamic_depth, flow = _dynamic_only(fields, scene, camera, frame, sampling, at_once)
     given = scene.flow_bwd[frame] if scene.timeline.is_last(frame) else scene.flow_fwd[frame]
@@ -48,15 +48,15 @@ def training_images(fields: Fields, scene: Scene, frame: int, config: Config) ->
 
 @torch.no_grad()
 def _dynamic_only(
-    fields: Fields, scene: Scene, camera: Camera, frame: int, sampling: DepthSampling, rays_at_once: int
+    fields: Fields, scene: Scene, camera: Camera, frame: int, sampling: DepthSampling, rays_per_chunk: int
 ) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w"], Float[Tensor, "h w 2"]]:
     """Colour, depth and induced optical flow (pixels) of the dynamic field alone, as the losses look at it."""
     backward = scene.timeline.is_last(frame)
     neighbour = scene.c2w[frame - 1 if backward else frame + 1]
-    time, all_rays, even = scene.timeline.time_of(frame), camera.rays(), sampling.even()
+    time, all_rays, even = scene.timeline.time_of(frame), camera.rays(), sampling.without_jitter()
     colours, depths, arrivals = [], [], []
-    for start in range(0, len(all_rays), rays_at_once):
-        rays = all_rays[start : start + rays_at_once]
+    for start in range(0, len(all_rays), rays_per_chunk):
+        rays = all_rays[start : start + rays_per_chunk]
         z = choose_depths(fields, rays, time, even)
         points_ndc = rays.points_ndc(z)
         samples = fields.dynamic(points_ndc, points_ndc.new_full((len(rays),), time), rays.viewdirs)

@@ -33,7 +33,7 @@ class StepReport:
         return -10.0 * math.log10(max(float(self.colour_error), 1e-12))
 
 
-class Journal:
+class TrainingLogger:
     """Of several processes that train together, the first one keeps it."""
 
     def __init__(
@@ -41,33 +41,33 @@ class Journal:
         config: Config,
         fields: Fields,
         scene: Scene,
-        kept: bool,
+        enabled: bool,
         start: tuple[int, float],
         validate: Validate | None = None,
     ):
         """`start`: the step and the fraction of the run at which it begins. `validate`: called every `i_val` steps."""
-        self.config, self.fields, self.scene, self.kept, self.start = config, fields, scene, kept, start
+        self.config, self.fields, self.scene, self.enabled, self.start = config, fields, scene, enabled, start
         self.validate = validate
 
-    def __enter__(self) -> "Journal":
-        if self.kept:
+    def __enter__(self) -> "TrainingLogger":
+        if self.enabled:
             self.board, self.bar = SummaryWriter(str(self.config.experiment_dir)), ProgressBar(*self.start)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.kept:
+        if self.enabled:
             self.bar.close()
             self.board.close()
 
-    def due(self, step: int) -> bool:
+    def should_log(self, step: int) -> bool:
         """Whether figures of this step will be read, or saved."""
-        shown = self.kept and self.bar.due()
+        shown = self.enabled and self.bar.due()
         return shown or step % self.config.i_print == 0 or step % self.config.i_weights == 0
 
-    def note(self, step: int, share: float, report: StepReport) -> float:
+    def log_step(self, step: int, share: float, report: StepReport) -> float:
         """Tell of a step; `share` of the run is behind. Returns seconds that were no training."""
         config = self.config
-        if not self.kept:
+        if not self.enabled:
             return 0.0
         if self.bar.due():
             self.bar.show(step, share, float(report.loss), report.psnr)

@@ -41,7 +41,7 @@ class VariantRules:
     flow_relative: bool  # flow target: difference of projected points (True) or pixel + flow (False)
     nearest_smooth: float  # share of samples of a ray that smoothness looks at
     smooth_weighted: bool  # weigh neighbours along the ray by exp(-2 distance)
-    chain_regularised: bool  # the second step has prob, cycle, magnitude and smoothness terms too
+    two_step_regularised: bool  # the second step has prob, cycle, magnitude and smoothness terms too
     magnitude_of_render: bool  # scene flow magnitude of the composited flow instead of every sample
     entropy: bool
 
@@ -112,15 +112,15 @@ def compute_losses(
     background: tuple[Tensor, Tensor] | None = None,
 ) -> LossTerms:
     """All terms of one step, with their weights; `background`: colours of the static field alone, and the true ones."""
-    ref, dynamic, alone = render.ref, render.ref.dynamic, render.ref.dynamic_alone
+    ref, dynamic, alone = render.ref, render.ref.dynamic, render.ref.dynamic_only
     steps = [(dynamic.sf_bwd, dynamic.prob_bwd, render.prev), (dynamic.sf_fwd, dynamic.prob_fwd, render.next)]
-    chained = _chained_step(render) if rules.chain_regularised and render.chain else None
+    chained = _chained_step(render) if rules.two_step_regularised and render.two_step else None
     all_steps = steps if chained is None else [*steps, chained]
     prev_to_ref, next_to_ref = render.prev.dynamic.sf_fwd, render.next.dynamic.sf_bwd
     cycle = cycle_loss(dynamic.sf_fwd, next_to_ref, dynamic.prob_fwd)
     cycle = cycle + cycle_loss(dynamic.sf_bwd, prev_to_ref, dynamic.prob_bwd)
     if chained is not None:
-        back = chained[2].dynamic.sf_fwd if render.chain_backward else chained[2].dynamic.sf_bwd
+        back = chained[2].dynamic.sf_fwd if render.two_step_backward else chained[2].dynamic.sf_bwd
         cycle = cycle + cycle_loss(chained[0], back, chained[1])
     magnitudes = [flow for flow, _, _ in all_steps]
     if rules.magnitude_of_render:
@@ -143,10 +143,10 @@ def compute_losses(
 
 def _chained_step(render: TrainRender) -> tuple[Tensor, Tensor, WarpRender]:
     """(flow, disocclusion, arrival) of the step from the neighbour to two frames away."""
-    assert render.chain is not None
-    if render.chain_backward:
-        return render.prev.dynamic.sf_bwd, render.prev.dynamic.prob_bwd, render.chain
-    return render.next.dynamic.sf_fwd, render.next.dynamic.prob_fwd, render.chain
+    assert render.two_step is not None
+    if render.two_step_backward:
+        return render.prev.dynamic.sf_bwd, render.prev.dynamic.prob_bwd, render.two_step
+    return render.next.dynamic.sf_fwd, render.next.dynamic.prob_fwd, render.two_step
 
 
 def weighted_mean(values: Float[Tensor, "*b c"], weight: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
@@ -161,7 +161,7 @@ def colour_loss(render: TrainRender, batch: TrainBatch, where_dynamic: bool) -> 
         where_dynamic: weigh the dynamic terms by the detached share of the dynamic field (`wild`, from step D), and
             the chained one by nothing else. In that stage the union was rendered on all rays.
     """
-    share = render.ref.union.dynamic_weight.detach() if where_dynamic else None
+    share = render.ref.blended.dynamic_weight.detach() if where_dynamic else None
 
     def squared_error(rgb: Tensor, weight: Tensor | None) -> Tensor:
         error = (rgb - batch.rgb) ** 2
@@ -169,13 +169,13 @@ def colour_loss(render: TrainRender, batch: TrainBatch, where_dynamic: bool) -> 
             weight = share if weight is None else weight * share
         return error.mean() if weight is None else weighted_mean(error, weight)
 
-    loss = squared_error(render.ref.dynamic_alone.rgb, None)
+    loss = squared_error(render.ref.dynamic_only.rgb, None)
     for warp in (render.next, render.prev):
         loss = loss + squared_error(warp.rgb, warp.confidence)
-    if render.chain is not None:
-        loss = loss + squared_error(render.chain.rgb, None if where_dynamic else render.chain.confidence)
+    if render.two_step is not None:
+        loss = loss + squared_error(render.two_step.rgb, None if where_dynamic else render.two_step.confidence)
     n = batch.n_uniform
-    return loss + ((render.ref.union.rgb[:n] - batch.rgb[:n]) ** 2).mean()
+    return loss + ((render.ref.blended.rgb[:n] - batch.rgb[:n]) ** 2).mean()
 
 
 def cycle_loss(
@@ -210,7 +210,7 @@ def flow_loss(
     """Projected scene flow against optical flow, in pixels, over the consistent pixels; each direction that exists."""
 
     def pixel(points_ndc: Tensor, c2w: Tensor) -> Tensor:
-        return expected_pixel(render.ref.dynamic_alone.weights, points_ndc, c2w, intrinsics)
+        return expected_pixel(render.ref.dynamic_only.weights, points_ndc, c2w, intrinsics)
 
     start = pixel(render.ref.points_ndc, cameras.ref) if relative else batch.uv
     loss = start.new_zeros(())
@@ -252,15 +252,15 @@ def least_kinetic(
 
 
 def _smoothness(render: TrainRender, intrinsics: Intrinsics, rules: VariantRules) -> Tensor:
-    points_ndc = render.ref.points_ndc, render.prev.points_ndc, render.next.points_ndc, render.chain_points_ndc
+    points_ndc = render.ref.points_ndc, render.prev.points_ndc, render.next.points_ndc, render.two_step_points_ndc
     ref_world, prev_world, next_world, far_world = (ndc_to_world(points, intrinsics) for points in points_ndc)
     loss = spatial_smoothness(ref_world, next_world, rules) + spatial_smoothness(ref_world, prev_world, rules)
     loss = loss + KINETIC_REPEATS * least_kinetic(prev_world, ref_world, next_world)
-    if render.chain_backward:
+    if render.two_step_backward:
         step, window = (prev_world, far_world), (far_world, prev_world, ref_world)
     else:
         step, window = (next_world, far_world), (ref_world, next_world, far_world)
-    if rules.chain_regularised:
+    if rules.two_step_regularised:
         loss = loss + spatial_smoothness(*step, rules)
     return loss + least_kinetic(*window)
 
@@ -296,4 +296,4 @@ def split_loss(render: TrainRender, batch: TrainBatch) -> Float[Tensor, ""]:
     Without it both fields learn the background, and the dynamic one hangs there as haze in views of other cameras.
     """
     n = batch.n_uniform
-    return weighted_mean(render.ref.union.dynamic_weight[:n, None], batch.background[:n].to(batch.rgb.dtype))
+    return weighted_mean(render.ref.blended.dynamic_weight[:n, None], batch.background[:n].to(batch.rgb.dtype))

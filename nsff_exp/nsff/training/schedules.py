@@ -15,12 +15,12 @@ HASH_RATE = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """One training step. `union_everywhere`: the static field is wanted on hard-mined rays too."""
+    """One training step. `static_everywhere`: the static field is wanted on hard-mined rays too."""
 
     n_hard: int
-    chain: bool
-    chain_backward: bool
-    union_everywhere: bool
+    two_step: bool
+    two_step_backward: bool
+    static_everywhere: bool
     weights: LossWeights
 
 
@@ -56,9 +56,9 @@ def plan_step(config: Config, step: int, n_frames: int, share: float = 0.0) -> S
     decay = PRIOR_DECAY**stage
     return StepPlan(
         n_hard=config.num_extra_sample if config.use_motion_mask and stage == 0 else 0,
-        chain=config.chain_sf and _beyond(config, step, n_frames, share, 2) if wild else stage >= 1,
-        chain_backward=step % 2 == 0,
-        union_everywhere=wild,
+        two_step=config.chain_sf and _beyond(config, step, n_frames, share, 2) if wild else stage >= 1,
+        two_step_backward=step % 2 == 0,
+        static_everywhere=wild,
         weights=LossWeights(
             depth=config.w_depth / (decay if config.decay_depth_w else 1.0),
             flow=config.w_optical_flow / (decay if config.decay_optical_flow_w else 1.0),

@@ -12,7 +12,7 @@ from nsff.config import Config
 from nsff.config_loader import format_args
 from nsff.data.pixel_sampler import TrainBatch, draw_background, draw_batch
 from nsff.data.scene import Scene
-from nsff.distributed import ALONE, Workers
+from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError, UsageError
 from nsff.fields import Fields, build_fields, build_optimizer
 from nsff.geometry.rays import make_rays
@@ -30,7 +30,7 @@ from nsff.training.checkpoint import (
     read_newest,
     save_checkpoint,
 )
-from nsff.training.logger import Journal, StepReport, Validate
+from nsff.training.logger import StepReport, TrainingLogger, Validate
 from nsff.training.losses import VARIANT_RULES, LossTerms, NeighbourCameras, compute_losses
 from nsff.training.progress_bar import interruptible
 from nsff.training.schedules import StepPlan, learning_rate, plan_step, share_done
@@ -38,7 +38,7 @@ from nsff.training.schedules import StepPlan, learning_rate, plan_step, share_do
 log = logging.getLogger("nsff")
 
 AFTER_DIVERGING = "nothing was saved since the last checkpoint; lower --lrate and run again"
-EXPLODED = 1e6  # a loss above this comes back from nowhere
+DIVERGED_ABOVE = 1e6  # a loss above this comes back from nowhere
 SEED_STRIDE = 1_000_003  # between the seeds of processes that train together
 
 
@@ -57,10 +57,10 @@ class Trainer:
         Those of several processes are each over its own rays, then averaged: means of means, as of smaller batches.
     """
 
-    def __init__(self, config: Config, scene: Scene, device: torch.device, workers: Workers = ALONE):
-        if config.N_rand < workers.count:
-            raise UsageError(f"N_rand = {config.N_rand} is shared by {workers.count} processes: give more")
-        self.config, self.scene, self.device, self.workers = config, scene, device, workers
+    def __init__(self, config: Config, scene: Scene, device: torch.device, group: ProcessGroup = SINGLE_PROCESS):
+        if config.N_rand < group.size:
+            raise UsageError(f"N_rand = {config.N_rand} is shared by {group.size} processes: give more")
+        self.config, self.scene, self.device, self.group = config, scene, device, group
         self.step, self.seconds = 0, 0.0
         torch.manual_seed(config.seed)
         self.fields: Fields = build_fields(config).to(device)
@@ -70,7 +70,7 @@ class Trainer:
 
     def _seed(self, seed: int) -> None:
         for generator in (self.frames, self.samples):
-            generator.manual_seed(seed + SEED_STRIDE * self.workers.rank)
+            generator.manual_seed(seed + SEED_STRIDE * self.group.rank)
 
     @property
     def share(self) -> float:
@@ -94,9 +94,9 @@ class Trainer:
             depths,
             scene.timeline,
             frame,
-            n_static=len(rays) if plan.union_everywhere else batch.n_uniform,
-            chain=plan.chain,
-            chain_backward=plan.chain_backward,
+            n_static=len(rays) if plan.static_everywhere else batch.n_uniform,
+            two_step=plan.two_step,
+            two_step_backward=plan.two_step_backward,
             noise=noise,
         )
         cameras = NeighbourCameras(
@@ -112,7 +112,7 @@ class Trainer:
         self, sampling: DepthSampling, noise: NoiseSource
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Colours of the static field alone on pixels of the background, and the true ones; None if all moves."""
-        still = draw_background(self.scene, self.workers.portion(self.config.background_rays), self.samples)
+        still = draw_background(self.scene, self.group.split(self.config.background_rays), self.samples)
         if not len(still.rgb):
             return None
         rays = make_rays(still.uv, self.scene.c2w[still.frames], self.scene.intrinsics)
@@ -124,7 +124,7 @@ class Trainer:
         share = self.share
         plan = plan_step(config, self.step, n_frames, share)
         frame = int(torch.randint(n_frames, (1,), generator=self.frames))
-        portion = self.workers.portion
+        portion = self.group.split
         batch = draw_batch(self.scene, frame, portion(config.N_rand), portion(plan.n_hard), self.samples)
         rate = learning_rate(config, self.step, share)
         for group in self.optimizer.param_groups:
@@ -138,17 +138,19 @@ class Trainer:
         self.step += 1
         self.scene.forget()  # rays from all over a long clip bring in pages of it by the thousand
         n = batch.n_uniform
-        error = ((render.ref.union.rgb.detach()[:n] - batch.rgb[:n]) ** 2).mean()
+        error = ((render.ref.blended.rgb.detach()[:n] - batch.rgb[:n]) ** 2).mean()
         return StepReport(frame, terms.detach(), loss.detach(), error, rate)
 
     def _average_gradients(self) -> None:
         """Over the processes; what the rays of one did not touch counts as 0, so that all speak of the same tensors."""
-        if self.workers.count == 1:
+        if self.group.size == 1:
             return
         for parameter in self.fields.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self.workers.average([parameter.grad for parameter in self.fields.parameters() if parameter.grad is not None])
+        self.group.all_reduce_mean(
+            [parameter.grad for parameter in self.fields.parameters() if parameter.grad is not None]
+        )
 
     def save(self) -> Path:
         """Write a checkpoint of this moment (the first process does, with the random states of all); returns its path.
@@ -161,8 +163,8 @@ class Trainer:
         if bad:
             raise Diverged(f"step {self.step}: weights {bad[0]} are not finite; {AFTER_DIVERGING}")
         path = checkpoint_path(self.config.experiment_dir, self.step)
-        states = self.workers.gather({"frames": self.frames.get_state(), "samples": self.samples.get_state()})
-        if self.workers.first:
+        states = self.group.all_gather({"frames": self.frames.get_state(), "samples": self.samples.get_state()})
+        if self.group.is_main:
             rng = {"device": self.device.type, **states[0], "others": states[1:]}
             save_checkpoint(path, self.step, self.seconds, self.fields, self.optimizer, rng, self.config)
         return path
@@ -175,7 +177,7 @@ class Trainer:
                 f"--no_reload: {folder.absolute()} has checkpoints up to {old[0].name}; "
                 "move them away or choose another --expname"
             )
-        checkpoint = self.workers.from_first(read_newest(folder) if self.workers.first else None)
+        checkpoint = self.group.broadcast(read_newest(folder) if self.group.is_main else None)
         if checkpoint is None and self.config.ft_path:
             checkpoint = read_checkpoint(Path(self.config.ft_path))
         elif self.config.ft_path:
@@ -201,9 +203,9 @@ class Trainer:
             self.optimizer.load_state_dict(checkpoint.optimizer)
         rng = checkpoint.rng or {}
         states = [rng, *rng.get("others", [])]
-        if rng.get("device") == self.device.type and len(states) == self.workers.count:
-            self.frames.set_state(states[self.workers.rank]["frames"].cpu())
-            self.samples.set_state(states[self.workers.rank]["samples"].cpu())
+        if rng.get("device") == self.device.type and len(states) == self.group.size:
+            self.frames.set_state(states[self.group.rank]["frames"].cpu())
+            self.samples.set_state(states[self.group.rank]["samples"].cpu())
         else:  # a published checkpoint, another kind of device or number of processes: go on with fresh draws
             self._seed(self.config.seed + checkpoint.step)
         log.info("resumed from %s (step %d)", checkpoint.path, checkpoint.step)
@@ -215,7 +217,7 @@ def train(trainer: Trainer, validate: Validate | None = None) -> None:
     Raises:
         InputError: another run is at it, the folder cannot be written, or the loss exploded (`Diverged`).
     """
-    first = trainer.workers.first
+    first = trainer.group.is_main
     with holding(trainer.config.experiment_dir) if first else contextlib.nullcontext():
         if first:
             _write_settings(trainer.config)
@@ -228,18 +230,20 @@ def train(trainer: Trainer, validate: Validate | None = None) -> None:
 
 def _run(trainer: Trainer, validate: Validate | None) -> None:
     config, before, begun = trainer.config, trainer.seconds, time.monotonic()
-    start, kept = (trainer.step, trainer.share), trainer.workers.first
+    start, kept = (trainer.step, trainer.share), trainer.group.is_main
     with (
         interruptible() as interrupted,
-        Journal(config, trainer.fields, trainer.scene, kept, start, validate) as journal,
+        TrainingLogger(config, trainer.fields, trainer.scene, kept, start, validate) as logger,
     ):
         while _finished(trainer) is None:
             with _memory_advice(config):
                 report = trainer.train_step()
-            if journal.due(trainer.step) or trainer.device.type == "cpu":  # elsewhere reading waits for the device
+            if (
+                logger.should_log(trainer.step) or trainer.device.type == "cpu"
+            ):  # elsewhere reading waits for the device
                 check_loss(report, trainer.step)
-            begun += journal.note(trainer.step, trainer.share, report)
-            trainer.seconds, stop = trainer.workers.agree(before + time.monotonic() - begun, bool(interrupted))
+            begun += logger.log_step(trainer.step, trainer.share, report)
+            trainer.seconds, stop = trainer.group.all_reduce_flags(before + time.monotonic() - begun, bool(interrupted))
             if trainer.step % config.i_weights == 0:
                 trainer.save()
             if stop:
@@ -275,10 +279,10 @@ def check_loss(report: StepReport, step: int) -> None:
     """Stop a run that has lost its way.
 
     Raises:
-        Diverged: a term is NaN, infinite or above `EXPLODED`; it and the frame are named.
+        Diverged: a term is NaN, infinite or above `DIVERGED_ABOVE`; it and the frame are named.
     """
     for name, value in vars(report.terms).items():
-        if not abs(float(value)) < EXPLODED:
+        if not abs(float(value)) < DIVERGED_ABOVE:
             raise Diverged(
                 f"step {step}, frame {report.frame}: loss term {name} is {float(value):g}; {AFTER_DIVERGING}"
             )

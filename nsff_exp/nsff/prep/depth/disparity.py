@@ -21,7 +21,7 @@ from nsff.prep.multiview.inpaint_depth import fill
 from nsff.prep.multiview.triangulate import measure
 from nsff.prep.network_sizes import NO_LIMITS, Limits
 from nsff.prep.poses_bounds import load_cameras
-from nsff.prep.previews import chosen, disparity_picture, mask_picture, write_sheet
+from nsff.prep.previews import chosen, disparity_picture, mask_picture, write_contact_sheet
 from nsff.prep.weights import MIDAS, find_weights
 from nsff.scene_folder import SceneFolder
 
@@ -87,7 +87,7 @@ def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.d
             write_array(folder.disparity(index), disparity.astype(np.float32))
         summary = f"depth: {settings.method} on {len(paths)} frames"
     rows = [[read_image(paths[k]), disparity_picture(np.load(folder.disparity(k)))] for k in chosen(len(paths))]
-    write_sheet(folder.root / "sheets" / "disparity.jpg", rows)
+    write_contact_sheet(folder.root / "sheets" / "disparity.jpg", rows)
     log.info("%s", summary)
     return summary
 
@@ -109,7 +109,7 @@ def _from_neighbours(folder: SceneFolder, paths: list[Path]) -> str:
         shares.append(measured.fits.mean())
         if index in shown:
             pictures.append([mask_picture(frames[index], measured.moves), mask_picture(frames[index], ~measured.fits)])
-    write_sheet(folder.root / "sheets" / "multiview.jpg", pictures)
+    write_contact_sheet(folder.root / "sheets" / "multiview.jpg", pictures)
     share = float(np.mean(shares))
     if share < 0.3:
         log.warning("depth was measured on %.0f %% of the pixels only; the rest is a guess", 100 * share)
