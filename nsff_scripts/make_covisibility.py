@@ -6,10 +6,9 @@ python make_covisibility.py --data_path SCENE/dense/
 from pathlib import Path
 
 import _nsff_path  # noqa: F401  (before nsff: makes it importable)
-from nsff.cli import Parser, run_script
+from nsff.cli import Parser, log, run_script
 from nsff.prep.covisibility import make_covisibility
 from nsff.prep.flow import DisFlow
-from nsff.prep.script import log
 from nsff.scene_folder import SceneFolder
 
 

@@ -6,9 +6,8 @@ python save_poses_nerf.py --data_path SCENE/dense/
 from pathlib import Path
 
 import _nsff_path  # noqa: F401  (before nsff: makes it importable)
-from nsff.cli import Parser, run_script
+from nsff.cli import Parser, log, run_script
 from nsff.prep.poses_bounds import save_poses
-from nsff.prep.script import log
 from nsff.scene_folder import SceneFolder
 
 
