@@ -29,6 +29,7 @@ FIELD_DEFAULTS: dict[str, dict[str, Any]] = {"mlp": {}, "hash": {"schedule": "sc
 
 
 def _option(default: Any, text: str, group: str, **extra: Any) -> Any:
+    """A field of `Config`. `extra`: `choices`, or `least` and `most` of a number (0 and infinity), and `why`."""
     return dataclasses.field(default=default, metadata={"help": text, "group": group, **extra})
 
 
@@ -56,8 +57,15 @@ class Config:
     datadir: str = _scene("./data/llff/fern", "the `dense` folder of the scene")
     start_frame: int = _scene(0, "first frame used")
     end_frame: int = _scene(30, "one past the last frame used (50 in wild); cut to the sequence where that is shorter")
-    final_height: int = _scene(288, "training height in pixels: frames are read from images_<W>x<final_height>")
-    bd_factor: float = _scene(0.9, "near plane as a share of the nearest static depth: less where things move closer")
+    final_height: int = _scene(
+        288, "training height in pixels: frames are read from images_<W>x<final_height>", least=1
+    )
+    bd_factor: float = _scene(
+        0.9,
+        "near plane as a share of the nearest static depth: less where things move closer",
+        least=0.05,
+        why="the near plane must lie before the nearest things",
+    )
     cache_gb: float = _scene(
         1.0, "frames and priors beyond so many GB stay on the disk (DATA/.cache_...), as memory-mapped files"
     )
@@ -67,23 +75,27 @@ class Config:
         "paper", "published variant of the method; without this key, chain_sf or w_entropy mean wild", choices=VARIANTS
     )
     field: str = _field("mlp", "what the fields are made of: the published networks or hash grids", choices=FIELDS)
-    netdepth: int = _field(8, "layers of the trunk (at least 6)")
-    netwidth: int = _field(256, "channels of a layer (even)")
+    netdepth: int = _field(8, "layers of the trunk (at least 6)", least=6, why="layer 5 takes the encoded point again")
+    netwidth: int = _field(256, "channels of a layer (even)", least=2)
     multires: int = _field(10, "frequencies of the encoding of points")
     multires_views: int = _field(4, "frequencies of the encoding of view directions")
     use_viewdirs: bool = _field(False, "colour depends on the view direction: must be on, other fields are not made")
 
-    hash_levels: int = _field(8, "hash: levels of a grid")
-    hash_log2_rows: int = _field(18, "hash: table rows of a level at most, as a power of 2")
-    hash_features: int = _field(2, "hash: features a row")
-    hash_finest: int = _field(1024, "hash: cells an axis of the finest level, static field")
-    hash_dynamic_finest: int = _field(512, "hash: cells an axis of the finest level, dynamic field")
-    hash_time: float = _field(1.0, "hash: time cells a frame of the finest level")
-    hash_width: int = _field(64, "hash: channels of the layers behind the grids")
+    hash_levels: int = _field(8, "hash: levels of a grid", least=1, most=32)
+    hash_log2_rows: int = _field(18, "hash: table rows of a level at most, as a power of 2", least=4, most=26)
+    hash_features: int = _field(2, "hash: features a row", least=1, most=8)
+    hash_finest: int = _field(1024, "hash: cells an axis of the finest level, static field", least=16, most=65536)
+    hash_dynamic_finest: int = _field(
+        512, "hash: cells an axis of the finest level, dynamic field", least=16, most=65536
+    )
+    hash_time: float = _field(1.0, "hash: time cells a frame of the finest level", least=0.01, most=16)
+    hash_width: int = _field(64, "hash: channels of the layers behind the grids", least=1, most=1024)
     hash_coarse_samples: int = _field(
         32, "hash: depths a ray of a first look at both fields; 0 = N_samples uniform depths"
     )
-    hash_samples: int = _field(24, "hash: depths a ray that then follow what the look found (instead of N_samples)")
+    hash_samples: int = _field(
+        24, "hash: depths a ray that then follow what the look found (instead of N_samples)", least=4, most=4096
+    )
 
     N_iters: int = _train(500_000, "steps in all (2000000 in wild, 30000 with hash)")
     max_minutes: float = _train(0.0, "stop after so many minutes of training in all; 0 = no limit")
@@ -91,18 +103,18 @@ class Config:
         "published", "published: stages count steps; scaled: all follows the length of the run (hash)",
         choices=SCHEDULES,
     )  # fmt: skip
-    N_rand: int = _train(4096, "uniform rays a step")
+    N_rand: int = _train(4096, "uniform rays a step", least=1)
     num_extra_sample: int = _train(512, "rays a step drawn from the motion mask while step < D")
     use_motion_mask: bool = _train(False, "draw the extra rays")
     background_rays: int = _train(
         0, "rays a step from outside the motion masks of all frames, for the static field alone (not published)"
     )
-    N_samples: int = _train(64, "depths a ray")
+    N_samples: int = _train(64, "depths a ray", least=4, why="the smoothness terms need neighbours along the ray")
     perturb: float = _train(1.0, "0 = no jitter of the depths")
     raw_noise_std: float = _train(0.0, "standard deviation of the noise on raw density while training")
     lrate: float = _train(5e-4, "learning rate")
-    lrate_decay: int = _train(250, "learning rate falls to a tenth in so many thousand steps (300 in wild)")
-    decay_iteration: int = _train(50, "stage length D in thousand steps")
+    lrate_decay: int = _train(250, "learning rate falls to a tenth in so many thousand steps (300 in wild)", least=1)
+    decay_iteration: int = _train(50, "stage length D in thousand steps", least=1)
     chain_sf: bool = _train(False, "variant wild: render from two frames away from step 2D on")
     seed: int = _train(0, "seed of all random draws")
     device: str = _train("auto", "where to compute", choices=("auto", "cpu", "cuda"))
@@ -126,9 +138,9 @@ class Config:
     decay_depth_w: bool = _loss(False, "divide w_depth by 10 at every multiple of D")
     decay_optical_flow_w: bool = _loss(False, "divide w_optical_flow by 10 at every multiple of D")
 
-    i_print: int = _log(500, "steps between TensorBoard scalars (1000 in wild)")
+    i_print: int = _log(500, "steps between TensorBoard scalars (1000 in wild)", least=1)
     i_img: int = _log(500, "steps between TensorBoard images, full size; 0 = none (1000 in wild)")
-    i_weights: int = _log(10000, "steps between checkpoints")
+    i_weights: int = _log(10000, "steps between checkpoints", least=1)
     i_val: int = _log(0, "steps between evaluations of a few held-out views of protocol, into TensorBoard; 0 = none")
 
     render_bt: bool = _render(False, "bullet time: the camera circles at the time of target_idx")
@@ -143,10 +155,12 @@ class Config:
     )  # fmt: skip
     frames: int = _render(0, "frames of the clip along path; 0 = 60, or as many as times and slowmo_factor give")
     path_radius: float = _render(
-        48.0, "how far cameras circle: pixels that a thing at depth 1, the near plane, shifts; less for small frames"
+        48.0,
+        "how far cameras circle: pixels that a thing at depth 1, the near plane, shifts; less for small frames",
+        least=1,
     )
     times: str | None = _render(None, "first and last frame of what runs, like 3:8; default: all, or as published")
-    slowmo_factor: int = _render(10, "slow motion: moments from each frame to the next")
+    slowmo_factor: int = _render(10, "slow motion: moments from each frame to the next", least=1)
     camera_path: str | None = _render(None, "also a clip along the cameras of this file (nerfstudio's JSON format)")
     layers: str = _render("rgb", "what is written, of rgb,depth,static,dynamic,blend,flow,side_by_side")
     raw_depth: bool = _render(False, "keep the distance of every pixel (depth_raw/000.npz, units of poses_bounds.npy)")
@@ -155,7 +169,7 @@ class Config:
     image_ext: str = _render(
         "jpg", "format of frames where format names none (jpg: quality 95)", choices=("jpg", "png")
     )
-    fps: float = _render(30.0, "frames a second of the videos")
+    fps: float = _render(30.0, "frames a second of the videos", least=1)
     chunk: int = _render(1024 * 128, "most rays rendered at once")
     netchunk: int = _render(1024 * 128, "most points given to a field at once when rendering")
 

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import logging
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nsff.cli import Parser
-from nsff.config import FIELD_DEFAULTS, OPTIONS, RENAMED_OPTIONS, VARIANT_DEFAULTS, Config
+from nsff.config import FIELD_DEFAULTS, OPTIONS, RENAMED_OPTIONS, RENAMED_PATHS, VARIANT_DEFAULTS, Config
 from nsff.errors import UsageError
 
 log = logging.getLogger("nsff")
@@ -52,6 +53,8 @@ def _reader(option: dataclasses.Field) -> Callable[[str], Any]:
     kind: type = int if option.type is int else float if option.type is float else str
 
     def read(text: str) -> Any:
+        if option.name == "path":
+            text = RENAMED_PATHS.get(text, text)
         return None if option.type == (str | None) and text == "None" else kind(text)
 
     read.__name__ = kind.__name__  # argparse names it in its message
@@ -161,39 +164,20 @@ def _describe_unknown(argument: str, path: Path | None) -> str:
 
 
 def _check(config: Config) -> None:
+    """Refuse values that are not supported.
+
+    Raises:
+        UsageError: the first of them, with the values to choose from.
+    """
     for option in OPTIONS:
         value = getattr(config, option.name)
         if option.metadata.get("fixed") and value != option.default:
             raise UsageError(f"{option.name} = {value} is not supported ({option.metadata['help']}); leave it out")
-        if isinstance(value, int | float) and not value >= 0:
-            raise UsageError(f"{option.name} = {value} must be a number that is not negative")
-    positive = (
-        "N_rand",
-        "N_samples",
-        "final_height",
-        "decay_iteration",
-        "lrate_decay",
-        "i_print",
-        "i_weights",
-        "fps",
-        "path_radius",
-        "slowmo_factor",
-    )
-    for name in positive:
-        if getattr(config, name) < 1:
-            raise UsageError(f"{name} must be at least 1")
+        if isinstance(value, int | float):
+            _check_range(option, value)
     if not config.expname:
         raise UsageError("expname is missing: give --config FILE or --expname NAME")
-    if config.bd_factor < 0.05:
-        raise UsageError(f"bd_factor = {config.bd_factor} is not supported: the near plane needs 0.05 or more")
-    if config.N_samples < 4:
-        raise UsageError("N_samples must be at least 4: the smoothness terms need neighbours along the ray")
-    _check_hash(config)
-    if config.netdepth < 6:
-        raise UsageError(
-            f"netdepth = {config.netdepth} is not supported: layer 5 takes the encoded point again; use >= 6"
-        )
-    if config.netwidth < 2 or config.netwidth % 2:
+    if config.netwidth % 2:
         raise UsageError(f"netwidth = {config.netwidth} must be even")
     if config.n_frames < 3:
         there = "" if config.sequence_length is None else f" of the {config.sequence_length} in {config.datadir}"
@@ -208,14 +192,12 @@ def _check(config: Config) -> None:
         )
 
 
-def _check_hash(config: Config) -> None:
-    for name, least, most in (
-        ("hash_levels", 1, 32), ("hash_log2_rows", 4, 26), ("hash_features", 1, 8), ("hash_finest", 16, 1 << 16),
-        ("hash_dynamic_finest", 16, 1 << 16), ("hash_time", 0.01, 16), ("hash_width", 1, 1024),
-        ("hash_samples", 4, 4096),
-    ):  # fmt: skip
-        if not least <= getattr(config, name) <= most:
-            raise UsageError(f"{name} = {getattr(config, name)} is not supported: choose {least} to {most}")
+def _check_range(option: dataclasses.Field, value: float) -> None:
+    least, most = option.metadata.get("least", 0), option.metadata.get("most", math.inf)
+    if not least <= value <= most:  # NaN is outside of every range
+        why = f" ({option.metadata['why']})" if "why" in option.metadata else ""
+        choice = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+        raise UsageError(f"{option.name} = {value} is not supported{why}: choose {choice}")
 
 
 def unused_options(config: Config, prog: str = "run_nerf.py") -> list[str]:

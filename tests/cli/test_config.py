@@ -176,9 +176,11 @@ def test_config_is_found_from_any_folder(tmp_path, monkeypatch):
         ("netwidth = 33", "must be even"),
         ("netdepth = 4", "netdepth = 4 is not supported"),
         ("end_frame = 2", "at least 3 are needed"),
-        ("w_sm = -1", "not negative"),
-        ("w_sm = nan", "not negative"),
-        ("fps = 0", "fps must be at least 1"),
+        ("hash_levels = 64", "hash_levels = 64 is not supported: choose 1 to 32"),
+        ("N_samples = 2", r"N_samples = 2 is not supported \(the smoothness terms need .*choose at least 4"),
+        ("w_sm = -1", "w_sm = -1.0 is not supported: choose at least 0"),
+        ("w_sm = nan", "w_sm = nan is not supported"),
+        ("fps = 0", "fps = 0.0 is not supported: choose at least 1"),
         ("use_viewdirs = False", "use_viewdirs is off: .*not supported; add use_viewdirs = True"),
     ],
 )
@@ -187,6 +189,15 @@ def test_refusals_name_the_option(tmp_path, line, message):
     file.write_text(f"expname = a\n{line}\n")
     with pytest.raises(UsageError, match=message):
         load_config(["--config", str(file)])
+
+
+def test_old_names_are_still_read(tmp_path, caplog):
+    (tmp_path / "c.txt").write_text("expname = a\nuse_viewdirs = True\nhash_look = 7\npath = wander\n")
+    with caplog.at_level("INFO", logger="nsff"):
+        config = load_config(["--config", str(tmp_path / "c.txt"), "--reach=5"])
+    assert (config.hash_coarse_samples, config.path_radius, config.path) == (7, 5.0, "bullet_time_loop")
+    assert "option hash_look is now called hash_coarse_samples" in caplog.text
+    assert "option reach is now called path_radius" in caplog.text
 
 
 def test_options_without_effect_are_named():

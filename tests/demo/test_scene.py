@@ -94,7 +94,7 @@ def test_the_reader_reads_what_the_writer_wrote(folder: Path, scene: Scene) -> N
     np.testing.assert_allclose(depth.min((1, 2)), near, rtol=1e-6)
     np.testing.assert_allclose(depth.max((1, 2)), far, rtol=1e-6)
     assert 3.5 < far.max() / near.min() < 5.5
-    nearest_scaled = scene.bounds[:, 0].min()
+    nearest_scaled = scene.cameras.bounds[:, 0].min()
     assert nearest_scaled > 1.0  # nothing before the near plane of NDC
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from nsff.data.cameras import Cameras, load_cameras
+from nsff.data.cameras import Cameras
 from nsff.data.scene import load_scene
 from nsff.errors import InputError
 from nsff.evaluation.diagnostics import CHECKS, Check, diagnose, measure_frame, of_cameras, of_masks, row_of
@@ -35,8 +35,8 @@ def test_parallax_by_hand():
 
 def test_a_static_wall_explains_no_motion(trained):
     """Fields that show a grey wall: everything that moves is static, nothing still is dynamic."""
-    scene, cameras = load_scene(trained, CPU), load_cameras(trained)
-    found = measure_frame(Fields(Wall(), Nothing()), trained, scene, cameras, 5, torch.Generator().manual_seed(0))
+    scene = load_scene(trained, CPU)
+    found = measure_frame(Fields(Wall(), Nothing()), trained, scene, 5, torch.Generator().manual_seed(0))
     assert found["static share of what moves"] == pytest.approx(100.0)
     assert found["dynamic share of what is still"] == pytest.approx(0.0)
     assert found["undecided pixels"] == pytest.approx(0.0)

@@ -25,9 +25,9 @@ def content(**changes):
 def test_reads_nerfstudio(tmp_path):
     (tmp_path / "path.json").write_text(json.dumps(content(render_time=0.25)))
     first, second = read_camera_path(tmp_path / "path.json")
-    assert (first.lens.height, first.lens.width) == (100, 200)
-    assert first.lens.focal == pytest.approx(50.0)  # 90 degrees: half the height
-    assert second.lens.focal == pytest.approx(50.0 / math.tan(math.radians(25.0)))
+    assert (first.intrinsics.height, first.intrinsics.width) == (100, 200)
+    assert first.intrinsics.focal == pytest.approx(50.0)  # 90 degrees: half the height
+    assert second.intrinsics.focal == pytest.approx(50.0 / math.tan(math.radians(25.0)))
     np.testing.assert_allclose(first.c2w_world, np.reshape(TURNED, (4, 4))[:3])
     assert (first.time, second.time) == (None, 0.25)
 
@@ -38,7 +38,7 @@ def test_written_and_read(tmp_path):
     write_camera_path(tmp_path / "path.json", written, 30.0)
     for before, after in zip(written, read_camera_path(tmp_path / "path.json"), strict=True):
         np.testing.assert_allclose(after.c2w_world, before.c2w_world, atol=1e-12)
-        assert after.lens.focal == pytest.approx(before.lens.focal)
+        assert after.intrinsics.focal == pytest.approx(before.intrinsics.focal)
         assert after.time == before.time
 
 

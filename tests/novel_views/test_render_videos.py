@@ -246,7 +246,10 @@ def test_distance_of_what_is_seen(trained, cameras, fields):
     view, z_ndc = clip.views[1], renderer.frame(clip.views[1], between=False).depth.numpy()
     row, column = 4, 11
     c2w = cameras.to_world(view.c2w)
-    right, up = (column - view.lens.width / 2) / view.lens.focal, -(row - view.lens.height / 2) / view.lens.focal
+    right, up = (
+        (column - view.intrinsics.width / 2) / view.intrinsics.focal,
+        -(row - view.intrinsics.height / 2) / view.intrinsics.focal,
+    )
     point = c2w[:, 3] + depth[row, column] * (c2w[:, :3] @ np.array([right, up, -1.0]))
     here = (cameras.from_world(np.concatenate([np.eye(3), point[:, None]], axis=1)))[:, 3]
     assert 1.0 + 1.0 / here[2] == pytest.approx(z_ndc[row, column], abs=1e-4)  # NDC

@@ -1,8 +1,10 @@
 """The forward pass of a training step on fake CUDA tensors: any tensor left on the CPU raises."""
 
+import numpy as np
 import pytest
 import torch
 from nsff.config_loader import load_config
+from nsff.data.cameras import Cameras
 from nsff.data.pixel_sampler import gather_batch
 from nsff.data.scene import Scene
 from nsff.fields import build_fields
@@ -23,7 +25,8 @@ def fake_scene(device: torch.device) -> Scene:
     flow, mask = torch.rand(n, height, width, 2, device=device), map_ > 0.5
     poses = torch.rand(n, 3, 4, device=device)
     size = Intrinsics(height, width, 15.0)
-    return Scene(size, poses, torch.rand(n, 2, device=device), images, map_, mask, ~mask, flow, mask, flow, mask)
+    cameras = Cameras(size, np.zeros((n, 3, 4), np.float32), np.ones((n, 2), np.float32), 1.0, np.eye(4)[:3])
+    return Scene(cameras, poses, images, map_, mask, ~mask, flow, mask, flow, mask)
 
 
 @pytest.mark.parametrize("field", ["mlp", "hash"])

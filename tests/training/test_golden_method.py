@@ -59,7 +59,7 @@ def test_loader(figures, golden_scene, golden_config):
     assert_close(golden_scene.images, figures["load/images"], 1e-5)
     assert_close(golden_scene.disparity, figures["load/disp"], 1e-5)
     assert_close(golden_scene.motion_masks, figures["load/masks"], 1e-5)
-    assert_close(golden_scene.bounds, figures["load/bds"], 1e-5)
+    assert_close(golden_scene.cameras.bounds, figures["load/bds"], 1e-5)
     assert_close(golden_scene.c2w, figures["load/poses"][:, :, :4], 1e-5)
     size = golden_scene.intrinsics
     np.testing.assert_allclose([size.height, size.width, size.focal], figures["load/poses"][0, :, 4], rtol=1e-6)

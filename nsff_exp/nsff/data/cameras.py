@@ -4,11 +4,14 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from nsff.config import Config
+from nsff.data.timeline import Timeline
 from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics, Pose, average, from_llff, homogeneous, recentre, scene_scale
+from nsff.geometry.rays import Camera
 from nsff.io import IMAGE_SUFFIXES, read_or_raise, read_pixels, real_numbers
 from nsff.scene_folder import SceneFolder, frame_files
 
@@ -22,6 +25,14 @@ class Cameras:
     bounds: Float[np.ndarray, "n 2"]
     scale: float  # units here for one of the world, that of poses_bounds.npy
     origin: Pose  # where poses here start: the average camera, in the world's axes and units here
+
+    @property
+    def timeline(self) -> Timeline:
+        return Timeline(len(self.c2w))
+
+    def camera(self, frame: int, device: torch.device, intrinsics: Intrinsics | None = None) -> Camera:
+        """The camera of a frame; `intrinsics` for another size than that of training."""
+        return Camera(torch.from_numpy(self.c2w[frame]).to(device), intrinsics or self.intrinsics, self.intrinsics)
 
     def from_world(self, pose: Pose) -> Pose:
         """A pose of the world, here."""

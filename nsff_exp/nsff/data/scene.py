@@ -13,11 +13,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsff.config import Config
-from nsff.data.cameras import load_cameras
+from nsff.data.cameras import Cameras, load_cameras
 from nsff.data.frame_store import FrameCache
 from nsff.data.timeline import Timeline
 from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics
+from nsff.geometry.rays import Camera
 from nsff.io import IMAGE_SUFFIXES, list_images, read_or_raise, read_pixels, real_numbers, to_float
 from nsff.scene_folder import SceneFolder, frame_files
 
@@ -38,9 +39,8 @@ class Scene:
     the first are zero with an empty mask. Poses are scaled and recentred over the loaded frames.
     """
 
-    intrinsics: Intrinsics
-    c2w: Float[Tensor, "N 3 4"]
-    bounds: Float[Tensor, "N 2"]
+    cameras: Cameras
+    c2w: Float[Tensor, "N 3 4"]  # of `cameras`, on the device
     images: Float[Tensor, "N H W 3"]
     disparity: Float[Tensor, "N H W"]
     motion_masks: Bool[Tensor, "N H W"]
@@ -53,12 +53,20 @@ class Scene:
 
     @property
     def device(self) -> torch.device:
-        """Where is computed; long clips lie elsewhere."""
+        """Compute device. Memory-mapped scenes keep their arrays on the CPU."""
         return self.c2w.device
 
     @property
+    def intrinsics(self) -> Intrinsics:
+        return self.cameras.intrinsics
+
+    @property
     def timeline(self) -> Timeline:
-        return Timeline(len(self.images))
+        return self.cameras.timeline
+
+    def camera(self, frame: int, intrinsics: Intrinsics | None = None) -> Camera:
+        """The camera of a frame; `intrinsics` for another size than that of training."""
+        return self.cameras.camera(frame, self.device, intrinsics)
 
 
 def load_scene(config: Config, device: torch.device) -> Scene:
@@ -106,8 +114,7 @@ def load_scene(config: Config, device: torch.device) -> Scene:
     })  # fmt: skip
     if not cache.maps:  # what is mapped stays where it is: pixels go to the device one batch at a time
         arrays = {name: array.to(device) for name, array in arrays.items()}
-    c2w, bounds = (torch.from_numpy(array).to(device) for array in (cameras.c2w, cameras.bounds))
-    return Scene(intrinsics=cameras.intrinsics, c2w=c2w, bounds=bounds, forget=cache.forget, **arrays)
+    return Scene(cameras, torch.from_numpy(cameras.c2w).to(device), forget=cache.forget, **arrays)
 
 
 def background_of(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from nsff.cli import progress_bar
 from nsff.config import Config
-from nsff.data.cameras import Cameras, load_cameras
+from nsff.data.cameras import Cameras
 from nsff.data.scene import Scene, load_scene
 from nsff.evaluation.keypoint_transfer import carry
 from nsff.evaluation.metrics import psnr
 from nsff.fields import Fields, build_fields
-from nsff.geometry.poses import Intrinsics
-from nsff.geometry.rays import Camera, make_rays, pixel_grid
+from nsff.geometry.rays import make_rays, pixel_grid
 from nsff.io import Image, atomic_write, writing_to
 from nsff.rendering.frame_render import render_frame, render_static
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
@@ -111,16 +110,16 @@ def diagnose(config: Config, device: torch.device, write_page: HealthPageWriter 
     Raises:
         InputError: no checkpoint, or a scene without its files.
     """
-    scene, cameras = load_scene(config, device), load_cameras(config)
+    scene = load_scene(config, device)
     fields = build_fields(config).to(device)
     checkpoint = restore_fields(fields, config)
     frames = np.unique(np.linspace(0, len(scene.images) - 1, FRAMES).round().astype(int))
     generator = torch.Generator(device).manual_seed(config.seed)
     measured = [
-        measure_frame(fields, config, scene, cameras, int(frame), generator)
+        measure_frame(fields, config, scene, int(frame), generator)
         for frame in progress_bar(frames, "health", unit="frame")
     ]
-    figures: dict[str, float | None] = {**of_cameras(cameras), **of_masks(scene)}
+    figures: dict[str, float | None] = {**of_cameras(scene.cameras), **of_masks(scene)}
     for name in measured[0]:
         values = [value[name] for value in measured if np.isfinite(value[name])]
         figures[name] = float(np.median(values)) if values else None
@@ -185,9 +184,7 @@ def of_masks(scene: Scene) -> Figures:
 
 
 @torch.no_grad()
-def measure_frame(
-    fields: Fields, config: Config, scene: Scene, cameras: Cameras, frame: int, generator: torch.Generator
-) -> Figures:
+def measure_frame(fields: Fields, config: Config, scene: Scene, frame: int, generator: torch.Generator) -> Figures:
     """What one frame says; NaN where it has no such pixels."""
     uv, moving, still = _draw_pixels(scene, frame, generator)
     render = _render(fields, config, scene, frame, uv)
@@ -205,7 +202,7 @@ def measure_frame(
         "fit, still": _psnr(truth, render.ref.blended.rgb, still),
         "fit, moving": _psnr(truth, render.ref.blended.rgb, moving),
         "warps": float(np.mean([_psnr(truth, rgb, moving) for rgb in warps])),
-        "flow": _flow_error(fields, config, scene, cameras, frame, uv[moving]),
+        "flow": _flow_error(fields, config, scene, frame, uv[moving]),
         "static share of what moves": _percent(1.0 - weight, moving),
         "dynamic share of what is still": _percent(weight, still),
         "undecided pixels": 100.0 * float(entropy[:uniform].mean()),
@@ -236,9 +233,7 @@ def _render(fields: Fields, config: Config, scene: Scene, frame: int, uv: Float[
     )
 
 
-def _flow_error(
-    fields: Fields, config: Config, scene: Scene, cameras: Cameras, frame: int, uv: Float[Tensor, "n 2"]
-) -> float:
+def _flow_error(fields: Fields, config: Config, scene: Scene, frame: int, uv: Float[Tensor, "n 2"]) -> float:
     """Median distance of where scene flow and where optical flow lead, in percent of the width."""
     forward = frame + 1 < len(scene.images)
     flow, consistent = (
@@ -249,7 +244,7 @@ def _flow_error(
     if not known.any():
         return float("nan")
     wanted = uv + flow[frame].to(uv.device)[rows, columns]
-    found = carry(fields, config, cameras, uv[known], frame, frame + 1 if forward else frame - 1)
+    found = carry(fields, config, scene.cameras, uv[known], frame, frame + 1 if forward else frame - 1)
     return 100.0 * float((found - wanted[known]).norm(dim=-1).median()) / scene.intrinsics.width
 
 
@@ -266,8 +261,7 @@ def _percent(values: Tensor, chosen: Bool[Tensor, " n"]) -> float:
 
 def _pictures(fields: Fields, config: Config, scene: Scene, frame: int) -> dict[str, Image]:
     """What the video shows, and the layers of the render, at half size."""
-    lens: Intrinsics = scene.intrinsics.divided_by(2)
-    camera, sampling = Camera(scene.c2w[frame], lens, scene.intrinsics), DepthSampling.of(config)
+    camera, sampling = scene.camera(frame, scene.intrinsics.divided_by(2)), DepthSampling.of(config)
     time = scene.timeline.time_of(frame)
     direction = scene.timeline.known_flow(frame)
     rendered = render_frame(fields, camera, time, sampling, config.rays_per_chunk, direction)

@@ -19,7 +19,6 @@ import torch
 from nsff.cli import progress_bar
 from nsff.config import Config
 from nsff.data.cameras import Cameras, load_cameras
-from nsff.data.timeline import Timeline
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError
 from nsff.evaluation.keypoint_transfer import percentage_of_correct_keypoints
@@ -108,7 +107,7 @@ class Scorer:
         self, fields: Fields, config: Config, protocol: Protocol, cameras: Cameras, perceptual: Lpips | None = None
     ):
         self.fields, self.config, self.protocol, self.cameras = fields, config, protocol, cameras
-        self.perceptual, self.timeline = perceptual, Timeline(len(cameras.c2w))
+        self.perceptual, self.timeline = perceptual, cameras.timeline
         self.device = next(fields.parameters()).device
 
     def score(self, view: View) -> tuple[Row, FrameRender]:
@@ -129,8 +128,7 @@ class Scorer:
         return render_frame(self.fields, self.camera(view), time_, sampling, self.config.rays_per_chunk)
 
     def camera(self, view: View) -> Camera:
-        pose = torch.from_numpy(self.cameras.c2w[view.camera]).to(self.device)
-        return Camera(pose, self.cameras.intrinsics, self.cameras.intrinsics)
+        return self.cameras.camera(view.camera, self.device)
 
     def keep(self, view: View, folder: Path) -> None:
         """Score a view; its render, its depth and, last, its row go into files."""

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from nsff.config import Config
 from nsff.data.cameras import Cameras
-from nsff.data.timeline import Timeline
 from nsff.errors import InputError
 from nsff.fields import Fields
-from nsff.geometry.rays import Camera, make_rays
+from nsff.geometry.rays import make_rays
 from nsff.geometry.space import ndc_to_world
 from nsff.io import list_images, read_pixels
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
@@ -73,21 +72,21 @@ def carry(
         start: frame that they are given in.
         end: frame that they are wanted in.
     """
-    timeline, device = Timeline(len(cameras.c2w)), uv.device
+    timeline, device = cameras.timeline, uv.device
     step = 1 if end > start else -1
     sampling = DepthSampling.of(config).without_jitter()
     for frame in range(start, end, step):
-        camera = Camera(torch.from_numpy(cameras.c2w[frame]).to(device), cameras.intrinsics, cameras.intrinsics)
-        rays = make_rays(uv, camera.c2w, camera.lens)
+        camera = cameras.camera(frame, device)
+        rays = make_rays(uv, camera.c2w, camera.intrinsics)
         depths = choose_depths(fields, rays, timeline.time_of(frame), sampling)
         points_ndc = rays.points_ndc(depths)
         time = points_ndc.new_full((len(rays),), timeline.time_of(frame))
         samples = fields.dynamic(points_ndc, time, rays.viewdirs)
         weights = composite(samples, depths, intervals(depths, rays.directions_ndc)).weights[..., None]
         moved = points_ndc + (samples.sf_fwd if step > 0 else samples.sf_bwd)
-        target = Camera(torch.from_numpy(cameras.c2w[frame + step]).to(device), camera.lens, camera.ndc)
+        target = cameras.camera(frame + step, device)
         seen = (weights * moved).sum(-2) / weights.sum(-2).clamp(min=LEAST_WEIGHT)
-        uv = target.image(ndc_to_world(seen, camera.ndc))
+        uv = target.image(ndc_to_world(seen, camera.ndc_intrinsics))
     return uv
 
 

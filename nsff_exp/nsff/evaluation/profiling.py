@@ -15,13 +15,11 @@ import torch
 
 from nsff.cli import progress_bar
 from nsff.config import Config
-from nsff.data.cameras import load_cameras
 from nsff.data.pixel_sampler import draw_batch
 from nsff.data.scene import Scene
 from nsff.errors import InputError
 from nsff.fields import Fields
 from nsff.geometry.poses import Intrinsics
-from nsff.geometry.rays import Camera
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.space_time import PlaneSampling, render_space_time
@@ -90,7 +88,7 @@ def measure_frames(config: Config, scene: Scene, fields: Fields, device: torch.d
         load_weights(fields, trained, config)
     full, middle = scene.intrinsics, len(scene.images) // 2
     strip = Intrinsics(min(full.height, -(-STRIP_RAYS // full.width)), full.width, full.focal)
-    camera, share, timeline = Camera(scene.c2w[middle], strip, full), strip.height / full.height, scene.timeline
+    camera, share, timeline = scene.camera(middle, strip), strip.height / full.height, scene.timeline
 
     def of_a_frame() -> object:
         return render_frame(fields, camera, timeline.time_of(middle), DepthSampling.of(config), config.rays_per_chunk)
@@ -122,7 +120,7 @@ def measure_curve(config: Config, scene: Scene, device: torch.device) -> list[Fi
     from nsff.evaluation.protocols import PROTOCOLS, find_views
 
     config = dataclasses.replace(config, max_minutes=config.bench_minutes)
-    cameras = load_cameras(config)
+    cameras = scene.cameras
     views = find_views(config, cameras).there
     trainer, points = Trainer(config, scene, device), []
     scorer = Scorer(trainer.fields, config, PROTOCOLS[config.protocol], cameras)

@@ -24,7 +24,7 @@ class Keyframe:
     """A camera of a path; `time` is 0 (first frame) to 1 (last), or None where the file has none."""
 
     c2w_world: Pose
-    lens: Intrinsics
+    intrinsics: Intrinsics
     time: float | None
 
 
@@ -50,12 +50,12 @@ def read_camera_path(path: Path) -> list[Keyframe]:
 
 def write_camera_path(path: Path, keyframes: list[Keyframe], fps: float) -> None:
     """A file that `read_camera_path` and nerfstudio read."""
-    lens = keyframes[0].lens
+    lens = keyframes[0].intrinsics
     cameras = [
         {
             "camera_to_world": [*keyframe.c2w_world.ravel().tolist(), 0.0, 0.0, 0.0, 1.0],
-            "fov": math.degrees(2.0 * math.atan(0.5 * keyframe.lens.height / keyframe.lens.focal)),
-            "aspect": keyframe.lens.width / keyframe.lens.height,
+            "fov": math.degrees(2.0 * math.atan(0.5 * keyframe.intrinsics.height / keyframe.intrinsics.focal)),
+            "aspect": keyframe.intrinsics.width / keyframe.intrinsics.height,
             "render_time": keyframe.time,
         }
         for keyframe in keyframes

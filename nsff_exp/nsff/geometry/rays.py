@@ -92,28 +92,31 @@ class Camera:
     """What a frame is seen with: a pose, size and focal length of the frame, and those that NDC is made for."""
 
     c2w: Float[Tensor, "3 4"]
-    lens: Intrinsics
-    ndc: Intrinsics  # of the camera that filmed
+    intrinsics: Intrinsics
+    ndc_intrinsics: Intrinsics  # of the camera that filmed
 
     @property
     def n_pixels(self) -> int:
-        return self.lens.height * self.lens.width
+        return self.intrinsics.height * self.intrinsics.width
 
     def pixels(self) -> Float[Tensor, "n 2"]:
         """(right, down) of all pixels, row-major."""
-        return pixel_grid(self.lens, self.c2w.device)
+        return pixel_grid(self.intrinsics, self.c2w.device)
 
     def rays(self) -> RayBundle:
         """Through all pixels, row-major."""
-        return make_rays(self.pixels(), self.c2w, self.lens, self.ndc)
+        return make_rays(self.pixels(), self.c2w, self.intrinsics, self.ndc_intrinsics)
 
     def image(self, points_world: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 2"]:
         """Where in the frame points of the world are seen, (right, down)."""
-        return project(world_to_camera(points_world, self.c2w), self.lens)
+        return project(world_to_camera(points_world, self.c2w), self.intrinsics)
 
     def motion(
         self, points_ndc: Float[Tensor, "*b 3"], flow_ndc: Float[Tensor, "*b 3"], share: float = 1.0
     ) -> Float[Tensor, "*b 2"]:
         """Pixels (right, down) that points move by when they go a share of their scene flow, straight in the world."""
-        start, end = ndc_to_world(points_ndc, self.ndc), ndc_to_world(points_ndc + flow_ndc, self.ndc)
+        start, end = (
+            ndc_to_world(points_ndc, self.ndc_intrinsics),
+            ndc_to_world(points_ndc + flow_ndc, self.ndc_intrinsics),
+        )
         return self.image(start + share * (end - start)) - self.image(start)

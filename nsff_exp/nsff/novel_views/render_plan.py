@@ -10,7 +10,6 @@ import numpy as np
 
 from nsff.config import Config
 from nsff.data.cameras import Cameras
-from nsff.data.timeline import Timeline
 from nsff.errors import InputError, UsageError
 from nsff.geometry.camera_path_file import Keyframe, read_camera_path
 from nsff.geometry.camera_paths import (
@@ -37,7 +36,7 @@ class View:
 
     c2w: Pose
     moment: float
-    lens: Intrinsics
+    intrinsics: Intrinsics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,22 +81,22 @@ class _Planner:
 
     def __init__(self, config: Config, cameras: Cameras):
         self.config, self.cameras = config, cameras
-        self.timeline = Timeline(len(cameras.c2w))
+        self.timeline = cameras.timeline
         self.target = self.timeline.check_frame(config.target_idx)
-        self.lens = cameras.intrinsics.divided_by(max(1, config.render_factor))
+        self.intrinsics = cameras.intrinsics.divided_by(max(1, config.render_factor))
         # paths are so many pixels wide for a focal length: another width is the published one of another focal length
         self.focal = cameras.intrinsics.focal * BULLET_TIME_SHIFT / config.path_radius
 
     def bullet_time(self) -> VideoSpec:
         """The camera circles around that of the target while its moment stands still."""
         poses = bullet_time_loop(self.cameras.c2w[self.target], self.focal)
-        views = [View(pose, self.target, self.lens) for pose in poses]
+        views = [View(pose, self.target, self.intrinsics) for pose in poses]
         return VideoSpec(f"spiral-frame-{self.target:03d}", views, between=False)
 
     def lockcam_slow_motion(self) -> VideoSpec:
         """The camera stays at the target while time runs."""
         pose = self.cameras.c2w[self.target]
-        views = [View(pose, moment, self.lens) for moment in self._slow_moments(self._window(LOCKED_WINDOW))]
+        views = [View(pose, moment, self.intrinsics) for moment in self._slow_moments(self._window(LOCKED_WINDOW))]
         return VideoSpec(f"lockcam-slowmo-frame-{self.target:03d}", views, between=True)
 
     def space_time(self) -> VideoSpec:
@@ -105,7 +104,7 @@ class _Planner:
         offsets, views = space_time_offsets(self.focal), []
         for index, moment in enumerate(self._slow_moments(self._window(SPACE_TIME_WINDOW))):
             pose = homogeneous(self._filmed(moment)) @ offsets[index % len(offsets)]
-            views.append(View(pose[:3], moment, self.lens))
+            views.append(View(pose[:3], moment, self.intrinsics))
         return VideoSpec(f"slowmo-bt-frame-{self.target:03d}", views, between=True)
 
     def path(self, name: str) -> VideoSpec:
@@ -123,7 +122,7 @@ class _Planner:
             "fixed": lambda n: np.stack([target] * n),
             "train": lambda n: np.stack([self._filmed(moment) for moment in self._along(n)]),
         }
-        views = [View(*pair, self.lens) for pair in zip(poses_of[name](len(moments)), moments, strict=True)]
+        views = [View(*pair, self.intrinsics) for pair in zip(poses_of[name](len(moments)), moments, strict=True)]
         return VideoSpec(f"{name}-{time}-frame-{self.target:03d}", views, between=time == "slowmo")
 
     def camera_file(self, path: Path) -> VideoSpec:
@@ -139,7 +138,7 @@ class _Planner:
             moments = self._moments(given or "fixed", len(keyframes))
         factor = max(1, self.config.render_factor)
         views = [
-            View(self.cameras.from_world(keyframe.c2w_world), moment, keyframe.lens.divided_by(factor))
+            View(self.cameras.from_world(keyframe.c2w_world), moment, keyframe.intrinsics.divided_by(factor))
             for keyframe, moment in zip(keyframes, moments, strict=True)
         ]
         for index, view in enumerate(views):
@@ -209,7 +208,10 @@ def _check_forward(view: View, where: str) -> None:
     Raises:
         InputError: the camera stands beyond that plane, or a corner of its frame looks sideways or back.
     """
-    right, up = 0.5 * view.lens.width / view.lens.focal, 0.5 * view.lens.height / view.lens.focal
+    right, up = (
+        0.5 * view.intrinsics.width / view.intrinsics.focal,
+        0.5 * view.intrinsics.height / view.intrinsics.focal,
+    )
     corners = np.array([[x, y, -1.0] for x in (-right, right) for y in (-up, up)]) @ view.c2w[:, :3].T
     if (corners[:, 2] > -SIDEWAYS * np.linalg.norm(corners, axis=1)).any():
         raise InputError(
@@ -222,7 +224,7 @@ def _check_forward(view: View, where: str) -> None:
 def world_keyframes(clip: VideoSpec, cameras: Cameras) -> list[Keyframe]:
     """The views of a clip as a camera path that `--camera_path` reads."""
     last = len(cameras.c2w) - 1
-    return [Keyframe(cameras.to_world(view.c2w), view.lens, view.moment / last) for view in clip.views]
+    return [Keyframe(cameras.to_world(view.c2w), view.intrinsics, view.moment / last) for view in clip.views]
 
 
 def _parse_times(text: str, last: int) -> tuple[int, int]:

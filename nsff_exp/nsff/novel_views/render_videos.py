@@ -13,7 +13,6 @@ from torch import Tensor
 
 from nsff.config import Config
 from nsff.data.cameras import Cameras, load_cameras
-from nsff.data.timeline import Timeline
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError
 from nsff.fields import Fields, build_fields
@@ -84,9 +83,10 @@ def _check_size(clip: VideoSpec, videos: tuple[str, ...]) -> None:
     Raises:
         InputError: too small a frame for a video.
     """
-    lens = min((view.lens for view in clip.views), key=lambda lens: min(lens.height, lens.width))
-    if videos and min(lens.height, lens.width) < 2:
-        raise InputError(f"frames of {lens.width}x{lens.height} make no video; lower --render_factor")
+    sizes = [(view.intrinsics.width, view.intrinsics.height) for view in clip.views]
+    width, height = min(sizes, key=min)
+    if videos and min(width, height) < 2:
+        raise InputError(f"frames of {width}x{height} make no video; lower --render_factor")
 
 
 def _settings(config: Config, clip: VideoSpec, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -95,7 +95,9 @@ def _settings(config: Config, clip: VideoSpec, checkpoint: Checkpoint) -> dict[s
         "between": clip.between,
         "samples": [config.N_samples, config.hash_coarse_samples, config.hash_samples, config.amp],
         "weights": [checkpoint.step, checkpoint.fingerprint()],
-        "views": [[view.moment, *dataclasses.astuple(view.lens), *view.c2w.ravel().tolist()] for view in clip.views],
+        "views": [
+            [view.moment, *dataclasses.astuple(view.intrinsics), *view.c2w.ravel().tolist()] for view in clip.views
+        ],
     }
 
 
@@ -104,7 +106,7 @@ class ViewRenderer:
 
     def __init__(self, fields: Fields, config: Config, cameras: Cameras):
         self.fields, self.config, self.cameras = fields, config, cameras
-        self.timeline = Timeline(len(cameras.c2w))
+        self.timeline = cameras.timeline
         self.device = next(fields.parameters()).device
 
     def of(self, clip: VideoSpec, layers: tuple[str, ...], raw_depth: bool) -> Callable[[int], RenderedFrame]:
@@ -125,7 +127,7 @@ class ViewRenderer:
 
     def camera(self, view: View) -> Camera:
         c2w = torch.from_numpy(view.c2w.astype(np.float32)).to(self.device)
-        return Camera(c2w, view.lens, self.cameras.intrinsics)
+        return Camera(c2w, view.intrinsics, self.cameras.intrinsics)
 
     def frame(self, view: View, between: bool, with_flow: bool = False) -> FrameRender:
         """Both fields together; `between` renders on planes, also where a moment is that of a frame."""
@@ -158,5 +160,5 @@ class ViewRenderer:
 
 
 def _smaller(view: View) -> View:
-    lens: Intrinsics = view.lens.divided_by(GLANCE_FACTOR)
-    return dataclasses.replace(view, lens=lens)
+    intrinsics: Intrinsics = view.intrinsics.divided_by(GLANCE_FACTOR)
+    return dataclasses.replace(view, intrinsics=intrinsics)

@@ -72,7 +72,7 @@ def render_frame(
             weights = blended_weights(static.sigma_raw, static.blend_w, dynamic.sigma_raw, deltas)[1]
             flows.append((weights[..., None] * flow_to_next(camera, points_ndc, dynamic, flow)).sum(-2))
         parts.append(composite_blended(static, dynamic, depths, deltas))
-    size = (camera.lens.height, camera.lens.width)
+    size = (camera.intrinsics.height, camera.intrinsics.width)
     return FrameRender(
         torch.cat([part.rgb for part in parts]).view(*size, 3),
         torch.cat([part.depth for part in parts]).view(size),
@@ -99,4 +99,4 @@ def render_static(static: StaticField, camera: Camera, sampling: DepthSampling, 
         render_background(static, all_rays[start : start + rays_per_chunk], even, None, lambda _: 0.0)
         for start in range(0, len(all_rays), rays_per_chunk)
     ]
-    return torch.cat(parts).view(camera.lens.height, camera.lens.width, 3)
+    return torch.cat(parts).view(camera.intrinsics.height, camera.intrinsics.width, 3)

@@ -112,7 +112,7 @@ def _lit_spans(
     It looks at every second pixel, like the black squares of a chessboard. A pixel takes what its neighbours found as
     well: for the others, and because the rim of what moves has a share in what arrives there.
     """
-    height, width = camera.lens.height, camera.lens.width
+    height, width = camera.intrinsics.height, camera.intrinsics.width
     found = torch.zeros(1 + len(moments), n_spans, len(rays), dtype=torch.bool, device=rays.origins_ndc.device)
     pixels = torch.arange(len(rays), device=found.device)
     black = pixels[(pixels // width + pixels % width) % 2 == 0]
@@ -210,7 +210,7 @@ def _moved(
     image = _image(values, rows, camera.n_pixels)
     if not splatted:
         return image
-    size = (camera.lens.height, camera.lens.width)
+    size = (camera.intrinsics.height, camera.intrinsics.width)
     flow, sampled = _image(shifts, rows, camera.n_pixels), image.new_zeros(image.shape[0], 1, camera.n_pixels)
     sampled[..., rows] = 1.0
     image, flow, sampled = (part.unflatten(2, size) for part in (image, flow, sampled))
@@ -221,7 +221,7 @@ class _PlaneCompositor:
     """A frame that planes are composited on, front to back."""
 
     def __init__(self, camera: Camera, with_flow: bool):
-        self.size = (camera.lens.height, camera.lens.width)
+        self.size = (camera.intrinsics.height, camera.intrinsics.width)
         self.clear = torch.ones(camera.n_pixels, device=camera.c2w.device)  # light that is left
         self.rgb = self.clear.new_zeros(3, camera.n_pixels)
         self.depth = self.clear.new_zeros(camera.n_pixels)

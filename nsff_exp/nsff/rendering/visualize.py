@@ -44,7 +44,7 @@ def needed_for(layers: Iterable[str]) -> set[str]:
 def disparity(frame: FrameRender, camera: Camera) -> Float[Tensor, "h w"]:
     """Inverse distance along the camera's axis, 1 / scaled world units."""
     points = camera.rays().points_ndc(frame.depth.reshape(-1, 1))[:, 0]
-    distance = -world_to_camera(ndc_to_world(points, camera.ndc), camera.c2w)[:, 2]
+    distance = -world_to_camera(ndc_to_world(points, camera.ndc_intrinsics), camera.c2w)[:, 2]
     return torch.where(distance > 0.0, 1.0 / distance, BEHIND).clamp(min=BEHIND).view_as(frame.depth)
 
 
@@ -61,7 +61,7 @@ class Ranges:
         """From some frames of a clip, rendered small."""
         disparities = np.concatenate([disparity(frame, camera).cpu().numpy().ravel() for frame, camera in frames])
         speeds = [
-            (frame.flow.norm(dim=-1) / camera.lens.width)[frame.dynamic_weight > 0.5].cpu().numpy()
+            (frame.flow.norm(dim=-1) / camera.intrinsics.width)[frame.dynamic_weight > 0.5].cpu().numpy()
             for frame, camera in frames
             if frame.flow is not None
         ]
@@ -96,7 +96,7 @@ def draw(
         elif name == "static" and static is not None:
             pictures[name] = to_uint8(static)
         elif name == "flow" and frame.flow is not None:
-            pictures[name] = flow_picture(frame.flow, ranges.fastest * camera.lens.width)
+            pictures[name] = flow_picture(frame.flow, ranges.fastest * camera.intrinsics.width)
     return {name: np.concatenate([pictures[part] for part in name.split("+")], axis=1) for name in layers}
 
 

@@ -23,7 +23,7 @@ def training_images(fields: Fields, scene: Scene, frame: int, config: Config) ->
     field alone (colour, depth, the optical flow that its scene flow induces). Given: the frame, its disparity and its
     optical flow, in the colours of the rendered one. Flow is to the next frame, for the last one to the one before.
     """
-    camera = Camera(scene.c2w[frame], scene.intrinsics, scene.intrinsics)
+    camera = scene.camera(frame)
     sampling, at_once = DepthSampling.of(config), config.rays_per_chunk
     blended = render_frame(fields, camera, scene.timeline.time_of(frame), sampling, at_once)
     dynamic_rgb, dynamic_depth, flow = _dynamic_only(fields, scene, camera, frame, sampling, at_once)
