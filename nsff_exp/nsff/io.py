@@ -24,9 +24,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 JPEG_QUALITY = 95
 TMP_PREFIX = ".partial-"  # of files and folders that are not finished; left behind by a killed run only
 
-Image = UInt8[np.ndarray, "h w 3"]
-Mask = Bool[np.ndarray, "h w"]
-Flow = Float[np.ndarray, "h w 2"]
+Image = UInt8[np.ndarray, "H W 3"]
+Mask = Bool[np.ndarray, "H W"]
+Flow = Float[np.ndarray, "H W 2"]
 
 
 def list_images(
@@ -102,7 +102,7 @@ def read_frames(paths: list[Path], upright: bool = False) -> Iterator[Image]:
         yield frame
 
 
-def to_float(pixels: Image) -> Float[np.ndarray, "h w 3"]:
+def to_float(pixels: Image) -> Float[np.ndarray, "H W 3"]:
     """0..255 to 0..1, float32."""
     return pixels.astype(np.float32) / 255.0
 
@@ -204,7 +204,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
-def write_image(path: Path, pixels: Image | UInt8[np.ndarray, "h w"], quality: int = JPEG_QUALITY) -> None:
+def write_image(path: Path, pixels: Image | UInt8[np.ndarray, "H W"], quality: int = JPEG_QUALITY) -> None:
     """An RGB or grey image in the format of the suffix; jpg without chroma subsampling.
 
     Raises:

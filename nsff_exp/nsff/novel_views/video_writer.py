@@ -179,7 +179,7 @@ def write_contact_sheet(path: Path, clips: list[VideoFiles]) -> None:
         write_image(path, np.concatenate(padded))
 
 
-def _fitted(frame: Image) -> UInt8[np.ndarray, "H W 3"]:
+def _fitted(frame: Image) -> UInt8[np.ndarray, "h w 3"]:
     """A frame at the height of a sheet's row."""
     height, width = frame.shape[:2]
     size = (max(1, round(width * SHEET_HEIGHT / height)), SHEET_HEIGHT)
