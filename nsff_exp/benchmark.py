@@ -15,17 +15,19 @@ from pathlib import Path
 from nsff.cli import run_script
 from nsff.config import FIELDS, Config
 from nsff.config_loader import load_config
-from nsff.data.scene import load_scene
-from nsff.distributed import pick_device
 from nsff.errors import UsageError
-from nsff.evaluation.profiling import compare_fields, format_table, measure_cost, measure_curve, plot_curves
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print, and keep the figures if asked."""
+    """Measure, print, and write the figures where asked."""
     config = load_config(argv, "benchmark.py", __doc__)
+    kinds = fields_to_compare(config)
+    # Heavy imports follow the command line: `--help` and its errors do not wait for them.
+    from nsff.data.scene import load_scene
+    from nsff.distributed import pick_device
+    from nsff.evaluation.profiling import compare_fields, format_table, measure_cost, measure_curve, plot_curves
+
     device = pick_device(config)
-    kinds = check(config)
     if kinds:
         results = compare_fields(argv, kinds)
     else:
@@ -40,11 +42,11 @@ def main(argv: list[str]) -> None:
         plot_curves(results, Path(config.bench_plot))
 
 
-def check(config: Config) -> list[str]:
-    """The fields to compare.
+def fields_to_compare(config: Config) -> list[str]:
+    """The kinds of fields to measure side by side; none for that of the config alone.
 
     Raises:
-        UsageError: an option that cannot be followed.
+        UsageError: an unknown kind, or a file that cannot be written or would have nothing in it.
     """
     for name in ("bench_json", "bench_plot"):
         path = getattr(config, name)

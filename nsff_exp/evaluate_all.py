@@ -1,21 +1,18 @@
-"""Evaluate many scenes into one table with their mean and the published figures.
+"""Evaluate several scenes into one table with their mean and the published figures.
 
 python evaluate_all.py configs/config_balloon1-2.txt configs/config_umbrella.txt
 python evaluate_all.py configs/*.txt --protocol nsff-fixed --every 10
 
-The first words are config files; all options behind them go to every scene.
+Config files come first; the options behind them apply to every scene.
 """
 
 from nsff.cli import run_script
 from nsff.config_loader import REPOSITORY, load_config
-from nsff.distributed import join_process_group, launch_processes
 from nsff.errors import UsageError
-from nsff.evaluation.results_table import evaluate_all
-from nsff.report.evaluation_page import write_page
 
 
 def main(argv: list[str]) -> None:
-    """Config files up to the first option, then options for all of them."""
+    """Evaluate the configs named before the first option, with all options behind them."""
     if "--help" in argv or "-h" in argv:
         print(__doc__.strip() + "\nOptions: those of evaluation.py --help.")
         return
@@ -24,6 +21,11 @@ def main(argv: list[str]) -> None:
         raise UsageError("give config files first, like configs/*.txt; options go behind them")
     paths = [path for word in argv[:first] for path in matching(word)]
     configs = [load_config(["--config", path, *argv[first:]], "evaluate_all.py") for path in paths]
+    # Heavy imports follow the command line: `--help` and its errors do not wait for them.
+    from nsff.distributed import join_process_group, launch_processes
+    from nsff.evaluation.results_table import evaluate_all
+    from nsff.report.evaluation_page import write_page
+
     if launch_processes(configs[0], __file__, argv):
         return
     with join_process_group() as group:
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> None:
 
 
 def matching(word: str) -> list[str]:
-    """A pattern that the shell found nothing for is looked up under the repository root, like any config."""
+    """The files of a pattern that matched nothing where the shell stood, under the repository root; else the word."""
     return sorted(map(str, REPOSITORY.glob(word))) if "*" in word else [word]
 
 

@@ -7,15 +7,17 @@ python render.py --config configs/config_kid-running.txt --render_lockcam_slowmo
 
 from nsff.cli import run_script
 from nsff.config_loader import load_config
-from nsff.cuda import memory_advice
-from nsff.distributed import join_process_group, launch_processes, pick_device
 from nsff.errors import UsageError
-from nsff.novel_views.render_plan import wants_videos
-from nsff.novel_views.render_videos import render_videos
 
 
 def main(argv: list[str]) -> None:
     config = load_config(argv, "render.py", __doc__)
+    # Heavy imports follow the command line: `--help` and its errors do not wait for them.
+    from nsff.cuda import memory_advice
+    from nsff.distributed import join_process_group, launch_processes, pick_device
+    from nsff.novel_views.render_plan import wants_videos
+    from nsff.novel_views.render_videos import render_videos
+
     if not wants_videos(config):
         raise UsageError(
             "nothing to render: give --render_bt, --render_lockcam_slowmo, --render_slowmo_bt, --path or --camera_path"

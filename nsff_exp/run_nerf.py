@@ -1,4 +1,4 @@
-"""Train a scene, or render it (--render_bt, --render_lockcam_slowmo, --render_slowmo_bt); goes on where it stopped.
+"""Train a scene, or render it (--render_bt, --render_lockcam_slowmo, --render_slowmo_bt); resumes where it stopped.
 
 python run_nerf.py --config configs/config_kid-running.txt
 python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_idx 10
@@ -7,17 +7,19 @@ python run_nerf.py --config configs/config_kid-running.txt --gpus all
 
 from nsff.cli import run_script
 from nsff.config_loader import load_config
-from nsff.cuda import memory_advice
-from nsff.data.scene import load_scene
-from nsff.distributed import join_process_group, launch_processes, pick_device
-from nsff.evaluation.validation import Validation
-from nsff.novel_views.render_plan import wants_videos
-from nsff.novel_views.render_videos import render_videos
-from nsff.training.trainer import Trainer, train
 
 
 def main(argv: list[str]) -> None:
     config = load_config(argv, "run_nerf.py", __doc__)
+    # Heavy imports follow the command line: `--help` and its errors do not wait for them.
+    from nsff.cuda import memory_advice
+    from nsff.data.scene import load_scene
+    from nsff.distributed import join_process_group, launch_processes, pick_device
+    from nsff.evaluation.validation import Validation
+    from nsff.novel_views.render_plan import wants_videos
+    from nsff.novel_views.render_videos import render_videos
+    from nsff.training.trainer import Trainer, train
+
     if launch_processes(config, __file__, argv):
         return
     device = pick_device(config)
