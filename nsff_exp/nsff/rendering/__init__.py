@@ -1,1 +1,1 @@
-"""Volume rendering of the two fields: training rays, frames, times between frames."""
+"""Volume rendering of the two fields: training rays, whole frames, and frames at times between two frames."""

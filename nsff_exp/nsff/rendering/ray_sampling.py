@@ -1,4 +1,4 @@
-"""Depths along a ray: uniform, or where a first look found something."""
+"""Depths of samples along rays: uniform, or importance-sampled from a coarse density pass."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,48 +11,46 @@ from torch import Tensor
 from nsff.config import Config
 from nsff.fields import Fields
 from nsff.geometry.rays import RayBundle
-from nsff.rendering.volume_rendering import (
-    blended_weights,
-    render_weights,
-)
+from nsff.rendering.volume_rendering import blended_weights, render_weights
 
-UNIFORM_SHARE = 0.2  # of the importance samples: nothing is ever out of sight
+UNIFORM_FRACTION = 0.2  # of the sampling density kept uniform, so that every depth may be sampled
 
 
 @dataclasses.dataclass(frozen=True)
 class DepthSampling:
-    """How many depths a ray gets.
+    """Numbers of samples per ray.
 
-    With `n_coarse` > 0 the fields are first looked at, without gradient, at so many depths, and the `n_samples` are
-    drawn where that found weight; else they are uniform, as published.
+    With `n_coarse` > 0, densities are first evaluated without gradient at `n_coarse` depths per ray, and the
+    `n_samples` depths follow the weights found there; with 0 they are uniform, as published.
     """
 
     n_samples: int
     n_coarse: int
-    perturb: float
+    perturb: float  # 0 = no jitter; any other value jitters fully, as published
 
     @staticmethod
     def of(config: Config) -> "DepthSampling":
+        """Take the numbers that the options give for the kind of field."""
         if config.importance:
             return DepthSampling(config.hash_samples, config.hash_coarse_samples, config.perturb)
         return DepthSampling(config.N_samples, 0, config.perturb)
 
     def without_jitter(self) -> "DepthSampling":
-        """The same without jitter, for everything but training."""
+        """Copy without jitter, for everything but training."""
         return dataclasses.replace(self, perturb=0.0)
 
 
 def sample_depths(
     n_rays: int, n_samples: int, perturb: float, generator: torch.Generator | None, device: torch.device
 ) -> Float[Tensor, "n s"]:
-    """Depths uniform in [0, 1] of the NDC ray; jittered between mid-points if `perturb` > 0.
+    """Sample depths uniformly in [0, 1] of the NDC ray, both ends included.
 
     Args:
-        n_rays: rows.
-        n_samples: depths a ray, from 0 to 1 inclusive.
-        perturb: 0 = none; any other value jitters fully, as published.
+        n_rays: number of rays.
+        n_samples: samples per ray.
+        perturb: 0 = evenly spaced; any other value jitters each depth between the mid-points to its neighbours.
         generator: source of the jitter, on `device`.
-        device: where.
+        device: of the result.
     """
     depths = torch.linspace(0.0, 1.0, n_samples, device=device).expand(n_rays, n_samples)
     if perturb == 0.0:
@@ -66,15 +64,15 @@ def sample_depths(
 def stratified_depths(
     n_rays: int, n_spans: int, perturb: float, generator: torch.Generator | None, device: torch.device
 ) -> Float[Tensor, "n m"]:
-    """One depth in each of `n_spans` equal spans of [0, 1]: its middle, or anywhere if `perturb` > 0."""
+    """Sample one depth in each of `n_spans` equal spans of [0, 1]: its middle, or at random if `perturb` is not 0."""
     within = torch.rand(n_rays, n_spans, generator=generator, device=device) if perturb else 0.5
     return (torch.arange(n_spans, device=device, dtype=torch.float32) + within).expand(n_rays, n_spans) / n_spans
 
 
-def spread(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    """Weights of spans, spread to their neighbours: a span was seen at one depth only.
+def blur_weights(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+    """Dilate and blur the weights of spans: one sample per span may miss the surface by up to a span.
 
-    Source: mip-NeRF, arXiv:2103.13415, section 3.1.
+    Maximum of neighbours, then mean of neighbours (mip-NeRF, arXiv:2103.13415, section 3.1).
     """
     padded = F.pad(weights[:, None], (1, 1), mode="replicate")[:, 0]
     larger = torch.maximum(padded[:, 1:], padded[:, :-1])
@@ -82,76 +80,124 @@ def spread(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
 
 
 def dilate_and_normalise(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    """Weights of spans, spread to the neighbours and summing to 1."""
-    wide = spread(weights)
-    return wide / wide.sum(-1, keepdim=True).clamp(min=1e-6)
+    """Blur the weights of spans and scale each ray's to a sum of 1; all-zero weights stay 0."""
+    blurred = blur_weights(weights)
+    return blurred / blurred.sum(-1, keepdim=True).clamp(min=1e-6)
 
 
 def importance_depths(
     density: Float[Tensor, "n m"], n_samples: int, perturb: float, generator: torch.Generator | None
 ) -> Float[Tensor, "n s"]:
-    """Sorted depths distributed as `density` over m equal spans of [0, 1], by the inverse of its cumulative sum.
+    """Draw sorted depths from a piecewise-constant density over m equal spans of [0, 1], by inverting its CDF.
 
     Args:
-        density: not negative; rows need not sum to 1.
-        n_samples: depths a ray.
-        perturb: 0 = at even steps of the cumulative sum; else jittered within the steps.
-        generator: source of the jitter.
+        density: not negative; rows need not sum to 1. `UNIFORM_FRACTION` of a uniform density is mixed in.
+        n_samples: samples per ray.
+        perturb: 0 = at even quantiles; any other value jitters the quantiles within their steps.
+        generator: source of the jitter, on the density's device.
     """
     n_rays, n_spans = density.shape
-    mixed = (1.0 - UNIFORM_SHARE) * density / density.sum(-1, keepdim=True).clamp(min=1e-6) + UNIFORM_SHARE / n_spans
-    below = F.pad(mixed.cumsum(-1), (1, 0))
-    below = below / below[:, -1:]
-    wanted = stratified_depths(n_rays, n_samples, perturb, generator, density.device).contiguous()
-    span = torch.searchsorted(below, wanted, right=True).clamp(1, n_spans) - 1
-    start, end = below.gather(1, span), below.gather(1, span + 1)
-    return (span + (wanted - start) / (end - start)) / n_spans
+    normalised = (1.0 - UNIFORM_FRACTION) * density / density.sum(-1, keepdim=True).clamp(min=1e-6)
+    cdf = F.pad((normalised + UNIFORM_FRACTION / n_spans).cumsum(-1), (1, 0))
+    cdf = cdf / cdf[:, -1:]
+    quantiles = stratified_depths(n_rays, n_samples, perturb, generator, density.device).contiguous()
+    span = torch.searchsorted(cdf, quantiles, right=True).clamp(1, n_spans) - 1
+    start, end = cdf.gather(1, span), cdf.gather(1, span + 1)
+    return (span + (quantiles - start) / (end - start)) / n_spans
 
 
 def density_noise(
     shape: tuple[int, int], std: float, generator: torch.Generator | None, device: torch.device
 ) -> Float[Tensor, "n s"] | float:
-    """Gaussian noise on raw density, which keeps early training from settling on empty space; 0.0 if `std` is 0."""
+    """Draw Gaussian noise for raw density, which keeps early training from collapsing to empty space; 0.0 without."""
     return std * torch.randn(*shape, generator=generator, device=device) if std else 0.0
 
 
-DensityPass = Callable[[Float[Tensor, "n m 3"], Float[Tensor, "n m"]], Float[Tensor, "n m"]]
+@dataclasses.dataclass(frozen=True)
+class CoarseSamples:
+    """One sample in each of m equal depth spans per ray, at which densities alone are evaluated."""
+
+    points_ndc: Float[Tensor, "n m 3"]
+    deltas: Float[Tensor, "n m"]  # length of a span in NDC units, also of the last and with jitter
+
+    @staticmethod
+    def along(
+        rays: RayBundle, n_spans: int, perturb: float = 0.0, generator: torch.Generator | None = None
+    ) -> "CoarseSamples":
+        """Place the samples: mid-span, or jittered within the spans if `perturb` is not 0."""
+        depths = stratified_depths(len(rays), n_spans, perturb, generator, rays.origins_ndc.device)
+        deltas = (rays.directions_ndc.norm(dim=-1, keepdim=True) / n_spans).expand_as(depths)
+        return CoarseSamples(rays.points_ndc(depths), deltas)
+
+    def weights(
+        self,
+        sigma_static: Float[Tensor, "n m"],
+        blend_w: Float[Tensor, "n m"],
+        sigma_dynamic: Float[Tensor, "n m"],
+        opaque_end: bool = False,
+    ) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+        """Compute the weights of the static and of the dynamic field in each span.
+
+        Args:
+            sigma_static: raw density.
+            blend_w: 0..1, 1 = dynamic.
+            sigma_dynamic: raw density.
+            opaque_end: give the last span of both fields the transmittance that is left behind it. The last sample of
+                a ray, at infinity, absorbs all of it in either field, and the middle of its span does not tell which.
+
+        Note:
+            Training goes without `opaque_end`: there it would draw the samples of rays through empty space to infinity.
+        """
+        static, dynamic = blended_weights(sigma_static, blend_w, sigma_dynamic, self.deltas)
+        if opaque_end:
+            remaining = 1.0 - (static + dynamic).sum(-1)
+            static[:, -1] += remaining
+            dynamic[:, -1] += remaining
+        return static, dynamic
+
+
+CoarseDensity = Callable[[CoarseSamples], Float[Tensor, "n m"]]
 
 
 @torch.no_grad()
-def _coarse_to_fine_depths(
-    look: DensityPass, rays: RayBundle, sampling: DepthSampling, generator: torch.Generator | None
+def coarse_to_fine_depths(
+    coarse_density: CoarseDensity, rays: RayBundle, sampling: DepthSampling, generator: torch.Generator | None
 ) -> Float[Tensor, "n s"]:
-    """Depths that follow the density which `look` finds at (points, intervals); uniform ones without a look."""
-    n_rays, device = len(rays), rays.origins_ndc.device
+    """Sample depths from a coarse density pass, or uniformly if `sampling.n_coarse` is 0.
+
+    Args:
+        coarse_density: sampling density of each span, any scale.
+        rays: n.
+        sampling: numbers of samples, and jitter.
+        generator: source of the jitter, on the device of the rays.
+    """
     if not sampling.n_coarse:
-        return sample_depths(n_rays, sampling.n_samples, sampling.perturb, generator, device)
-    depths = stratified_depths(n_rays, sampling.n_coarse, sampling.perturb, generator, device)
-    deltas = (rays.directions_ndc.norm(dim=-1, keepdim=True) / sampling.n_coarse).expand_as(depths)
-    density = look(rays.points_ndc(depths), deltas)
-    return importance_depths(density, sampling.n_samples, sampling.perturb, generator)
+        return sample_depths(len(rays), sampling.n_samples, sampling.perturb, generator, rays.origins_ndc.device)
+    samples = CoarseSamples.along(rays, sampling.n_coarse, sampling.perturb, generator)
+    return importance_depths(coarse_density(samples), sampling.n_samples, sampling.perturb, generator)
 
 
 def choose_depths(
     fields: Fields, rays: RayBundle, time: float, sampling: DepthSampling, generator: torch.Generator | None = None
 ) -> Float[Tensor, "n s"]:
-    """Depths of the samples of each ray.
+    """Sample the depths of a frame's rays.
 
-    After a first look, half of them follow the union of both fields and half the dynamic field alone: the losses look
-    at both.
+    After a coarse pass, half of the samples follow the weights of the blended fields and half those of the dynamic
+    field by itself: the losses use both renders.
 
     Args:
         fields: static and dynamic.
         rays: n.
-        time: of the frame.
-        sampling: how many.
+        time: of the frame, -1..1.
+        sampling: numbers of samples, and jitter.
         generator: source of the jitter, on the device of the rays.
     """
 
-    def look(points_ndc: Tensor, deltas: Tensor) -> Tensor:
-        dynamic = fields.dynamic.geometry(points_ndc, points_ndc.new_full((len(rays),), time))
-        static, blend_w = fields.static.geometry(points_ndc)
-        of_static, of_dynamic = blended_weights(static, blend_w, dynamic, deltas)
-        return dilate_and_normalise(of_static + of_dynamic) + dilate_and_normalise(render_weights(dynamic, deltas))
+    def coarse_density(samples: CoarseSamples) -> Tensor:
+        points_ndc = samples.points_ndc
+        sigma_dynamic = fields.dynamic.geometry(points_ndc, points_ndc.new_full((len(rays),), time))
+        weights_static, weights_dynamic = samples.weights(*fields.static.geometry(points_ndc), sigma_dynamic)
+        dynamic_only = render_weights(sigma_dynamic, samples.deltas)
+        return dilate_and_normalise(weights_static + weights_dynamic) + dilate_and_normalise(dynamic_only)
 
-    return _coarse_to_fine_depths(look, rays, sampling, generator)
+    return coarse_to_fine_depths(coarse_density, rays, sampling, generator)

@@ -15,9 +15,9 @@ from nsff.data.timeline import FlowDirection, Timeline
 from nsff.fields import Fields
 from nsff.geometry.rays import Camera, RayBundle
 from nsff.rendering.frame_render import FrameRender, flow_to_next
-from nsff.rendering.ray_sampling import spread, stratified_depths
+from nsff.rendering.ray_sampling import blur_weights, stratified_depths
 from nsff.rendering.splatting import splat
-from nsff.rendering.volume_rendering import TRANSPARENT, blended_weights, intervals, opacity
+from nsff.rendering.volume_rendering import MIN_CLEARNESS, blended_weights, intervals, opacity
 
 MIN_TRANSMITTANCE = 1e-4  # share of the light: what is behind so much else is not looked for
 REACH = 0.05  # of the width, that a sample may be splatted away, and still be looked for where it comes from
@@ -129,8 +129,8 @@ def _lit_spans(
             of_static[:, -1] += left
             of_dynamic[:, -1] += left
             light = torch.maximum(light, of_static + of_dynamic)
-            found[1 + k][:, rows] = (spread(of_dynamic) > MIN_WEIGHT).T
-        found[0][:, rows] = (spread(light) > MIN_WEIGHT).T
+            found[1 + k][:, rows] = (blur_weights(of_dynamic) > MIN_WEIGHT).T
+        found[0][:, rows] = (blur_weights(light) > MIN_WEIGHT).T
     for span in range(n_spans):  # one by one: as numbers, all would take gigabytes
         images = found[:, span].view(-1, 1, height, width).float()
         found[:, span] = F.max_pool2d(images, 3, stride=1, padding=1).flatten(1) > 0.0
@@ -248,7 +248,7 @@ class _PlaneCompositor:
             moving += alpha[:, None] * image
             alpha_moving += alpha
         moving[:, 3] = alpha_moving
-        passing = 1.0 - alpha_static - alpha_moving * (1.0 - alpha_static) + TRANSPARENT
+        passing = 1.0 - alpha_static - alpha_moving * (1.0 - alpha_static) + MIN_CLEARNESS
         through = self.clear * torch.cumprod(torch.cat([torch.ones_like(passing[:1]), passing[:-1]]), dim=0)
         self.clear = through[-1] * passing[-1]
         self.moving += torch.einsum("sn,scn->cn", through, moving)

@@ -1,4 +1,4 @@
-"""Rendering of rays: a training step (the frame, its neighbours, two frames away) and whole frames."""
+"""Rendering of training rays: the reference frame, its two neighbours, and the frame two steps away."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,11 +10,7 @@ from torch import Tensor
 from nsff.data.timeline import Timeline
 from nsff.fields import DynamicSamples, Fields, StaticField, StaticSamples
 from nsff.geometry.rays import RayBundle
-from nsff.rendering.ray_sampling import (
-    DepthSampling,
-    _coarse_to_fine_depths,
-    dilate_and_normalise,
-)
+from nsff.rendering.ray_sampling import CoarseSamples, DepthSampling, coarse_to_fine_depths, dilate_and_normalise
 from nsff.rendering.volume_rendering import (
     BlendedComposite,
     Composite,
@@ -25,12 +21,12 @@ from nsff.rendering.volume_rendering import (
     render_weights,
 )
 
-NoiseSource = Callable[[int], Noise]
+NoiseSource = Callable[[int], Noise]  # density noise for a number of rays
 
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceRender:
-    """The frame itself at n rays x s samples.
+    """The reference frame at n rays x s samples.
 
     The static field is evaluated on the first `len(static.blend_w)` rays only: hard-mined rays do not need it.
     """
@@ -44,20 +40,22 @@ class ReferenceRender:
 
 @dataclasses.dataclass(frozen=True)
 class WarpRender:
-    """The frame rendered from another time: the dynamic field at warped points, along the reference rays."""
+    """The reference frame rendered from another time: the dynamic field at warped points, along the reference rays."""
 
     points_ndc: Float[Tensor, "n s 3"]
     dynamic: DynamicSamples
     rgb: Float[Tensor, "n 3"]
-    confidence: Float[Tensor, " n"]  # share of the ray's weight that is not disoccluded
+    confidence: Float[
+        Tensor, " n"
+    ]  # sum of weights (detached) times 1 - disocclusion probability
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainRender:
-    """All that the losses of one step look at.
+    """Renders of one training step, on which all losses are computed.
 
-    `two_step_points_ndc` is two frames away, reached with the neighbour's own flow: prev2 if `two_step_backward`, else
-    next2. `two_step` is the render from there, in the stages that have it.
+    `two_step_points_ndc` are the points warped over two frames, the second step with the neighbour's own flow: to
+    prev2 if `two_step_backward`, else to next2. `two_step` is the render from there, None in stages without it.
     """
 
     ref: ReferenceRender
@@ -71,23 +69,62 @@ class TrainRender:
 def render_background(
     static: StaticField, rays: RayBundle, sampling: DepthSampling, generator: torch.Generator | None, noise: NoiseSource
 ) -> Float[Tensor, "n 3"]:
-    """Colours of the static field alone, at depths that follow a first look at it."""
+    """Render the colours (0..1) of the static field by itself, at depths that follow its own density.
 
-    def look(points_ndc: Tensor, deltas: Tensor) -> Tensor:
-        return dilate_and_normalise(render_weights(static.geometry(points_ndc)[0], deltas))
+    Args:
+        static: field.
+        rays: n.
+        sampling: numbers of samples, and jitter.
+        generator: source of the jitter, on the device of the rays.
+        noise: density noise for a number of rays.
+    """
 
-    depths = _coarse_to_fine_depths(look, rays, sampling, generator)
+    def coarse_density(samples: CoarseSamples) -> Tensor:
+        sigma_static, _ = static.geometry(samples.points_ndc)
+        return dilate_and_normalise(render_weights(sigma_static, samples.deltas))
+
+    depths = coarse_to_fine_depths(coarse_density, rays, sampling, generator)
     samples = static(rays.points_ndc(depths), rays.viewdirs)
     return composite(samples, depths, intervals(depths, rays.directions_ndc), noise(len(rays))).rgb
 
 
-def _warp(
-    points_ndc: Tensor, dynamic: DynamicSamples, visible: Tensor, depths: Tensor, deltas: Tensor, noise: Noise
-) -> WarpRender:
-    """Composite samples at warped points; `visible` is 1 - disocclusion over the steps that led there."""
-    warped = composite(dynamic, depths, deltas, noise)
-    confidence = (warped.weights.detach() * visible).sum(-1)
-    return WarpRender(points_ndc, dynamic, warped.rgb, confidence)
+@dataclasses.dataclass(frozen=True)
+class _SampledRays:
+    """Reference rays with their samples; every warp is composited along them."""
+
+    rays: RayBundle
+    depths: Float[Tensor, "n s"]
+    deltas: Float[Tensor, "n s"]
+    points_ndc: Float[Tensor, "n s 3"]
+
+    def times(self, time: float) -> Float[Tensor, " n"]:
+        return self.depths.new_full((len(self.rays),), time)
+
+    def render_reference(self, fields: Fields, time: float, n_static: int, noise: Noise) -> ReferenceRender:
+        """Render both fields at the reference time; the static one and the blend on the first `n_static` rays."""
+        first = slice(0, n_static)
+        dynamic = fields.dynamic(self.points_ndc, self.times(time), self.rays.viewdirs)
+        static = fields.static(self.points_ndc[first], self.rays.viewdirs[first])
+        blend_noise = noise if isinstance(noise, float) else noise[first]
+        return ReferenceRender(
+            self.points_ndc,
+            dynamic,
+            static,
+            composite(dynamic, self.depths, self.deltas, noise),
+            composite_blended(static, dynamic[first], self.depths[first], self.deltas[first], blend_noise),
+        )
+
+    def render_warp(self, points_ndc: Tensor, dynamic: DynamicSamples, visible: Tensor, noise: Noise) -> WarpRender:
+        """Composite the samples at warped points.
+
+        Args:
+            points_ndc: warped points.
+            dynamic: field at these points, at the time of their frame.
+            visible: 1 - disocclusion probability of each sample, multiplied over the steps of the warp.
+            noise: density noise.
+        """
+        warped = composite(dynamic, self.depths, self.deltas, noise)
+        return WarpRender(points_ndc, dynamic, warped.rgb, (warped.weights.detach() * visible).sum(-1))
 
 
 def render_train(
@@ -106,44 +143,35 @@ def render_train(
 
     Args:
         fields: static and dynamic.
-        rays: of the pixels of `frame`.
-        depths: z along each ray.
+        rays: rays through pixels of `frame`.
+        depths: z of the samples along each ray.
         timeline: of the sequence.
-        frame: reference frame; its neighbours may lie one beyond the ends.
-        n_static: rays (the first ones) on which the static field and the union are wanted.
+        frame: reference frame; its neighbours may lie one frame beyond the ends of the sequence.
+        n_static: number of rays, the first ones, on which the static field and the blend are rendered.
         two_step: render from two frames away as well.
-        two_step_backward: that frame is frame - 2, else frame + 2.
-        noise: density noise for so many rays; drawn once a frame and shared by both fields.
+        two_step_backward: warp over two frames to frame - 2 instead of frame + 2.
+        noise: density noise for a number of rays; drawn once per rendered time and used for both fields.
     """
-    n_rays, time = len(rays), timeline.time_of(frame)
-    points_ndc, deltas = rays.points_ndc(depths), intervals(depths, rays.directions_ndc)
+    n_rays, time, step = len(rays), timeline.time_of(frame), timeline.step
+    sampled = _SampledRays(rays, depths, intervals(depths, rays.directions_ndc), rays.points_ndc(depths))
+    ref = sampled.render_reference(fields, time, n_static, noise(n_rays))
 
-    def at(moment: float) -> Tensor:
-        return points_ndc.new_full((n_rays,), moment)
-
-    dynamic = fields.dynamic(points_ndc, at(time), rays.viewdirs)
-    some = slice(0, n_static)
-    static = fields.static(points_ndc[some], rays.viewdirs[some])
-    ref_noise = noise(n_rays)
-    alone = composite(dynamic, depths, deltas, ref_noise)
-    some_noise = ref_noise if isinstance(ref_noise, float) else ref_noise[some]
-    union = composite_blended(static, dynamic[some], depths[some], deltas[some], some_noise)
-
-    points_prev_ndc, points_next_ndc = points_ndc + dynamic.sf_bwd, points_ndc + dynamic.sf_fwd
-    times = torch.cat([at(time - timeline.step), at(time + timeline.step)])
-    neighbours = fields.dynamic(torch.cat([points_prev_ndc, points_next_ndc]), times, rays.viewdirs.repeat(2, 1))
+    prev_ndc, next_ndc = ref.points_ndc + ref.dynamic.sf_bwd, ref.points_ndc + ref.dynamic.sf_fwd
+    times = torch.cat([sampled.times(time - step), sampled.times(time + step)])
+    neighbours = fields.dynamic(torch.cat([prev_ndc, next_ndc]), times, rays.viewdirs.repeat(2, 1))
     at_prev, at_next = neighbours[:n_rays], neighbours[n_rays:]
-    seen_prev, seen_next = 1.0 - dynamic.prob_bwd, 1.0 - dynamic.prob_fwd
-    prev = _warp(points_prev_ndc, at_prev, seen_prev, depths, deltas, noise(n_rays))
-    next_ = _warp(points_next_ndc, at_next, seen_next, depths, deltas, noise(n_rays))
+    visible_prev, visible_next = 1.0 - ref.dynamic.prob_bwd, 1.0 - ref.dynamic.prob_fwd
+    render_prev = sampled.render_warp(prev_ndc, at_prev, visible_prev, noise(n_rays))
+    render_next = sampled.render_warp(next_ndc, at_next, visible_next, noise(n_rays))
 
     if two_step_backward:
-        far_ndc, seen, direction = points_prev_ndc + at_prev.sf_bwd, seen_prev * (1.0 - at_prev.prob_bwd), -2.0
+        far_ndc, far_time = prev_ndc + at_prev.sf_bwd, time - 2.0 * step
+        visible_far = visible_prev * (1.0 - at_prev.prob_bwd)
     else:
-        far_ndc, seen, direction = points_next_ndc + at_next.sf_fwd, seen_next * (1.0 - at_next.prob_fwd), 2.0
-    chained = None
+        far_ndc, far_time = next_ndc + at_next.sf_fwd, time + 2.0 * step
+        visible_far = visible_next * (1.0 - at_next.prob_fwd)
+    render_far = None
     if two_step:
-        samples = fields.dynamic(far_ndc, at(time + direction * timeline.step), rays.viewdirs)
-        chained = _warp(far_ndc, samples, seen, depths, deltas, noise(n_rays))
-    ref = ReferenceRender(points_ndc, dynamic, static, alone, union)
-    return TrainRender(ref, prev, next_, two_step_backward, far_ndc, chained)
+        at_far = fields.dynamic(far_ndc, sampled.times(far_time), rays.viewdirs)
+        render_far = sampled.render_warp(far_ndc, at_far, visible_far, noise(n_rays))
+    return TrainRender(ref, render_prev, render_next, two_step_backward, far_ndc, render_far)
