@@ -63,9 +63,17 @@ def world(tmp_path_factory, golden, prepared) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("line", typed_commands())
-def test_command(line: str, world: Path, monkeypatch, trunk_file) -> None:
-    """It runs, and leaves the file that it is there for."""
+HEAVY = ("prepare_video", "run_colmap", "run_midas", "run_flows_video", "benchmark", "diagnose")
+
+
+def _marked(line: str) -> object:
+    heavy = line.split()[1].removesuffix(".py") in HEAVY
+    return pytest.param(line, marks=[pytest.mark.nightly] if heavy else [])
+
+
+@pytest.mark.parametrize("line", [_marked(line) for line in typed_commands()])
+def test_command_runs_and_leaves_its_file(line: str, world: Path, monkeypatch, trunk_file) -> None:
+    """Typed as in the text, with small settings behind it; those that take long run in make test-all."""
     monkeypatch.chdir(world)
     here = line.replace(" ... ", " configs/config_kid-running.txt ").replace("--gpus all", "--gpus 1")  # no GPU here
     _, script, *words = shlex.split(here, comments=True)
@@ -97,7 +105,7 @@ def test_command(line: str, world: Path, monkeypatch, trunk_file) -> None:
     assert any(path.stat().st_mtime_ns >= begun - 5 * 10**7 for path in world.glob(left)), f"{line} left no new {left}"
 
 
-def test_every_script_is_in_the_readme() -> None:
+def test_every_script_is_named_in_the_pages() -> None:
     """By its name; and what the README calls is there."""
     called = {line.split()[1] for line in typed_commands()}
     there = {path.name for folder in ("nsff_exp", "nsff_scripts") for path in (REPOSITORY / folder).glob("*.py")}
@@ -108,7 +116,7 @@ def test_every_script_is_in_the_readme() -> None:
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "video VIDEO=clip.mp4", "install"])
-def test_targets_of_make(target: str) -> None:
+def test_make_targets_of_the_readme_exist(target: str) -> None:
     """What they would run is there."""
     run = subprocess.run(["make", "-n", *target.split()], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -117,7 +125,7 @@ def test_targets_of_make(target: str) -> None:
     assert f"make {target}" in README
 
 
-def test_options_that_the_table_names_are_there() -> None:
+def test_options_table_names_existing_options() -> None:
     from nsff.config import Config
 
     table = DOCS["training.md"].partition("## Options")[2]
@@ -126,7 +134,7 @@ def test_options_that_the_table_names_are_there() -> None:
         assert hasattr(Config, name) or name in Config.__dataclass_fields__, name
 
 
-def test_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_have_targets() -> None:
     for name, text in (DOCS | {"README.md": README}).items():
         folder = REPOSITORY if name == "README.md" else REPOSITORY / "docs"
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
@@ -135,7 +143,7 @@ def test_links_between_pages_lead_somewhere() -> None:
     assert len(README.splitlines()) < 200
 
 
-def test_pictures_are_small_and_there() -> None:
+def test_teaser_is_small_and_animated() -> None:
     """They are part of the repository, and move."""
     picture = REPOSITORY / "nsff_exp" / "demo.gif"
     assert picture.stat().st_size < 3e6
