@@ -1,4 +1,4 @@
-"""Frames at times between two frames: both neighbours, moved along their scene flow, splatted plane by plane.
+"""Frames at times between two frames: both neighbours move along their scene flow and are splatted plane by plane.
 
 Paper, section 3.4 and figure 6.
 """
@@ -15,23 +15,23 @@ from nsff.data.timeline import FlowDirection, Timeline
 from nsff.fields import Fields
 from nsff.geometry.rays import Camera, RayBundle
 from nsff.rendering.frame_render import FrameRender, flow_to_next
-from nsff.rendering.ray_sampling import blur_weights, stratified_depths
+from nsff.rendering.ray_sampling import CoarseSamples, blur_weights
 from nsff.rendering.splatting import splat
-from nsff.rendering.volume_rendering import MIN_CLEARNESS, blended_weights, intervals, opacity
+from nsff.rendering.volume_rendering import MIN_CLEARNESS, intervals, opacity
 
-MIN_TRANSMITTANCE = 1e-4  # share of the light: what is behind so much else is not looked for
-REACH = 0.05  # of the width, that a sample may be splatted away, and still be looked for where it comes from
-PLANES_A_SPAN = 4
-MIN_WEIGHT = 4e-3  # share of the light in a span of the first look, from which its planes are worth it
+MIN_TRANSMITTANCE = 1e-4  # stop compositing a pixel once it and its surroundings are below this
+MAX_SPLAT_DISTANCE = 0.05  # of the width; samples splatted farther are lost if their own pixel is opaque before them
+PLANES_PER_SPAN = 4  # planes in each depth span of the coarse pass
+MIN_WEIGHT = 4e-3  # planes of a span are evaluated only where its coarse weight exceeds this
 
 
 @dataclasses.dataclass(frozen=True)
 class PlaneSampling:
-    """How many planes a frame has, evenly from the near plane of NDC to infinity.
+    """Number of depth planes per frame, evenly spaced in NDC from the near plane to infinity.
 
-    With `n_coarse` > 0 the fields are first looked at, without colour, at so many depths a ray, and a ray has samples
-    only on the planes around those where that found light; else on all of them, as published. What no light reaches,
-    on the ray or near it, has none in any case.
+    With `n_coarse` > 0, densities are first evaluated at `n_coarse` depths per ray, and a ray gets samples only on the
+    planes around those with weight; with 0 it gets samples on all planes, as published. Fully occluded pixels are
+    skipped in both modes.
     """
 
     n_planes: int
@@ -39,28 +39,29 @@ class PlaneSampling:
 
     @staticmethod
     def of(config: Config) -> "PlaneSampling":
+        """Take the numbers that the options give for the kind of field."""
         if config.importance:
-            return PlaneSampling(PLANES_A_SPAN * config.hash_coarse_samples, config.hash_coarse_samples)
+            return PlaneSampling(PLANES_PER_SPAN * config.hash_coarse_samples, config.hash_coarse_samples)
         return PlaneSampling(config.N_samples, 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Moment:
-    """One of the two frames: how far it moves, in frames of its own scene flow, and its weight."""
+class _SourceFrame:
+    """A frame of the sequence from which an interpolated one is rendered."""
 
-    time: float
-    share: float  # not negative
-    weight: float
-    direction: FlowDirection
+    time: float  # -1..1
+    distance: float  # to the interpolated timestamp, in frames; the fraction of scene flow that its samples move
+    weight: float  # in the blend over source frames
+    direction: FlowDirection  # of the scene flow towards the timestamp
 
 
-def _moments(timeline: Timeline, frame: float) -> list[_Moment]:
-    """The frames that a moment is made of: two, or the one that it is."""
-    first, share = timeline.split(frame)
-    if not share:
-        return [_Moment(timeline.time_of(first), 0.0, 1.0, timeline.known_flow(first))]
-    before = _Moment(timeline.time_of(first), share, 1.0 - share, "forward")
-    return [before, _Moment(timeline.time_of(first + 1), 1.0 - share, share, "backward")]
+def _source_frames(timeline: Timeline, timestamp: float) -> list[_SourceFrame]:
+    """Choose the two frames around a timestamp, or the one at it."""
+    first, fraction = timeline.split(timestamp)
+    if not fraction:
+        return [_SourceFrame(timeline.time_of(first), 0.0, 1.0, timeline.known_flow(first))]
+    before = _SourceFrame(timeline.time_of(first), fraction, 1.0 - fraction, "forward")
+    return [before, _SourceFrame(timeline.time_of(first + 1), 1.0 - fraction, fraction, "backward")]
 
 
 @torch.no_grad()
@@ -68,200 +69,212 @@ def render_space_time(
     fields: Fields,
     camera: Camera,
     timeline: Timeline,
-    frame: float,
+    timestamp: float,
     sampling: PlaneSampling,
-    points_at_once: int,
+    points_per_chunk: int,
     with_flow: bool = False,
 ) -> FrameRender:
-    """The view of a camera at a moment between two frames.
+    """Render a camera's frame at a time between two frames of the sequence.
 
-    The dynamic field is evaluated on the rays of this camera at both frames; its samples, plane by plane, move as far
-    along their scene flow as the moment is away, and are splatted where they arrive. The static field does not move.
+    The dynamic field is evaluated on the rays of this camera at both frames. Plane by plane, its samples move along
+    their scene flow by the fraction of a frame that is missing to the timestamp, and are splatted to their new pixels.
+    The static field does not move.
 
     Args:
         fields: static and dynamic.
-        camera: what the frame is seen with.
+        camera: of the rendered frame.
         timeline: of the sequence.
-        frame: 0 .. n_frames - 1, and anything between.
-        sampling: planes, and where they have samples.
-        points_at_once: most points given to a field; images of at least one plane are in memory.
-        with_flow: render scene flow too.
+        timestamp: in frames, 0 .. n_frames - 1, fractions included.
+        sampling: number of planes, and of coarse samples that select among them.
+        points_per_chunk: points given to a field at once; memory holds the images of at least one plane besides.
+        with_flow: render scene flow to the next frame as well.
     """
-    rays, moments = camera.rays(), _moments(timeline, frame)
+    rays, sources = camera.rays(), _source_frames(timeline, timestamp)
+    evaluator = _PlaneEvaluator(fields, camera, rays, sources, points_per_chunk, with_flow)
     depths = torch.linspace(0.0, 1.0, sampling.n_planes, device=camera.c2w.device)[None]
-    steps = intervals(depths, depths.new_tensor([[0.0, 0.0, 1.0]]))
-    lit = _lit_spans(fields, rays, moments, camera, sampling.n_coarse, points_at_once) if sampling.n_coarse else None
-    at_once = PLANES_A_SPAN if sampling.n_coarse else max(1, points_at_once // len(rays))
-    canvas = _PlaneCompositor(camera, with_flow)
-    for span, planes in enumerate(zip(depths.split(at_once, dim=1), steps.split(at_once, dim=1), strict=True)):
-        in_sight = canvas.in_sight()
-        if not in_sight.any():
+    steps = intervals(depths, depths.new_tensor([[0.0, 0.0, 1.0]]))  # per unit length of a ray
+    occupied = evaluator.find_occupied_spans(sampling.n_coarse) if sampling.n_coarse else None
+    group = PLANES_PER_SPAN if sampling.n_coarse else max(1, points_per_chunk // len(rays))
+    compositor = _PlaneCompositor(camera, with_flow)
+    for span, planes in enumerate(zip(depths.split(group, dim=1), steps.split(group, dim=1), strict=True)):
+        visible = compositor.find_visible_pixels()
+        if not visible.any():
             break
-        wanted = in_sight.expand(1 + len(moments), -1) if lit is None else lit[:, span] & in_sight
-        if wanted.any():
-            images = _evaluate(fields, camera, rays, planes, moments, wanted, points_at_once, with_flow)
-            canvas.add(planes[0][0], *images)
-    return canvas.picture()
+        active = visible.expand(1 + len(sources), -1) if occupied is None else occupied[:, span] & visible
+        if active.any():
+            compositor.add(evaluator.evaluate(*planes, active))
+    return compositor.frame()
 
 
-def _lit_spans(
-    fields: Fields, rays: RayBundle, moments: list[_Moment], camera: Camera, n_spans: int, points_at_once: int
-) -> Bool[Tensor, "k m n"]:
-    """The spans of depth in which a first look finds light: of both fields, and of the dynamic one at each time.
+@dataclasses.dataclass(frozen=True)
+class _PlaneImages:
+    """Images of s consecutive depth planes, n pixels each; channels are colour (3), opacity (1) and flow (2 or 0).
 
-    It looks at every second pixel, like the black squares of a chessboard. A pixel takes what its neighbours found as
-    well: for the others, and because the rim of what moves has a share in what arrives there.
+    Opacities are scaled by the blend weight. Dynamic images are moved to the timestamp; those of a source frame
+    without any active ray are left out.
     """
-    height, width = camera.intrinsics.height, camera.intrinsics.width
-    found = torch.zeros(1 + len(moments), n_spans, len(rays), dtype=torch.bool, device=rays.origins_ndc.device)
-    pixels = torch.arange(len(rays), device=found.device)
-    black = pixels[(pixels // width + pixels % width) % 2 == 0]
-    for rows in black.split(max(1, points_at_once // n_spans)):
-        some = rays[rows]
-        points_ndc = some.points_ndc(stratified_depths(len(rows), n_spans, 0.0, None, found.device))
-        deltas = (some.directions_ndc.norm(dim=-1, keepdim=True) / n_spans).expand(-1, n_spans)
-        static, blend_w = fields.static.geometry(points_ndc)
-        light = torch.zeros_like(static)
-        for k, moment in enumerate(moments):
-            dynamic = fields.dynamic.geometry(points_ndc, points_ndc.new_full((len(rows),), moment.time))
-            of_static, of_dynamic = blended_weights(static, blend_w, dynamic, deltas)
-            left = 1.0 - (of_static + of_dynamic).sum(-1)  # the last plane takes it, of whichever field that is
-            of_static[:, -1] += left
-            of_dynamic[:, -1] += left
-            light = torch.maximum(light, of_static + of_dynamic)
-            found[1 + k][:, rows] = (blur_weights(of_dynamic) > MIN_WEIGHT).T
-        found[0][:, rows] = (blur_weights(light) > MIN_WEIGHT).T
-    for span in range(n_spans):  # one by one: as numbers, all would take gigabytes
-        images = found[:, span].view(-1, 1, height, width).float()
-        found[:, span] = F.max_pool2d(images, 3, stride=1, padding=1).flatten(1) > 0.0
-    return found
+
+    depths: Float[Tensor, " s"]
+    static: Float[Tensor, "s 4 n"]
+    dynamic: list[tuple[_SourceFrame, Float[Tensor, "s c n"]]]
 
 
-def _evaluate(
-    fields: Fields,
-    camera: Camera,
-    rays: RayBundle,
-    planes: tuple[Float[Tensor, "1 s"], Float[Tensor, "1 s"]],
-    moments: list[_Moment],
-    wanted: Bool[Tensor, "k n"],
-    points_at_once: int,
-    with_flow: bool,
-) -> tuple[Float[Tensor, "s 4 n"], list[tuple[_Moment, Float[Tensor, "s c n"]]]]:
-    """Images of some planes: of the static field, and of the dynamic one at each time, moved to the moment wanted.
+@dataclasses.dataclass(frozen=True)
+class _PlaneEvaluator:
+    """Evaluates the fields on depth planes of one camera, for one timestamp."""
 
-    Args:
-        fields: static and dynamic.
-        camera: what the frame is seen with.
-        rays: of all its pixels.
-        planes: depths, and steps to the next.
-        moments: the times.
-        wanted: rays that get samples: of any field, and of the dynamic field at each time.
-        points_at_once: most points in memory.
-        with_flow: give the motion until the next frame.
+    fields: Fields
+    camera: Camera
+    rays: RayBundle  # through all pixels
+    sources: list[_SourceFrame]
+    points_per_chunk: int
+    with_flow: bool
 
-    Returns:
-        Channels: colour, opacity, motion. A time at which nothing is wanted is left out.
-    """
-    rows, (depths, steps) = wanted.any(0).nonzero()[:, 0], planes
-    still: list[Tensor] = []
-    moving: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in moments]
-    for some in rows.split(max(1, points_at_once // depths.shape[1])):
-        these = rays[some]
-        points_ndc, viewdirs = these.points_ndc(depths.expand(len(some), -1)), these.viewdirs
-        deltas = steps * these.directions_ndc.norm(dim=-1, keepdim=True)
-        static = fields.static(points_ndc, viewdirs)
-        alpha = opacity(static.sigma_raw, deltas) * (1.0 - static.blend_w)
-        still.append(torch.cat([static.rgb_raw.sigmoid(), alpha[..., None]], dim=-1))
-        for moment, (values, shifts), chosen in zip(moments, moving, wanted[1:, some], strict=True):
-            if not chosen.any():
-                continue
-            points, times = points_ndc[chosen], points_ndc.new_full((int(chosen.sum()),), moment.time)
-            samples = fields.dynamic(points, times, viewdirs[chosen])
-            alpha = opacity(samples.sigma_raw, deltas[chosen]) * static.blend_w[chosen]
-            channels = [samples.rgb_raw.sigmoid(), alpha[..., None]]
-            if with_flow:
-                channels.append(flow_to_next(camera, points, samples, moment.direction))
-            values.append(torch.cat(channels, dim=-1))
-            flow = samples.sf_fwd if moment.direction == "forward" else samples.sf_bwd
-            shifts.append(camera.motion(points, flow, moment.share))
-    movers = []
-    for moment, (values, shifts), chosen in zip(moments, moving, wanted[1:, rows], strict=True):
-        if chosen.any():
-            image = _moved(torch.cat(values), torch.cat(shifts), rows[chosen], camera, splatted=moment.share > 0.0)
-            movers.append((moment, image))
-    return _image(torch.cat(still), rows, camera.n_pixels), movers
+    def find_occupied_spans(self, n_spans: int) -> Bool[Tensor, "k m n"]:
+        """Find the depth spans of each pixel that hold density, by a coarse pass over both fields.
+
+        The pass evaluates every second pixel, in a chequerboard, and its result is dilated by a pixel: for the pixels
+        in between, and because pixels beside a moving silhouette contribute to those that it is splatted to.
+
+        Returns:
+            Masks of k = 1 + source frames: of both fields, then of the dynamic field at each source frame.
+        """
+        height, width = self.camera.intrinsics.height, self.camera.intrinsics.width
+        pixels = torch.arange(len(self.rays), device=self.rays.origins_ndc.device)
+        occupied = pixels.new_zeros(1 + len(self.sources), n_spans, len(self.rays), dtype=torch.bool)
+        evaluated = pixels[(pixels // width + pixels % width) % 2 == 0]
+        for rows in evaluated.split(max(1, self.points_per_chunk // n_spans)):
+            samples = CoarseSamples.along(self.rays[rows], n_spans)
+            sigma_static, blend_w = self.fields.static.geometry(samples.points_ndc)
+            weights = torch.zeros_like(sigma_static)
+            for k, source in enumerate(self.sources):
+                times = samples.points_ndc.new_full((len(rows),), source.time)
+                sigma_dynamic = self.fields.dynamic.geometry(samples.points_ndc, times)
+                static, dynamic = samples.weights(sigma_static, blend_w, sigma_dynamic, opaque_end=True)
+                weights = torch.maximum(weights, static + dynamic)
+                occupied[1 + k][:, rows] = (blur_weights(dynamic) > MIN_WEIGHT).T
+            occupied[0][:, rows] = (blur_weights(weights) > MIN_WEIGHT).T
+        for span in range(n_spans):  # one span at a time: the float images of all would take gigabytes
+            images = occupied[:, span].view(-1, 1, height, width).float()
+            occupied[:, span] = F.max_pool2d(images, 3, stride=1, padding=1).flatten(1) > 0.0
+        return occupied
+
+    def evaluate(
+        self, depths: Float[Tensor, "1 s"], steps: Float[Tensor, "1 s"], active: Bool[Tensor, "k n"]
+    ) -> _PlaneImages:
+        """Evaluate the fields on consecutive planes and move the dynamic samples to the timestamp.
+
+        Args:
+            depths: z of the planes along the NDC rays, 0..1.
+            steps: distance of each plane to the next, per unit length of a ray.
+            active: rays that get samples: of any field, then of the dynamic field at each source frame.
+        """
+        rows = active.any(0).nonzero()[:, 0]
+        static_parts: list[Tensor] = []
+        dynamic_parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.sources]
+        for chunk in rows.split(max(1, self.points_per_chunk // depths.shape[1])):
+            rays = self.rays[chunk]
+            points_ndc = rays.points_ndc(depths.expand(len(chunk), -1))
+            deltas = steps * rays.directions_ndc.norm(dim=-1, keepdim=True)
+            static = self.fields.static(points_ndc, rays.viewdirs)
+            alpha = opacity(static.sigma_raw, deltas) * (1.0 - static.blend_w)
+            static_parts.append(torch.cat([static.rgb_raw.sigmoid(), alpha[..., None]], dim=-1))
+            for source, parts, mask in zip(self.sources, dynamic_parts, active[1:, chunk], strict=True):
+                if mask.any():
+                    viewdirs, blend_w = rays.viewdirs[mask], static.blend_w[mask]
+                    parts.append(self._dynamic_samples(source, points_ndc[mask], viewdirs, deltas[mask], blend_w))
+        dynamic = []
+        for source, parts, mask in zip(self.sources, dynamic_parts, active[1:, rows], strict=True):
+            if parts:
+                values, displacements = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+                dynamic.append((source, self._move(source, values, displacements, rows[mask])))
+        return _PlaneImages(depths[0], _to_images(torch.cat(static_parts), rows, self.camera.n_pixels), dynamic)
+
+    def _dynamic_samples(
+        self,
+        source: _SourceFrame,
+        points_ndc: Float[Tensor, "m s 3"],
+        viewdirs: Float[Tensor, "m 3"],
+        deltas: Float[Tensor, "m s"],
+        blend_w: Float[Tensor, "m s"],
+    ) -> tuple[Float[Tensor, "m s c"], Float[Tensor, "m s 2"]]:
+        """Evaluate the dynamic field at a source frame: (channels of `_PlaneImages`, displacement in pixels)."""
+        times = points_ndc.new_full((len(points_ndc),), source.time)
+        samples = self.fields.dynamic(points_ndc, times, viewdirs)
+        alpha = opacity(samples.sigma_raw, deltas) * blend_w
+        channels = [samples.rgb_raw.sigmoid(), alpha[..., None]]
+        if self.with_flow:
+            channels.append(flow_to_next(self.camera, points_ndc, samples, source.direction))
+        scene_flow = samples.sf_fwd if source.direction == "forward" else samples.sf_bwd
+        return torch.cat(channels, dim=-1), self.camera.motion(points_ndc, scene_flow, source.distance)
+
+    def _move(
+        self,
+        source: _SourceFrame,
+        values: Float[Tensor, "m s c"],
+        displacements: Float[Tensor, "m s 2"],
+        rows: Int[Tensor, " m"],
+    ) -> Float[Tensor, "s c n"]:
+        """Splat the samples of some rays by their displacements; pixels without a sample have no weight."""
+        n_pixels = self.camera.n_pixels
+        images = _to_images(values, rows, n_pixels)
+        if not source.distance:
+            return images
+        flow, sampled = _to_images(displacements, rows, n_pixels), images.new_zeros(len(images), 1, n_pixels)
+        sampled[..., rows] = 1.0
+        size = (self.camera.intrinsics.height, self.camera.intrinsics.width)
+        images, flow, sampled = (part.unflatten(2, size) for part in (images, flow, sampled))
+        return splat(images, flow, "linear", sampled).flatten(2)
 
 
-def _image(values: Float[Tensor, "m s c"], rows: Int[Tensor, " m"], n_pixels: int) -> Float[Tensor, "s c n"]:
-    """Values of some rays as images of all, one a plane; 0 elsewhere."""
-    image = values.new_zeros(*values.shape[1:], n_pixels)
-    image[..., rows] = values.permute(1, 2, 0)
-    return image
-
-
-def _moved(
-    values: Float[Tensor, "m s c"],
-    shifts: Float[Tensor, "m s 2"],
-    rows: Int[Tensor, " m"],
-    camera: Camera,
-    splatted: bool,
-) -> Float[Tensor, "s c n"]:
-    """Values of some rays as images, splatted where the shifts lead; what is no sample takes no part."""
-    image = _image(values, rows, camera.n_pixels)
-    if not splatted:
-        return image
-    size = (camera.intrinsics.height, camera.intrinsics.width)
-    flow, sampled = _image(shifts, rows, camera.n_pixels), image.new_zeros(image.shape[0], 1, camera.n_pixels)
-    sampled[..., rows] = 1.0
-    image, flow, sampled = (part.unflatten(2, size) for part in (image, flow, sampled))
-    return splat(image, flow, "linear", sampled).flatten(2)
+def _to_images(values: Float[Tensor, "m s c"], rows: Int[Tensor, " m"], n_pixels: int) -> Float[Tensor, "s c n"]:
+    """Put the values of some rays into one image per plane; 0 at the other pixels."""
+    images = values.new_zeros(*values.shape[1:], n_pixels)
+    images[..., rows] = values.permute(1, 2, 0)
+    return images
 
 
 class _PlaneCompositor:
-    """A frame that planes are composited on, front to back."""
+    """Composites depth planes into a frame, front to back."""
 
     def __init__(self, camera: Camera, with_flow: bool):
         self.size = (camera.intrinsics.height, camera.intrinsics.width)
-        self.clear = torch.ones(camera.n_pixels, device=camera.c2w.device)  # light that is left
-        self.rgb = self.clear.new_zeros(3, camera.n_pixels)
-        self.depth = self.clear.new_zeros(camera.n_pixels)
-        self.moving = self.clear.new_zeros(6 if with_flow else 4, camera.n_pixels)  # colour, weight, motion
+        self.transmittance = torch.ones(camera.n_pixels, device=camera.c2w.device)  # behind the planes so far
+        self.static_rgb = self.transmittance.new_zeros(3, camera.n_pixels)
+        self.depth = self.transmittance.new_zeros(camera.n_pixels)
+        self.dynamic = self.transmittance.new_zeros(6 if with_flow else 4, camera.n_pixels)  # colour, weight, flow
 
-    def in_sight(self) -> Bool[Tensor, " n"]:
-        """The pixels on which, or near which, light is left."""
-        image, reach = self.clear.view(1, 1, *self.size), max(1, round(REACH * self.size[1]))
-        rows = F.max_pool2d(image, (1, 2 * reach + 1), stride=1, padding=(0, reach))
-        return F.max_pool2d(rows, (2 * reach + 1, 1), stride=1, padding=(reach, 0)).flatten() > MIN_TRANSMITTANCE
+    def find_visible_pixels(self) -> Bool[Tensor, " n"]:
+        """Find the pixels that are not opaque yet, or whose samples may be splatted to one that is not."""
+        image, radius = self.transmittance.view(1, 1, *self.size), max(1, round(MAX_SPLAT_DISTANCE * self.size[1]))
+        rows = F.max_pool2d(image, (1, 2 * radius + 1), stride=1, padding=(0, radius))
+        return F.max_pool2d(rows, (2 * radius + 1, 1), stride=1, padding=(radius, 0)).flatten() > MIN_TRANSMITTANCE
 
-    def add(
-        self,
-        depths: Float[Tensor, " s"],
-        still: Float[Tensor, "s 4 n"],
-        movers: list[tuple[_Moment, Float[Tensor, "s c n"]]],
-    ) -> None:
-        """The next planes: the static field, and the dynamic one as the mean of its times by their weights."""
-        alpha_static = still[:, 3]
-        moving = still.new_zeros(len(still), len(self.moving), still.shape[2])
-        alpha_moving = torch.zeros_like(alpha_static)
-        for moment, image in movers:
-            alpha = moment.weight * image[:, 3]
-            moving += alpha[:, None] * image
-            alpha_moving += alpha
-        moving[:, 3] = alpha_moving
-        passing = 1.0 - alpha_static - alpha_moving * (1.0 - alpha_static) + MIN_CLEARNESS
-        through = self.clear * torch.cumprod(torch.cat([torch.ones_like(passing[:1]), passing[:-1]]), dim=0)
-        self.clear = through[-1] * passing[-1]
-        self.moving += torch.einsum("sn,scn->cn", through, moving)
-        self.rgb += torch.einsum("sn,scn->cn", through * alpha_static, still[:, :3])
-        self.depth += torch.einsum("sn,s->n", through * (alpha_static + alpha_moving), depths)
+    def add(self, planes: _PlaneImages) -> None:
+        """Composite the next planes: the static field, and the weighted mean of the dynamic field's source frames."""
+        alpha_static = planes.static[:, 3]
+        dynamic = planes.static.new_zeros(len(planes.static), len(self.dynamic), planes.static.shape[2])
+        alpha_dynamic = torch.zeros_like(alpha_static)
+        for source, image in planes.dynamic:
+            alpha = source.weight * image[:, 3]
+            dynamic += alpha[:, None] * image
+            alpha_dynamic += alpha
+        dynamic[:, 3] = alpha_dynamic
+        clearness = 1.0 - alpha_static - alpha_dynamic * (1.0 - alpha_static) + MIN_CLEARNESS
+        before = torch.cat([torch.ones_like(clearness[:1]), clearness[:-1]])
+        transmittance = self.transmittance * torch.cumprod(before, dim=0)
+        self.transmittance = transmittance[-1] * clearness[-1]
+        self.dynamic += torch.einsum("sn,scn->cn", transmittance, dynamic)
+        self.static_rgb += torch.einsum("sn,scn->cn", transmittance * alpha_static, planes.static[:, :3])
+        self.depth += torch.einsum("sn,s->n", transmittance * (alpha_static + alpha_dynamic), planes.depths)
 
-    def picture(self) -> FrameRender:
-        """What has been composited so far."""
-        rgb, moving = (self.rgb + self.moving[:3]).T.contiguous(), self.moving.unflatten(1, self.size)
+    def frame(self) -> FrameRender:
+        """Return the planes composited so far."""
+        rgb, dynamic = (self.static_rgb + self.dynamic[:3]).T.contiguous(), self.dynamic.unflatten(1, self.size)
         return FrameRender(
             rgb.view(*self.size, 3),
             self.depth.view(self.size),
-            moving[3],
-            moving[:3].permute(1, 2, 0),
-            moving[4:].permute(1, 2, 0) if len(moving) > 4 else None,
+            dynamic[3],
+            dynamic[:3].permute(1, 2, 0),
+            dynamic[4:].permute(1, 2, 0) if len(dynamic) > 4 else None,
         )

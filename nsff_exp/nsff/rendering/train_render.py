@@ -45,9 +45,7 @@ class WarpRender:
     points_ndc: Float[Tensor, "n s 3"]
     dynamic: DynamicSamples
     rgb: Float[Tensor, "n 3"]
-    confidence: Float[
-        Tensor, " n"
-    ]  # sum of weights (detached) times 1 - disocclusion probability
+    confidence: Float[Tensor, " n"]  # sum of weights (detached) times 1 - disocclusion probability
 
 
 @dataclasses.dataclass(frozen=True)
