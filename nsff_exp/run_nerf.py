@@ -18,7 +18,8 @@ def main(argv: list[str]) -> None:
     from nsff.evaluation.validation import Validation
     from nsff.novel_views.render_plan import wants_videos
     from nsff.novel_views.render_videos import render_videos
-    from nsff.training.trainer import Trainer, train
+    from nsff.training.loop import train
+    from nsff.training.trainer import Trainer
 
     if launch_processes(config, __file__, argv):
         return

@@ -1,4 +1,4 @@
-"""One run at a time writes checkpoints into a folder."""
+"""A lock on an experiment folder, so that one run at a time writes checkpoints into it."""
 
 import contextlib
 import json
@@ -15,46 +15,50 @@ from nsff.errors import InputError
 
 log = logging.getLogger("nsff")
 
-LOCK, HOLDER = ".running.lock", ".running.json"
+LOCK_FILE, OWNER_FILE = ".running.lock", ".running.json"
 
 
 @contextlib.contextmanager
-def holding(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made if it is not there; who holds it stands in a file beside the lock.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder, made if missing, and write the owner's process and machine beside the lock.
 
-    The system frees the lock of a process that died, however it did: what it left is recognised by its note.
+    The operating system frees the lock of a process that died; the owner file that remains tells of the crash.
 
     Raises:
-        InputError: another run holds it, its process and machine are named; or it cannot be written.
+        InputError: another run holds the lock (its process and machine are named), or the folder cannot be written.
     """
-    lock, note = FileLock(folder / LOCK), folder / HOLDER
+    lock, owner_file = FileLock(folder / LOCK_FILE), folder / OWNER_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise InputError(
-            f"{folder.absolute()} is in use by {_describe(note)}; wait for it, stop it, or choose another --expname"
+            f"{folder.absolute()} is in use by {_describe_owner(owner_file)}; "
+            "wait for it, stop it, or choose another --expname"
         ) from error
-    except NotImplementedError:  # some network disks
-        log.warning("%s cannot be locked on this disk: see to it that one run at a time uses it", folder)
+    except NotImplementedError:  # some network file systems
+        log.warning("%s cannot be locked on this file system: make sure that only one run uses it", folder)
         yield
         return
     except OSError as error:
         raise InputError(f"cannot write to {folder.absolute()} ({error.strerror}); set --basedir") from error
     try:
-        if note.is_file():
-            log.info("%s ended without a word; going on from its last checkpoint", _describe(note))
-        facts = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        note.write_text(json.dumps(facts) + "\n")
+        if owner_file.is_file():
+            log.info(
+                "the previous run (%s) did not shut down cleanly; resuming from its last checkpoint",
+                _describe_owner(owner_file),
+            )
+        owner = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        owner_file.write_text(json.dumps(owner) + "\n")
         yield
     finally:
-        note.unlink(missing_ok=True)
+        owner_file.unlink(missing_ok=True)
         lock.release()
 
 
-def _describe(note: Path) -> str:
+def _describe_owner(owner_file: Path) -> str:
     try:
-        facts = json.loads(note.read_text())
-        return f"process {facts['pid']} on {facts['host']} (since {facts['since']})"
+        owner = json.loads(owner_file.read_text())
+        return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another run"

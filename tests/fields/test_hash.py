@@ -17,8 +17,9 @@ from nsff.rendering.ray_sampling import (
     stratified_depths,
 )
 from nsff.training.checkpoint import list_checkpoints
-from nsff.training.schedules import learning_rate, plan_step, share_done
-from nsff.training.trainer import Trainer, train
+from nsff.training.loop import train
+from nsff.training.schedules import learning_rate, plan_step, run_progress
+from nsff.training.trainer import Trainer
 from toy_fields import AHEAD, toy
 
 CPU = torch.device("cpu")
@@ -144,9 +145,9 @@ def test_minutes_count_over_all_runs(config, paper_scene, caplog):
 
 def test_scaled_schedule_follows_the_run(config):
     config = dataclasses.replace(config, N_iters=900, max_minutes=10.0, use_motion_mask=True, decay_depth_w=True)
-    assert share_done(config, 450, 0.0) == pytest.approx(0.5)
-    assert share_done(config, 450, 540.0) == pytest.approx(0.9)  # the clock is ahead of the steps
-    assert share_done(config, 2000, 0.0) == 1.0
+    assert run_progress(config, 450, 0.0) == pytest.approx(0.5)
+    assert run_progress(config, 450, 540.0) == pytest.approx(0.9)  # the clock is ahead of the steps
+    assert run_progress(config, 2000, 0.0) == 1.0
     plans = [plan_step(config, 0, 24, share) for share in (0.0, 0.33, 0.34, 0.66, 0.67, 1.0)]
     assert [plan.n_hard > 0 for plan in plans] == [True, True, False, False, False, False]
     assert [plan.two_step for plan in plans] == [False, False, True, True, True, True]

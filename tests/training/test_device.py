@@ -14,7 +14,7 @@ from nsff.geometry.rays import Camera, make_rays
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths, density_noise
 from nsff.rendering.train_render import render_background, render_train
-from nsff.training.losses import VARIANT_RULES, NeighbourCameras, compute_losses
+from nsff.training.losses import VARIANT_RULES, BackgroundRender, NeighbourCameras, compute_losses
 from nsff.training.schedules import plan_step
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -31,13 +31,13 @@ def fake_scene(device: torch.device) -> Scene:
 
 @pytest.mark.parametrize("field", ["mlp", "hash"])
 def test_training_step_stays_on_the_device(variant, field, monkeypatch):
-    monkeypatch.setattr(cuda, "available", lambda: False)  # kernels need real memory: the twin stands for them
+    monkeypatch.setattr(cuda, "available", lambda: False)  # kernels need real memory: run the torch reference
     more = ["--netwidth", "16", "--N_samples", "8", "--chain_sf", "--use_motion_mask", "--amp", "--field", field]
     more += ["--schedule", "published", "--w_split", "0.1", "--hash_levels", "2"]
     config = load_config(["--expname", "x", "--use_viewdirs", "--variant", variant, "--decay_iteration", "1", *more])
     device = torch.device("cuda")
     with FakeTensorMode(allow_non_fake_inputs=True):
-        with device:  # only what is made here is there: a tensor that the code makes elsewhere is found
+        with device:  # only here: a tensor that the code makes on the default device, the CPU, is found below
             fields, scene = build_fields(config), fake_scene(device)
         plan = plan_step(config, 60_000, scene.timeline.n_frames)
         assert plan.two_step
@@ -49,12 +49,11 @@ def test_training_step_stays_on_the_device(variant, field, monkeypatch):
             fields, rays, depths, scene.timeline, 2, n_static=len(rays), two_step=True, two_step_backward=True,
             noise=lambda n: density_noise((n, 8), 1.0, None, device),
         )  # fmt: skip
-        cameras = NeighbourCameras(scene.c2w[2], scene.c2w[1], scene.c2w[3])
-        still_rays = make_rays(batch.uv, scene.c2w[batch.uv[:, 0].long() % 5], scene.intrinsics)
-        background = render_background(fields.static, still_rays, sampling, None, lambda n: 0.0), batch.rgb
-        terms = compute_losses(
-            render, batch, cameras, scene.intrinsics, plan.weights, VARIANT_RULES[variant], background
-        )
+        cameras = NeighbourCameras.of(scene, 2)
+        background_rays = make_rays(batch.uv, scene.c2w[batch.uv[:, 0].long() % 5], scene.intrinsics)
+        rgb = render_background(fields.static, background_rays, sampling, None, lambda n: 0.0)
+        background = BackgroundRender(rgb, batch.rgb)
+        terms = compute_losses(render, batch, cameras, plan.weights, VARIANT_RULES[variant], background)
         assert terms.total().device.type == "cuda"
         assert terms.total().shape == ()
         frame = render_frame(fields, Camera(scene.c2w[0], scene.intrinsics, scene.intrinsics), 0.0, sampling, 64)
@@ -63,6 +62,6 @@ def test_training_step_stays_on_the_device(variant, field, monkeypatch):
         assert frame.rgb.dtype == torch.float32
 
 
-def test_the_check_is_live():
+def test_fake_tensors_on_two_devices_raise():
     with FakeTensorMode(), pytest.raises(RuntimeError, match="device"):
         torch.zeros(3, device="cuda") + torch.zeros(3)

@@ -1,4 +1,4 @@
-"""The figures of the published method: networks, loader, geometry, every intermediate and loss term, every gradient."""
+"""Networks, loader, geometry, all intermediates, loss terms and gradients against those of the published code."""
 
 import dataclasses
 
@@ -16,6 +16,7 @@ from nsff.geometry.rays import camera_rays, make_rays, pixel_grid, project
 from nsff.geometry.space import ndc_to_world, to_ndc
 from nsff.rendering.ray_sampling import sample_depths
 from nsff.rendering.train_render import render_train
+from nsff.rendering.volume_rendering import composite, intervals
 from nsff.training.losses import VARIANT_RULES, NeighbourCameras, compute_losses
 from nsff.training.schedules import plan_step, stage_length
 
@@ -31,7 +32,7 @@ TERMS = {
 
 
 def assert_close(ours, theirs, tolerance: float = 1e-4) -> None:
-    """Largest difference relative to the largest published value."""
+    """Assert that the largest difference is below `tolerance` times the largest published value."""
     ours = np.asarray(ours.detach() if isinstance(ours, torch.Tensor) else ours, np.float64)
     theirs = np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape
@@ -39,11 +40,11 @@ def assert_close(ours, theirs, tolerance: float = 1e-4) -> None:
 
 
 @pytest.mark.parametrize("forward", [mlp.forward_plain, blocked.forward_blocked])
-def test_networks(figures, golden_fields, monkeypatch, forward):
+def test_networks_match_published_outputs(figures, golden_fields, monkeypatch, forward):
     monkeypatch.setattr(mlp, "forward_blocked", forward)
     points, viewdirs = torch.from_numpy(figures["net/pts"]), torch.from_numpy(figures["net/viewdirs"])
-    one_a_ray, directions = points.reshape(-1, 1, 4), viewdirs.repeat_interleave(5, 0)  # each has its own time
-    dynamic = golden_fields.dynamic(one_a_ray[..., :3], one_a_ray[:, 0, 3], directions)
+    single_sample_rays, directions = points.reshape(-1, 1, 4), viewdirs.repeat_interleave(5, 0)  # a time per point
+    dynamic = golden_fields.dynamic(single_sample_rays[..., :3], single_sample_rays[:, 0, 3], directions)
     static = golden_fields.static(points[..., :3], viewdirs)
     assert isinstance(dynamic, nsff_fields.DynamicSamples)
     flat = [dynamic.rgb_raw, dynamic.sigma_raw[..., None], dynamic.sf_bwd, dynamic.sf_fwd]
@@ -55,7 +56,7 @@ def test_networks(figures, golden_fields, monkeypatch, forward):
     assert_close(encode(viewdirs, 4), figures["net/embed_dir"], 1e-5)
 
 
-def test_loader(figures, golden_scene, golden_config):
+def test_loader_matches_published_scene(figures, golden_scene, golden_config):
     assert_close(golden_scene.images, figures["load/images"], 1e-5)
     assert_close(golden_scene.disparity, figures["load/disp"], 1e-5)
     assert_close(golden_scene.motion_masks, figures["load/masks"], 1e-5)
@@ -68,7 +69,7 @@ def test_loader(figures, golden_scene, golden_config):
     assert_close(load_cameras(golden_config).c2w, figures["load/nvidia_poses"][:, :, :4], 1e-5)
 
 
-def test_trajectories(figures, golden_scene, golden_config):
+def test_camera_paths_match_published_poses(figures, golden_scene, golden_config):
     c2w, focal = golden_scene.c2w.numpy(), golden_scene.intrinsics.focal
     target = c2w[golden_config.target_idx]
     assert_close(target, figures["load/ref_c2w"][:, :4], 1e-5)
@@ -79,7 +80,7 @@ def test_trajectories(figures, golden_scene, golden_config):
     assert_close(between[:, 3], figures["geom/interp_trans"], 1e-5)
 
 
-def test_geometry(figures, golden_scene):
+def test_ray_geometry_matches_published_values(figures, golden_scene):
     size = golden_scene.intrinsics
     origins, directions = camera_rays(pixel_grid(size, CPU), golden_scene.c2w[3], size)
     assert_close(origins, figures["geom/rays_o"].reshape(-1, 3), 1e-5)
@@ -93,7 +94,7 @@ def test_geometry(figures, golden_scene):
 
 @dataclasses.dataclass
 class Step:
-    """One published step, replayed."""
+    """A replayed step of the published code."""
 
     plan: object
     batch: object
@@ -101,7 +102,7 @@ class Step:
     terms: object
 
 
-def replay(stage, name, figures, scene, config, fields, everywhere: bool) -> Step:
+def replay(stage, name, figures, scene, config, fields, static_everywhere: bool) -> Step:
     frame, prefix = stage["frame"], f"step/{name}/"
     draws = [torch.from_numpy(figures[prefix + key]) for key in ("pick2", "pick3") if prefix + key in figures]
     hard = moving_pixels(scene, frame)[draws[0]] if len(draws) == 2 else draws[0][:0]
@@ -110,21 +111,18 @@ def replay(stage, name, figures, scene, config, fields, everywhere: bool) -> Ste
     rays = make_rays(batch.uv, scene.c2w[frame], scene.intrinsics)
     render = render_train(
         fields, rays, sample_depths(len(rays), config.N_samples, 0.0, None, CPU), scene.timeline, frame,
-        n_static=len(rays) if everywhere or plan.static_everywhere else batch.n_uniform,
+        n_static=len(rays) if static_everywhere or plan.static_everywhere else batch.n_uniform,
         two_step=plan.two_step, two_step_backward=bool(stage["chain_bwd"]),
     )  # fmt: skip
-    first, last = scene.timeline.is_first(frame), scene.timeline.is_last(frame)
-    cameras = NeighbourCameras(
-        scene.c2w[frame], None if first else scene.c2w[frame - 1], None if last else scene.c2w[frame + 1]
-    )
-    terms = compute_losses(render, batch, cameras, scene.intrinsics, plan.weights, VARIANT_RULES[config.variant])
+    cameras = NeighbourCameras.of(scene, frame)
+    terms = compute_losses(render, batch, cameras, plan.weights, VARIANT_RULES[config.variant])
     return Step(plan, batch, render, terms)
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_intermediates(name, stages, figures, golden_scene, golden_config, golden_fields):
+def test_step_renders_match_published_values(name, stages, figures, golden_scene, golden_config, golden_fields):
     stage, prefix = stages[name], f"step/{name}/ret/"
-    step = replay(stage, name, figures, golden_scene, golden_config, golden_fields, everywhere=True)
+    step = replay(stage, name, figures, golden_scene, golden_config, golden_fields, static_everywhere=True)
     assert step.plan.two_step == stage["chain_5frames"]
     assert golden_scene.timeline.time_of(stage["frame"]) == pytest.approx(stage["img_idx"])
     origins, directions = camera_rays(step.batch.uv, golden_scene.c2w[stage["frame"]], golden_scene.intrinsics)
@@ -143,35 +141,37 @@ def test_intermediates(name, stages, figures, golden_scene, golden_config, golde
         "raw_pts_pp": step.render.two_step_points_ndc, "raw_sf_p2pp": prev.dynamic.sf_bwd,
         "raw_prob_p2pp": prev.dynamic.prob_bwd,
     }  # fmt: skip
-    ours |= static_alone(step, golden_scene, golden_config)
+    ours |= static_only(step, golden_scene, golden_config)
     if step.render.two_step is not None:
-        chain = step.render.two_step
-        ours |= {"rgb_map_pp_dy": chain.rgb, "raw_sf_pp2p": chain.dynamic.sf_fwd, "prob_map_pp": chain.confidence}
+        far = step.render.two_step
+        ours |= {"rgb_map_pp_dy": far.rgb, "raw_sf_pp2p": far.dynamic.sf_fwd, "prob_map_pp": far.confidence}
     published = {key.removeprefix(prefix) for key in figures if key.startswith(prefix)}
     assert published <= ours.keys()
     for key in published:
         assert_close(ours[key], figures[prefix + key])
 
 
-def static_alone(step: Step, scene, config) -> dict[str, torch.Tensor]:
-    from nsff.rendering.volume_rendering import composite, intervals
-
+def static_only(step: Step, scene, config) -> dict[str, torch.Tensor]:
     rays = make_rays(step.batch.uv, scene.c2w[step.batch.frame], scene.intrinsics)
     depths = sample_depths(len(rays), config.N_samples, 0.0, None, CPU)
-    alone = composite(step.render.ref.static, depths, intervals(depths, rays.directions_ndc))
-    return {"rgb_map_rig": alone.rgb, "depth_map_rig": alone.depth}
+    render = composite(step.render.ref.static, depths, intervals(depths, rays.directions_ndc))
+    return {"rgb_map_rig": render.rgb, "depth_map_rig": render.depth}
 
 
 @pytest.mark.parametrize("forward", [mlp.forward_plain, blocked.forward_blocked])
 @pytest.mark.parametrize("name", STAGES)
-def test_terms_and_gradients(name, forward, stages, figures, golden_scene, golden_config, golden_fields, monkeypatch):
+def test_step_losses_match_published_values(
+    name, forward, stages, figures, golden_scene, golden_config, golden_fields, monkeypatch
+):
     monkeypatch.setattr(mlp, "forward_blocked", forward)
     stage = stages[name]
-    step = replay(stage, name, figures, golden_scene, golden_config, golden_fields, everywhere=False)
+    step = replay(stage, name, figures, golden_scene, golden_config, golden_fields, static_everywhere=False)
     assert step.plan.weights.depth == pytest.approx(stage["terms"]["w_depth"])
     assert step.plan.weights.flow == pytest.approx(stage["terms"]["w_of"])
     for ours, theirs in TERMS.items():
-        assert float(getattr(step.terms, ours)) == pytest.approx(stage["terms"].get(theirs, 0.0), rel=1e-4), ours
+        assert float(getattr(step.terms.detach(), ours)) == pytest.approx(stage["terms"].get(theirs, 0.0), rel=1e-4), (
+            ours
+        )
     step.terms.total().backward()
     assert stage["grad_l1_sum_l2"].keys() == dict(golden_fields.named_parameters()).keys()
     for parameter, (l1, _, l2) in stage["grad_l1_sum_l2"].items():
@@ -180,5 +180,5 @@ def test_terms_and_gradients(name, forward, stages, figures, golden_scene, golde
         assert float(gradient.norm()) == pytest.approx(l2, rel=1e-3), parameter
 
 
-def test_stage_length(golden_config, variant):
+def test_stage_length_matches_published_variants(golden_config, variant):
     assert stage_length(golden_config, 24) == {"paper": 1000, "wild": 24_000}[variant]

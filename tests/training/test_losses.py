@@ -1,4 +1,4 @@
-"""Each term against a hand value, an invariant, or the reason it exists."""
+"""Loss terms and schedules against hand values and invariants."""
 
 import dataclasses
 import math
@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 from nsff.config_loader import load_config
-from nsff.training.losses import (
-    VARIANT_RULES,
+from nsff.training.loss_terms import (
     blend_entropy,
     cycle_loss,
     depth_loss,
@@ -18,38 +17,42 @@ from nsff.training.losses import (
     spatial_smoothness,
     weighted_mean,
 )
+from nsff.training.losses import VARIANT_RULES
 from nsff.training.schedules import learning_rate, plan_step, stage_length
 
-PAPER, WILD = VARIANT_RULES["paper"], VARIANT_RULES["wild"]
+PAPER, WILD = (
+    {"nearest": rules.smooth_nearest, "weighted": rules.smooth_weighted}
+    for rules in (VARIANT_RULES["paper"], VARIANT_RULES["wild"])
+)
 
 
-def test_weighted_mean_by_hand():
+def test_weighted_mean_matches_hand_value():
     values = torch.tensor([[1.0, 3.0], [10.0, 20.0]])
     assert float(weighted_mean(values, torch.tensor([1.0, 0.5]))) == pytest.approx((4.0 + 15.0) / (1.5 * 2))
     assert float(weighted_mean(values, torch.zeros(2))) == 0.0
 
 
-def test_weighted_mean_has_a_gradient_through_its_normaliser():
+def test_weighted_mean_gradient_includes_normaliser():
     weight = torch.tensor([1.0, 1.0], requires_grad=True)
     weighted_mean(torch.tensor([[1.0], [3.0]]), weight).backward()
     # d/dw1 of (w1 + 3 w2) / (w1 + w2) at (1, 1) is (1 * 2 - 4) / 4
     assert weight.grad.tolist() == pytest.approx([-0.5, 0.5])
 
 
-def test_cycle_is_zero_when_flows_cancel_and_ignores_disoccluded_samples():
-    there = torch.tensor([[[0.1, 0.0, 0.0], [0.0, 0.2, 0.0]]])
-    assert float(cycle_loss(there, -there, torch.zeros(1, 2))) == 0.0
-    back = -there + torch.tensor([[[0.0, 0.0, 0.0], [0.3, 0.3, 0.3]]])
-    assert float(cycle_loss(there, back, torch.tensor([[0.0, 1.0]]))) == 0.0
-    assert float(cycle_loss(there, back, torch.zeros(1, 2))) == pytest.approx(0.15)
+def test_cycle_loss_cancelling_flows_and_disoccluded_samples_give_zero():
+    flow = torch.tensor([[[0.1, 0.0, 0.0], [0.0, 0.2, 0.0]]])
+    assert float(cycle_loss(flow, -flow, torch.zeros(1, 2))) == 0.0
+    return_flow = -flow + torch.tensor([[[0.0, 0.0, 0.0], [0.3, 0.3, 0.3]]])
+    assert float(cycle_loss(flow, return_flow, torch.tensor([[0.0, 1.0]]))) == 0.0
+    assert float(cycle_loss(flow, return_flow, torch.zeros(1, 2))) == pytest.approx(0.15)
 
 
-def test_disocclusion_and_magnitude_are_means():
+def test_disocclusion_and_magnitude_losses_are_means():
     assert float(disocclusion_loss(torch.tensor([[0.2, 0.6]]))) == pytest.approx(0.4)
     assert float(flow_magnitude_loss(torch.tensor([[[-3.0, 0.0, 0.0]]]))) == pytest.approx(1.0)
 
 
-def test_distortion_by_hand():
+def test_distortion_loss_matches_hand_value():
     points = torch.zeros(1, 3, 3)
     points[..., 2] = torch.tensor([-1.0, 0.0, 1.0])  # z = 0, 0.5, 1
     between = 2 * (0.5 * 0.2 * 0.5 + 0.5 * 0.3 * 1.0 + 0.2 * 0.3 * 0.5)
@@ -58,19 +61,19 @@ def test_distortion_by_hand():
     assert float(distortion_loss(torch.tensor([[0.0, 0.0, 1.0]]), points)) == 0.0
 
 
-def test_depth_ignores_scale_and_shift_of_disparity():
+def test_depth_loss_ignores_scale_and_shift_of_disparity():
     depth = torch.tensor([0.1, 0.3, 0.4, 0.9, 0.5])
     assert float(depth_loss(depth, -(7.0 * depth - 2.0))) == pytest.approx(0.0, abs=1e-10)
     assert float(depth_loss(depth, depth)) > 1.0  # nearer and farther swapped
 
 
-def test_depth_by_hand():
+def test_depth_loss_matches_hand_value():
     # medians 1 and 0; deviations (1 + 0 + 2) / 3 = 1 and (1 + 0 + 0) / 3
     loss = depth_loss(torch.tensor([0.0, 1.0, 3.0]), -torch.tensor([-1.0, 0.0, 0.0]))
     assert float(loss) == pytest.approx(((-1 + 3) ** 2 + 0 + 2**2) / 3)
 
 
-def test_depth_of_a_constant_is_finite():
+def test_depth_loss_constant_depth_is_finite():
     depth = torch.full((5,), 0.5, requires_grad=True)
     loss = depth_loss(depth, torch.full((5,), 2.0))
     loss.backward()
@@ -78,33 +81,33 @@ def test_depth_of_a_constant_is_finite():
     assert bool(torch.isfinite(depth.grad).all())
 
 
-def test_kinetic_is_zero_at_constant_velocity():
+def test_least_kinetic_constant_velocity_gives_zero():
     points = torch.rand(3, 10, 3)
     velocity = torch.tensor([0.1, -0.2, 0.3])
     assert float(least_kinetic(points - velocity, points, points + velocity)) == pytest.approx(0.0, abs=1e-12)
     assert float(least_kinetic(points, points, points + 0.2)) == pytest.approx(0.5 * 0.04, rel=1e-4)
 
 
-def test_far_samples_stay_out():
+def test_smoothness_and_kinetic_ignore_farthest_samples():
     points = torch.zeros(1, 20, 3)
     after = points.clone()
     after[:, 18:] = 100.0
     assert float(least_kinetic(points, points, after)) == 0.0
-    assert float(spatial_smoothness(points, after, PAPER)) == 0.0
-    assert float(spatial_smoothness(points, after, WILD)) == pytest.approx(100.0 / 18)  # 19 samples, 18 differences
+    assert float(spatial_smoothness(points, after, **PAPER)) == 0.0
+    assert float(spatial_smoothness(points, after, **WILD)) == pytest.approx(100.0 / 18)  # 19 samples, 18 differences
 
 
-def test_smoothness_weighs_close_neighbours_more():
-    near = torch.tensor([[[0.0, 0, 0], [0.0, 0, 0.1], [0, 0, 0.1]]]).repeat(1, 4, 1)[:, :10]
-    wide = near * 10
-    moved = torch.zeros_like(near)
-    moved[0, ::2, 0] = 1.0
-    plain = float(spatial_smoothness(near, near + moved, WILD))
-    assert float(spatial_smoothness(wide, wide + moved, WILD)) == pytest.approx(plain)
-    assert float(spatial_smoothness(wide, wide + moved, PAPER)) < float(spatial_smoothness(near, near + moved, PAPER))
+def test_paper_smoothness_weights_close_samples_more():
+    close = torch.tensor([[[0.0, 0, 0], [0.0, 0, 0.1], [0, 0, 0.1]]]).repeat(1, 4, 1)[:, :10]
+    far = close * 10
+    flow = torch.zeros_like(close)
+    flow[0, ::2, 0] = 1.0
+    unweighted = float(spatial_smoothness(close, close + flow, **WILD))
+    assert float(spatial_smoothness(far, far + flow, **WILD)) == pytest.approx(unweighted)
+    assert float(spatial_smoothness(far, far + flow, **PAPER)) < float(spatial_smoothness(close, close + flow, **PAPER))
 
 
-def test_entropy_is_smallest_at_the_ends():
+def test_blend_entropy_is_zero_at_0_and_1():
     ends, middle = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]])
     assert float(blend_entropy(ends)) == pytest.approx(0.0, abs=1e-6)
     assert float(blend_entropy(middle)) == pytest.approx(0.5 * math.log(2.0))
@@ -116,7 +119,7 @@ def config_of(variant: str, *more: str):
     )
 
 
-def test_stages_of_both_variants():
+def test_plan_step_stage_limits_follow_variant():
     paper = config_of("paper", "--decay_iteration", "2")
     assert [plan_step(paper, step, 24).n_hard for step in (0, 1999, 2000)] == [512, 512, 0]
     assert [plan_step(paper, step, 24).two_step for step in (1999, 2000, 9000)] == [False, True, True]
@@ -129,7 +132,12 @@ def test_stages_of_both_variants():
     assert not plan_step(config_of("wild"), 10**6, 24).two_step
 
 
-def test_priors_fade_and_the_chain_alternates():
+def test_plan_step_after_hundreds_of_stages_has_finite_weights():
+    weights = plan_step(config_of("paper", "--decay_iteration", "1"), 10**6, 24).weights
+    assert 0.0 <= weights.depth < 1e-200
+
+
+def test_plan_step_prior_weights_decay_and_two_step_direction_alternates():
     config = config_of("paper", "--decay_iteration", "1")
     weights = [plan_step(config, step, 24).weights for step in (999, 1000, 2500)]
     assert [w.depth for w in weights] == pytest.approx([0.04, 0.004, 0.0004])
@@ -137,7 +145,7 @@ def test_priors_fade_and_the_chain_alternates():
     assert plan_step(config, 7, 24).two_step_backward != plan_step(config, 8, 24).two_step_backward
 
 
-def test_learning_rate_falls_tenfold():
+def test_learning_rate_falls_tenfold_over_lrate_decay():
     config = dataclasses.replace(config_of("paper"), lrate_decay=3)
     assert learning_rate(config, 0) == pytest.approx(5e-4)
     assert learning_rate(config, 3000) == pytest.approx(5e-5)

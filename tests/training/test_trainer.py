@@ -1,27 +1,29 @@
-"""Training: exact resume, published checkpoints, what is written, and that it learns."""
+"""Training: exact resume, published checkpoints, files of a run, convergence, interrupts."""
 
 import dataclasses
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import run_nerf
 import torch
+from nsff.cli import run_script
 from nsff.cuda import memory_advice
 from nsff.data.pixel_sampler import draw_batch
 from nsff.errors import InputError
 from nsff.geometry.rays import Camera, project, world_to_camera
 from nsff.geometry.space import ndc_to_world
-from nsff.lock import holding
+from nsff.lock import lock_folder
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
 from nsff.rendering.train_render import render_train
 from nsff.training.checkpoint import BrokenCheckpoint, list_checkpoints, read_checkpoint
 from nsff.training.images import _dynamic_only
-from nsff.training.trainer import Diverged, Trainer, check_loss, train
+from nsff.training.loop import Clock, check_loss, train
+from nsff.training.trainer import Diverged, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 CPU = torch.device("cpu")
@@ -39,7 +41,7 @@ def weights(trainer: Trainer) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in trainer.fields.parameters()]
 
 
-def test_stop_and_go_on_equals_never_stopped(config, paper_scene):
+def test_resumed_run_equals_uninterrupted_run(config, paper_scene):
     straight = Trainer(config, paper_scene, CPU)
     for _ in range(6):
         straight.train_step()
@@ -57,12 +59,12 @@ def test_stop_and_go_on_equals_never_stopped(config, paper_scene):
         assert torch.equal(ours, theirs)
 
 
-def test_another_seed_is_another_run(config, paper_scene):
+def test_seeds_give_different_initial_weights(config, paper_scene):
     first, second = (Trainer(dataclasses.replace(config, seed=seed), paper_scene, CPU) for seed in (0, 1))
     assert not torch.equal(weights(first)[0], weights(second)[0])
 
 
-def test_what_a_run_leaves_behind(config, paper_scene):
+def test_train_writes_checkpoints_settings_and_tensorboard_events(config, paper_scene):
     train(Trainer(config, paper_scene, CPU))
     folder = config.experiment_dir
     assert [path.name for path in list_checkpoints(folder)] == ["000006.tar", "000003.tar"]
@@ -84,8 +86,8 @@ def test_what_a_run_leaves_behind(config, paper_scene):
 
 
 @pytest.mark.parametrize("frame", [5, 23])
-def test_images_of_training_are_those_of_the_losses(paper_fields, paper_config, paper_scene, frame):
-    """The induced flow is the one of the flow loss, and the given one has its colours."""
+def test_training_images_match_renders_of_the_losses(paper_fields, paper_config, paper_scene, frame):
+    """The induced flow is that of the flow loss."""
     scene, sampling = paper_scene, DepthSampling.of(paper_config).without_jitter()
     camera = Camera(scene.c2w[frame], scene.intrinsics, scene.intrinsics)
     rgb, depth, flow = _dynamic_only(paper_fields, scene, camera, frame, sampling, 700)
@@ -103,7 +105,7 @@ def test_images_of_training_are_those_of_the_losses(paper_fields, paper_config, 
     torch.testing.assert_close(depth.flatten(), step.ref.dynamic_only.depth, rtol=1e-4, atol=1e-5)
 
 
-def test_finished_run_is_left_alone(config, paper_scene, caplog):
+def test_train_finished_run_changes_nothing(config, paper_scene, caplog):
     train(Trainer(config, paper_scene, CPU))
     before = (config.experiment_dir / "000006.tar").read_bytes()
     with caplog.at_level("INFO", logger="nsff"):
@@ -112,20 +114,20 @@ def test_finished_run_is_left_alone(config, paper_scene, caplog):
     assert (config.experiment_dir / "000006.tar").read_bytes() == before
 
 
-def test_starting_afresh_never_mixes_with_an_older_run(config, paper_scene):
+def test_no_reload_refuses_folder_with_checkpoints(config, paper_scene):
     afresh = dataclasses.replace(config, no_reload=True)
     train(Trainer(afresh, paper_scene, CPU))
     with pytest.raises(InputError, match=r"has checkpoints up to 000006\.tar; move them away"):
         train(Trainer(afresh, paper_scene, CPU))
 
 
-def test_newest_is_the_largest_step_not_the_last_name(tmp_path):
+def test_list_checkpoints_sorts_by_step_not_by_name(tmp_path):
     for name in ("999999.tar", "1000000.tar", "000010.tar", "notes.tar"):
         (tmp_path / name).touch()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["1000000.tar", "999999.tar", "000010.tar"]
 
 
-def test_published_checkpoint_is_a_start(paper_config, paper_scene, golden, tmp_path):
+def test_ft_path_starts_from_published_checkpoint(paper_config, paper_scene, golden, tmp_path):
     published = str(golden / "render/002000.tar")
     config = dataclasses.replace(paper_config, basedir=str(tmp_path), ft_path=published)
     trainer = Trainer(config, paper_scene, CPU)
@@ -137,7 +139,18 @@ def test_published_checkpoint_is_a_start(paper_config, paper_scene, golden, tmp_
         Trainer(dataclasses.replace(config, ft_path="nowhere.tar"), paper_scene, CPU).resume()
 
 
-def test_time_limit(config, paper_scene):
+def test_clock_leaves_out_pauses(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    clock = Clock(5.0)
+    now[0] += 2.0
+    with clock.pause():
+        now[0] += 50.0
+    now[0] += 1.0
+    assert clock.seconds == pytest.approx(5.0 + 2.0 + 1.0)
+
+
+def test_max_minutes_ends_run_with_checkpoint(config, paper_scene):
     trainer = Trainer(dataclasses.replace(config, N_iters=10**6, max_minutes=0.05), paper_scene, CPU)
     begun = time.monotonic()
     train(trainer)
@@ -145,33 +158,28 @@ def test_time_limit(config, paper_scene):
     assert list_checkpoints(config.experiment_dir)[0].stem == f"{trainer.step:06d}"
 
 
-def test_held_out_views_while_training(config, paper_scene, monkeypatch):
-    """Scored every third step, into TensorBoard; that time is no training."""
-    scored = []
-
-    def slow(self, view):
-        scored.append(view.name)
-        time.sleep(0.3)
-        return {"name": view.name, "psnr": 20.0 + len(scored), "lpips": None}, None
-
-    monkeypatch.setattr("nsff.evaluation.evaluator.Scorer.score", slow)
+def test_validation_is_logged_and_not_counted_as_training_time(config, paper_scene):
     trainer = Trainer(dataclasses.replace(config, i_val=3), paper_scene, CPU)
-    train(trainer)
-    assert len(scored) == 8
-    assert trainer.seconds < 2.4
+
+    def validate(fields):
+        time.sleep(1.5)
+        return {"psnr": 20.0 + trainer.step, "ssim": 0.5}
+
+    train(trainer, validate)
+    assert trainer.seconds < 2.4  # of 3.0 in validation alone
     events = EventAccumulator(str(config.experiment_dir)).Reload()
-    found = {event.step: event.value for event in events.Scalars("held-out/psnr")}
-    assert found == {3: pytest.approx(22.5), 6: pytest.approx(26.5)}
+    assert {event.step: event.value for event in events.Scalars("held-out/psnr")} == {3: 23.0, 6: 26.0}
+    assert len(events.Scalars("held-out/ssim")) == 2
 
 
-def test_it_learns(config, paper_scene):
+def test_training_halves_colour_error(config, paper_scene):
     config = dataclasses.replace(config, lrate=2e-3, N_rand=128, netwidth=32, raw_noise_std=0.0)
     trainer = Trainer(config, paper_scene, CPU)
     errors = [float(trainer.train_step().colour_error) for _ in range(60)]
     assert sum(errors[-10:]) < 0.5 * sum(errors[:10])
 
 
-def test_hard_rays_come_from_the_mask_and_behind_the_uniform_ones(paper_scene):
+def test_draw_batch_hard_rays_follow_uniform_ones_and_lie_in_motion_mask(paper_scene):
     frame = int(paper_scene.motion_masks.flatten(1).sum(1).argmax())
     batch = draw_batch(paper_scene, frame, 10, 7, torch.Generator().manual_seed(0))
     assert (batch.n_uniform, len(batch.rgb)) == (10, 17)
@@ -183,7 +191,7 @@ def test_hard_rays_come_from_the_mask_and_behind_the_uniform_ones(paper_scene):
     assert len(everything.rgb) == 36 * 64 + int(paper_scene.motion_masks[frame].sum())
 
 
-def test_loss_that_is_no_number_is_named(config, paper_scene):
+def test_check_loss_names_term_and_frame_of_nan(config, paper_scene):
     trainer = Trainer(config, paper_scene, CPU)
     with torch.no_grad():
         trainer.fields.dynamic.rgb_linear.weight.fill_(float("nan"))
@@ -192,7 +200,7 @@ def test_loss_that_is_no_number_is_named(config, paper_scene):
         check_loss(report, 1)
 
 
-def test_a_loss_beyond_all_bounds_is_named(config, paper_scene):
+def test_check_loss_names_term_above_limit(config, paper_scene):
     report = Trainer(config, paper_scene, CPU).train_step()
     check_loss(report, 1)
     huge = dataclasses.replace(report, terms=dataclasses.replace(report.terms, flow=torch.tensor(1e9)))
@@ -200,15 +208,16 @@ def test_a_loss_beyond_all_bounds_is_named(config, paper_scene):
         check_loss(huge, 1)
 
 
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_taken(config, paper_scene, caplog):
-    """A bit that flipped among the weights: the file is as long as ever, and can be read."""
+def test_resume_skips_checkpoint_with_flipped_bit(config, paper_scene, caplog):
+    """Flip one bit of a weight: torch itself loads such a file without an error."""
     train(Trainer(config, paper_scene, CPU))
     path = config.experiment_dir / "000006.tar"
     content = bytearray(path.read_bytes())
     weights_at = content.index(read_checkpoint(path).static["pts_linears.1.weight"].numpy().tobytes()[:64])
     content[weights_at + 6] ^= 1
     path.write_bytes(content)
-    with pytest.raises(BrokenCheckpoint, match="checksum"):
+    torch.load(path, weights_only=True)
+    with pytest.raises(BrokenCheckpoint, match=r"record .*data/\d+ does not match its checksum"):
         read_checkpoint(path)
     trainer = Trainer(config, paper_scene, CPU)
     trainer.resume()
@@ -216,44 +225,63 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_taken(config, pap
     assert "trying the one before it" in caplog.text
 
 
-def test_one_run_at_a_time_in_a_folder(config, paper_scene, caplog):
+def test_checkpoint_of_an_earlier_version_with_checksum_key_still_loads(config, paper_scene):
     config.experiment_dir.mkdir()
-    note = config.experiment_dir / ".running.json"
-    with holding(config.experiment_dir):
-        held = json.loads(note.read_text())
-        assert held["pid"] == os.getpid()
-        with pytest.raises(InputError, match=rf"is in use by process {held['pid']} on {held['host']} .*--expname"):
+    trainer = Trainer(config, paper_scene, CPU)
+    path = trainer.save()
+    intact = read_checkpoint(path)
+    torch.save(torch.load(path, weights_only=True) | {"checksum": "0" * 64}, path)
+    assert read_checkpoint(path).fingerprint() == intact.fingerprint()
+
+
+def test_fingerprint_depends_on_weights_alone(config, paper_scene):
+    config.experiment_dir.mkdir()
+    trainer = Trainer(config, paper_scene, CPU)
+    before = read_checkpoint(trainer.save())
+    trainer.step, trainer.seconds = 1, 9.0
+    assert read_checkpoint(trainer.save()).fingerprint() == before.fingerprint()
+    with torch.no_grad():
+        next(trainer.fields.static.parameters()).view(-1)[0] += 1e-3
+    trainer.step = 2
+    assert read_checkpoint(trainer.save()).fingerprint() != before.fingerprint()
+
+
+def test_lock_refuses_second_run_and_reports_crashed_one(config, paper_scene, caplog):
+    config.experiment_dir.mkdir()
+    owner_file = config.experiment_dir / ".running.json"
+    with lock_folder(config.experiment_dir):
+        owner = json.loads(owner_file.read_text())
+        assert owner["pid"] == os.getpid()
+        with pytest.raises(InputError, match=rf"is in use by process {owner['pid']} on {owner['host']} .*--expname"):
             train(Trainer(config, paper_scene, CPU))
-        assert not (config.experiment_dir / "args.txt").exists()  # the settings of the one that runs are left alone
-    assert not note.exists()
-    note.write_text(json.dumps(held | {"pid": 99}))  # as a run leaves it that was killed: its lock is free
+        assert not (config.experiment_dir / "args.txt").exists()  # those of the owner are not overwritten
+    assert not owner_file.exists()
+    owner_file.write_text(json.dumps(owner | {"pid": 99}))  # as a killed run leaves it: the lock is free
     with caplog.at_level("INFO", logger="nsff"):
         train(Trainer(config, paper_scene, CPU))
-    assert "process 99 on" in caplog.text
-    assert not note.exists()
+    assert "previous run (process 99 on" in caplog.text
+    assert not owner_file.exists()
 
 
-def test_memory_of_a_gpu_that_is_too_small(config, paper_scene, monkeypatch):
-    """Which option to lower, and to what."""
-
-    def full(_: Trainer) -> None:
+def test_out_of_memory_error_names_option_to_lower(config, paper_scene, monkeypatch):
+    def out_of_memory(_: Trainer) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Trainer, "train_step", full)
+    monkeypatch.setattr(Trainer, "train_step", out_of_memory)
     with pytest.raises(InputError, match=r"half the rays .*: --N_rand 16 --num_extra_sample 4$"):
         train(Trainer(config, paper_scene, CPU))
     with pytest.raises(InputError, match="render 131072 points at once; --netchunk 32768 "), memory_advice(config):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_broken_weights_are_never_saved(config, paper_scene):
+def test_diverged_run_saves_nothing(config, paper_scene):
     trainer = Trainer(dataclasses.replace(config, lrate=1e37, i_img=0), paper_scene, CPU)
     with pytest.raises(Diverged, match="lower --lrate"):
         train(trainer)
     assert list_checkpoints(config.experiment_dir) == []
 
 
-def test_full_disk_is_one_clear_error(config, paper_scene, monkeypatch):
+def test_save_on_full_disk_raises_and_leaves_no_file(config, paper_scene, monkeypatch):
     trainer = Trainer(config, paper_scene, CPU)
     trainer.train_step()
     config.experiment_dir.mkdir()
@@ -263,25 +291,47 @@ def test_full_disk_is_one_clear_error(config, paper_scene, monkeypatch):
     assert list(config.experiment_dir.iterdir()) == []
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_saves_and_says_how_to_go_on(golden, tmp_path, sent):
-    command = [
-        sys.executable, "run_nerf.py", "--config", str(golden / "paper/config.txt"),
-        "--datadir", str(golden / "scene"), "--basedir", str(tmp_path), "--N_iters", "1000000",
-    ]  # fmt: skip
-    folder = Path(__file__).resolve().parents[2] / "nsff_exp"
-    process = subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    events = tmp_path / "golden_F00-24"
-    for _ in range(600):
-        if list(events.glob("events*")):
-            break
-        time.sleep(0.1)
-    time.sleep(1.0)
-    process.send_signal(sent)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert "to go on, run the same command again" in errors
-    newest = list_checkpoints(events)[0]
-    assert json.dumps(read_checkpoint(newest).step) == newest.stem.lstrip("0")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_after_the_step_and_exits_with_zero(golden, tmp_path, monkeypatch, caplog, capsys, number):
+    train_step = Trainer.train_step
+
+    def interrupted_step(self):
+        report = train_step(self)
+        if self.step == 3:
+            os.kill(os.getpid(), number)
+        return report
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted_step)
+    monkeypatch.setattr(sys, "argv", [
+        "run_nerf.py", "--config", str(golden / "paper/config.txt"), "--datadir", str(golden / "scene"),
+        "--basedir", str(tmp_path), "--N_iters", "1000000", "--netwidth", "16", "--N_samples", "8", "--N_rand", "16",
+    ])  # fmt: skip
+    handler = signal.getsignal(number)
+    with caplog.at_level("INFO", logger="nsff"), pytest.raises(SystemExit) as stopped:
+        run_script(run_nerf.main)
+    assert stopped.value.code == 0
+    assert "to go on, run the same command again" in caplog.text
+    assert "stopping after this step" in capsys.readouterr().err
+    assert read_checkpoint(list_checkpoints(tmp_path / "golden_F00-24")[0]).step == 3
+    assert signal.getsignal(number) is handler
+
+
+def test_second_interrupt_stops_at_once(config, paper_scene, monkeypatch):
+    def interrupted_twice(_: Trainer) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted_twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(Trainer(config, paper_scene, CPU))
+    assert list_checkpoints(config.experiment_dir) == []
+
+
+def test_quiet_training_prints_nothing(golden, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", [
+        "run_nerf.py", "--quiet", "--config", str(golden / "paper/config.txt"), "--datadir", str(golden / "scene"),
+        "--basedir", str(tmp_path), "--N_iters", "2", "--netwidth", "16", "--N_samples", "8", "--N_rand", "16",
+    ])  # fmt: skip
+    with pytest.raises(SystemExit):
+        run_script(run_nerf.main)
+    assert capfd.readouterr() == ("", "")

@@ -60,7 +60,7 @@ def measure_cost(config: Config, scene: Scene, device: torch.device) -> Figures:
     wall, cpu = (sorted(values)[len(values) // 2] for values in zip(*steps, strict=True))
     peak = peak_bytes(device)
     plan = plan_step(config, 0, config.n_frames)
-    rays = len(draw_batch(scene, 0, config.N_rand, plan.n_hard, trainer.samples).rgb)
+    rays = len(draw_batch(scene, 0, config.N_rand, plan.n_hard, trainer.sample_rng).rgb)
     return {
         "field": config.field,
         "device": str(device),

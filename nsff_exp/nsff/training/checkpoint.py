@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,26 @@ from nsff.fields import Fields
 
 log = logging.getLogger("nsff")
 
-MOST_NAMED = 6  # experiments in a message
-PREFIX = "module."  # the published networks were wrapped for several GPUs
+MAX_LISTED = 6  # experiments named in a message; the others are counted
+PREFIX = "module."  # the published networks were wrapped in DataParallel
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """The content of a file. `optimizer` and `rng` are None where the file has none."""
+    """Content of a checkpoint file, on the CPU.
+
+    Attributes:
+        path: of the file.
+        step: steps done.
+        static: weights of the static field.
+        dynamic: weights of the dynamic field.
+        optimizer: its state; None if the file has none.
+        rng: states of the random generators; None if the file has none.
+        seconds: of training so far, over all runs.
+        stored_architecture: kind and sizes of the fields; None in published files.
+        variant: of the method that was trained; None in published files.
+        n_frames: length of the training sequence; None in published files.
+    """
 
     path: Path
     step: int
@@ -30,19 +43,24 @@ class Checkpoint:
     dynamic: dict[str, torch.Tensor]
     optimizer: dict[str, Any] | None
     rng: dict[str, Any] | None
-    seconds: float  # of training so far
-    described: dict[str, Any] | None
-    variant: str | None  # that it was trained as
-    n_frames: int | None  # of the sequence that it was trained on
+    seconds: float
+    stored_architecture: dict[str, Any] | None
+    variant: str | None
+    n_frames: int | None
 
     def fingerprint(self) -> str:
-        """The same for the same weights, whatever their file is called and when it was copied."""
-        return digest([self.static, self.dynamic])[:16]
+        """Hash of the weights, 16 hexadecimal digits; independent of the file's name and date."""
+        sha = hashlib.sha256()
+        for weights in (self.static, self.dynamic):
+            for name, value in weights.items():
+                sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                sha.update(value.contiguous().numpy().tobytes())
+        return sha.hexdigest()[:16]
 
     def architecture(self) -> dict[str, Any]:
-        """Sizes of the fields: as the file describes them, else (published ones) from the shapes of the weights."""
-        if self.described is not None:
-            return self.described
+        """Kind and sizes of the fields: as stored, or for published files derived from the shapes of the weights."""
+        if self.stored_architecture is not None:
+            return self.stored_architecture
         width, size = self.dynamic["pts_linears.0.weight"].shape
         depth = sum(name.startswith("pts_linears.") and name.endswith("weight") for name in self.dynamic)
         view_size = self.dynamic["views_linears.0.weight"].shape[1] - width
@@ -50,33 +68,19 @@ class Checkpoint:
         return {"field": "mlp", "netdepth": depth, "netwidth": width} | frequencies
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """State of a run that a checkpoint keeps, so that training resumes exactly."""
+
+    step: int
+    seconds: float  # of training so far, over all runs
+    fields: Fields
+    optimizer: torch.optim.Optimizer
+    rng: dict[str, Any]
+
+
 class BrokenCheckpoint(InputError):
-    """The file cannot be read to its end or lacks a part."""
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of tensors and plain values in dicts and lists, in their order."""
-    found = hashlib.sha256()
-    for part in _parts(value):
-        found.update(part)
-    return found.hexdigest()
-
-
-def _parts(value: Any) -> Iterator[bytes]:
-    """What `digest` reads of a value, and of all that is in it."""
-    if isinstance(value, torch.Tensor):
-        yield f"{value.dtype}{tuple(value.shape)}".encode()
-        yield value.detach().cpu().contiguous().numpy().tobytes()
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield f"{name!r}:".encode()
-            yield from _parts(inner)
-    elif isinstance(value, list | tuple):
-        yield f"{len(value)}".encode()
-        for inner in value:
-            yield from _parts(inner)
-    else:
-        yield repr(value).encode()
+    """A checkpoint that is damaged, cut off or lacks a part."""
 
 
 def configured_architecture(config: Config) -> dict[str, Any]:
@@ -95,37 +99,28 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints of an experiment, largest step first, whatever their names' lengths."""
+    """Checkpoints of an experiment, the largest step first; names may differ in length."""
     return sorted((p for p in folder.glob("*.tar") if p.stem.isdigit()), key=lambda p: int(p.stem), reverse=True)
 
 
-def save_checkpoint(
-    path: Path,
-    step: int,
-    seconds: float,
-    fields: Fields,
-    optimizer: torch.optim.Optimizer,
-    rng: dict[str, Any],
-    config: Config,
-) -> None:
-    """Write a file that is either whole or not there.
+def save_checkpoint(path: Path, state: TrainingState, config: Config) -> None:
+    """Write a checkpoint atomically: `path` is either whole or does not exist.
 
     Raises:
-        InputError: it cannot be written, the disk is full for instance.
+        InputError: the file cannot be written, for instance because the disk is full.
     """
     content = {
-        "global_step": step,
-        "seconds": seconds,
-        "network_fn_state_dict": {PREFIX + name: value for name, value in fields.dynamic.state_dict().items()},
-        "network_rigid": {PREFIX + name: value for name, value in fields.static.state_dict().items()},
-        "optimizer_state_dict": optimizer.state_dict(),
+        "global_step": state.step,
+        "seconds": state.seconds,
+        "network_fn_state_dict": _with_prefix(state.fields.dynamic.state_dict()),
+        "network_rigid": _with_prefix(state.fields.static.state_dict()),
+        "optimizer_state_dict": state.optimizer.state_dict(),
         "architecture": configured_architecture(config),
         "config": dataclasses.asdict(config),
         "variant": config.variant,
         "n_frames": config.n_frames,
-        "rng": rng,
+        "rng": state.rng,
     }
-    content["checksum"] = digest(content)
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
@@ -134,9 +129,8 @@ def save_checkpoint(
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
         raise InputError(
-            f"cannot write checkpoint {path.absolute()} ({reason}); what was saved before is whole"
+            f"cannot write checkpoint {path.absolute()} ({_one_line(error, 120)}); earlier checkpoints are intact"
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -146,40 +140,62 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, ours or a published one, onto the CPU.
 
     Raises:
-        InputError: there is no such file.
-        BrokenCheckpoint: it cannot be read to its end or lacks a part.
+        InputError: the file does not exist.
+        BrokenCheckpoint: the file is damaged, cut off or lacks a part.
     """
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist")
     try:
+        _check_crc(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-        told = content.pop("checksum", None)  # published files have none
-        if told is not None and told != digest(content):
-            raise ValueError("its checksum is another")
         return Checkpoint(
-            path,
-            int(content["global_step"]),
-            {name.removeprefix(PREFIX): value for name, value in content["network_rigid"].items()},
-            {name.removeprefix(PREFIX): value for name, value in content["network_fn_state_dict"].items()},
-            content.get("optimizer_state_dict"),
-            content.get("rng"),
-            float(content.get("seconds", 0.0)),
-            content.get("architecture"),
-            content.get("variant"),
-            content.get("n_frames"),
+            path=path,
+            step=int(content["global_step"]),
+            static=_without_prefix(content["network_rigid"]),
+            dynamic=_without_prefix(content["network_fn_state_dict"]),
+            optimizer=content.get("optimizer_state_dict"),
+            rng=content.get("rng"),
+            seconds=float(content.get("seconds", 0.0)),
+            stored_architecture=content.get("architecture"),
+            variant=content.get("variant"),
+            n_frames=content.get("n_frames"),
         )
-    except Exception as error:  # whatever a broken or hostile file gives
-        reason = " ".join(str(error).split())[:120]
-        raise BrokenCheckpoint(f"checkpoint {path} cannot be read, it may be cut off or damaged ({reason})") from error
+    except Exception as error:  # a broken or hostile file can raise anything
+        raise BrokenCheckpoint(
+            f"checkpoint {path} cannot be read, it may be cut off or damaged ({_one_line(error, 120)})"
+        ) from error
+
+
+def _check_crc(path: Path) -> None:
+    """Compare every record with its checksum: torch's file is a zip, and torch itself loads flipped bits silently.
+
+    Files from before torch 1.6, some of the published ones among them, are no zip and have no checksums.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if (record := file.testzip()) is not None:
+                raise ValueError(f"record {record} does not match its checksum")
+
+
+def _with_prefix(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {PREFIX + name: value for name, value in weights.items()}
+
+
+def _without_prefix(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(PREFIX): value for name, value in weights.items()}
+
+
+def _one_line(error: Exception, max_length: int) -> str:
+    return " ".join(str(error).split())[:max_length]
 
 
 def read_newest(folder: Path) -> Checkpoint | None:
-    """The checkpoint with the largest step that can be read; None if the folder has none at all.
+    """Read the intact checkpoint with the largest step; None if the folder has no checkpoints.
 
-    A broken one is named in the log and the one before it is taken.
+    Broken ones are named in the log and skipped.
 
     Raises:
-        InputError: there are checkpoints, and all are broken.
+        InputError: all checkpoints are broken.
     """
     paths = list_checkpoints(folder)
     for path in paths:
@@ -195,38 +211,39 @@ def read_newest(folder: Path) -> Checkpoint | None:
 
 
 def load_weights(fields: Fields, checkpoint: Checkpoint, config: Config) -> None:
-    """Copy the weights into fields of the same architecture.
+    """Copy the weights of a checkpoint into fields of the same architecture.
 
     Raises:
         InputError: the architectures differ; both are listed.
     """
     try:
-        found, wanted = checkpoint.architecture(), configured_architecture(config)
-        if found != wanted:
+        stored, configured = checkpoint.architecture(), configured_architecture(config)
+        if stored != configured:
             raise InputError(
-                f"checkpoint {checkpoint.path} has {_listed(found)}, the config asks for {_listed(wanted)}"
+                f"checkpoint {checkpoint.path} has {_format(stored)}, the config asks for {_format(configured)}"
             )
         fields.static.load_state_dict(checkpoint.static)
         fields.dynamic.load_state_dict(checkpoint.dynamic)
     except (KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"checkpoint {checkpoint.path} is not one of these networks ({reason})") from error
+        raise InputError(
+            f"the weights in checkpoint {checkpoint.path} do not fit these networks ({_one_line(error, 160)})"
+        ) from error
 
 
-def _listed(architecture: dict[str, Any]) -> str:
+def _format(architecture: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in architecture.items())
 
 
 def restore_fields(fields: Fields, config: Config) -> Checkpoint:
-    """Put trained weights into `fields`: those of `ft_path` if it is given, else the newest of the experiment.
+    """Load trained weights into `fields`: those of `ft_path` if given, else the newest of the experiment.
 
     Raises:
-        InputError: nothing was trained yet.
+        InputError: the experiment has no checkpoint.
     """
     checkpoint = read_checkpoint(Path(config.ft_path)) if config.ft_path else read_newest(config.experiment_dir)
     if checkpoint is None:
         raise InputError(
-            f"no checkpoint in {config.experiment_dir.absolute()}; {_experiments(Path(config.basedir))}"
+            f"no checkpoint in {config.experiment_dir.absolute()}; {_suggest_experiments(Path(config.basedir))}"
             f"train first: run_nerf.py --config {config.config}"
         )
     check_sequence(checkpoint, config)
@@ -235,10 +252,12 @@ def restore_fields(fields: Fields, config: Config) -> Checkpoint:
 
 
 def check_sequence(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuse a checkpoint of a sequence of another length: the time of a frame is relative to it.
+    """Check that a checkpoint was trained on a sequence of this length: the time of a frame is relative to it.
+
+    Published checkpoints do not store the length and always pass.
 
     Raises:
-        InputError: the lengths differ; published checkpoints do not tell theirs.
+        InputError: the lengths differ.
     """
     if checkpoint.n_frames not in (None, config.n_frames):
         raise InputError(
@@ -247,10 +266,10 @@ def check_sequence(checkpoint: Checkpoint, config: Config) -> None:
         )
 
 
-def _experiments(folder: Path) -> str:
-    """The experiments of a folder that have checkpoints, for a message."""
-    there = sorted(path.name for path in folder.iterdir() if list_checkpoints(path)) if folder.is_dir() else []
-    if not there:
+def _suggest_experiments(folder: Path) -> str:
+    """Name the experiments of a folder that have checkpoints, as a part of a message; empty if none has."""
+    names = sorted(path.name for path in folder.iterdir() if list_checkpoints(path)) if folder.is_dir() else []
+    if not names:
         return ""
-    names = ", ".join(there[:MOST_NAMED]) + (f" and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else "")
-    return f"{names} {'have some' if len(there) > 1 else 'has one'}: give --expname, --end_frame or --ft_path; or "
+    listed = ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
+    return f"{listed} {'have some' if len(names) > 1 else 'has one'}: give --expname, --end_frame or --ft_path; or "

@@ -1,9 +1,9 @@
-"""The loss terms of both variants.
+"""The losses of a training step, in both variants.
 
 | term | paper (arXiv:2011.13084), by its names | here |
 | --- | --- | --- |
-| colour | L_pho of the frame and its warps, L_cb of both fields together | `colour_loss` |
-| cycle | L_cyc, scene flow consistent there and back | `cycle_loss` |
+| colour | L_pho of the frame and its warps, L_cb of both fields blended | `colour_loss` |
+| cycle | L_cyc, forward and backward scene flow cancel | `cycle_loss` |
 | prob | the L1 term on the disocclusion weights beside L_pho | `disocclusion_loss` |
 | depth | L_z of L_data, single-view depth | `depth_loss` |
 | flow | L_geo of L_data, optical flow | `flow_loss` |
@@ -14,7 +14,7 @@
 | background | not in the paper; off unless `background_rays` is set | `background_loss` |
 | split | not in the paper; off unless `w_split` is set | `split_loss` |
 
-What differs between the variants is one row of `VARIANT_RULES`.
+The differences between the variants are the rows of `VARIANT_RULES`.
 """
 
 import dataclasses
@@ -24,37 +24,71 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsff.data.pixel_sampler import TrainBatch
+from nsff.data.scene import Scene
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import expected_pixel
 from nsff.geometry.space import ndc_to_world
-from nsff.rendering.train_render import TrainRender, WarpRender
+from nsff.rendering.train_render import TrainRender
+from nsff.training.loss_terms import (
+    background_loss,
+    blend_entropy,
+    cycle_loss,
+    depth_loss,
+    disocclusion_loss,
+    distortion_loss,
+    flow_magnitude_loss,
+    least_kinetic,
+    spatial_smoothness,
+    weighted_mean,
+)
 
 KINETIC_REPEATS = 2  # the published code adds the least-kinetic term twice
-NEAREST_KINETIC = 0.9  # share of the samples of a ray, nearest first, that the kinetic term looks at
-TINY = 1e-8
 
 
 @dataclasses.dataclass(frozen=True)
 class VariantRules:
-    """Where the two published variants differ in their terms (when a term is on is decided by `schedules`)."""
+    """Differences between the terms of the two published variants; `schedules` decides when a term is on.
 
-    flow_relative: bool  # flow target: difference of projected points (True) or pixel + flow (False)
-    nearest_smooth: float  # share of samples of a ray that smoothness looks at
-    smooth_weighted: bool  # weigh neighbours along the ray by exp(-2 distance)
-    two_step_regularised: bool  # the second step has prob, cycle, magnitude and smoothness terms too
-    magnitude_of_render: bool  # scene flow magnitude of the composited flow instead of every sample
+    Attributes:
+        flow_relative: the target of the flow loss is the difference of projected points, else pixel + flow.
+        smooth_nearest: fraction of the samples of a ray, nearest first, that enter the smoothness term.
+        smooth_weighted: weight neighbours along the ray by exp(-2 distance).
+        two_step_regularised: the second warp has prob, cycle, magnitude and smoothness terms too.
+        composited_magnitude: penalise the composited scene flow of a ray instead of that of every sample.
+        entropy: the entropy of the blend weight is a term.
+    """
+
+    flow_relative: bool
+    smooth_nearest: float
+    smooth_weighted: bool
+    two_step_regularised: bool
+    composited_magnitude: bool
     entropy: bool
 
 
 VARIANT_RULES = {
-    "paper": VariantRules(True, 0.9, True, True, False, False),
-    "wild": VariantRules(False, 0.95, False, False, True, True),
+    "paper": VariantRules(
+        flow_relative=True,
+        smooth_nearest=0.9,
+        smooth_weighted=True,
+        two_step_regularised=True,
+        composited_magnitude=False,
+        entropy=False,
+    ),
+    "wild": VariantRules(
+        flow_relative=False,
+        smooth_nearest=0.95,
+        smooth_weighted=False,
+        two_step_regularised=False,
+        composited_magnitude=True,
+        entropy=True,
+    ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms at one step, and whether dynamic colour is weighed by the dynamic weight map (`wild`)."""
+    """Weights of the terms at one step; `colour_where_dynamic`: see `colour_loss`."""
 
     depth: float
     flow: float
@@ -70,7 +104,7 @@ class LossWeights:
 
 @dataclasses.dataclass(frozen=True)
 class LossTerms:
-    """Scalars as they enter the sum (weights applied)."""
+    """Scalars as they enter the sum, with their weights applied."""
 
     colour: Tensor
     cycle: Tensor
@@ -85,88 +119,120 @@ class LossTerms:
     split: Tensor
 
     def total(self) -> Tensor:
-        """What training minimises."""
+        """Sum of all terms: the quantity that training minimises."""
         return torch.stack(list(vars(self).values())).sum()
 
     def detach(self) -> "LossTerms":
-        """The values without their graph."""
+        """The same values without their graph."""
         return LossTerms(**{name: value.detach() for name, value in vars(self).items()})
 
 
 @dataclasses.dataclass(frozen=True)
 class NeighbourCameras:
-    """Cameras of the reference frame and its neighbours; None beyond the ends of the sequence."""
+    """Camera-to-world poses of a reference frame and its neighbours; None beyond the ends of the sequence."""
 
     ref: Float[Tensor, "3 4"]
     prev: Float[Tensor, "3 4"] | None
     next: Float[Tensor, "3 4"] | None
+    intrinsics: Intrinsics
+
+    @staticmethod
+    def of(scene: Scene, frame: int) -> "NeighbourCameras":
+        """Cameras around a frame of a scene."""
+        return NeighbourCameras(
+            ref=scene.c2w[frame],
+            prev=None if scene.timeline.is_first(frame) else scene.c2w[frame - 1],
+            next=None if scene.timeline.is_last(frame) else scene.c2w[frame + 1],
+            intrinsics=scene.intrinsics,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BackgroundRender:
+    """Colours of the static field alone on pixels of the background, and the true ones; both 0..1."""
+
+    rgb: Float[Tensor, "n 3"]
+    target: Float[Tensor, "n 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Warp:
+    """Samples moved by one frame: their flow, its disocclusion probability, and the flow that leads back."""
+
+    flow: Float[Tensor, "n s 3"]
+    prob: Float[Tensor, "n s"]
+    return_flow: Float[Tensor, "n s 3"]
 
 
 def compute_losses(
     render: TrainRender,
     batch: TrainBatch,
     cameras: NeighbourCameras,
-    intrinsics: Intrinsics,
     weights: LossWeights,
     rules: VariantRules,
-    background: tuple[Tensor, Tensor] | None = None,
+    background: BackgroundRender | None = None,
 ) -> LossTerms:
-    """All terms of one step, with their weights; `background`: colours of the static field alone, and the true ones."""
-    ref, dynamic, alone = render.ref, render.ref.dynamic, render.ref.dynamic_only
-    steps = [(dynamic.sf_bwd, dynamic.prob_bwd, render.prev), (dynamic.sf_fwd, dynamic.prob_fwd, render.next)]
-    chained = _chained_step(render) if rules.two_step_regularised and render.two_step else None
-    all_steps = steps if chained is None else [*steps, chained]
-    prev_to_ref, next_to_ref = render.prev.dynamic.sf_fwd, render.next.dynamic.sf_bwd
-    cycle = cycle_loss(dynamic.sf_fwd, next_to_ref, dynamic.prob_fwd)
-    cycle = cycle + cycle_loss(dynamic.sf_bwd, prev_to_ref, dynamic.prob_bwd)
-    if chained is not None:
-        back = chained[2].dynamic.sf_fwd if render.two_step_backward else chained[2].dynamic.sf_bwd
-        cycle = cycle + cycle_loss(chained[0], back, chained[1])
-    magnitudes = [flow for flow, _, _ in all_steps]
-    if rules.magnitude_of_render:
-        magnitudes = [(alone.weights[..., None] * flow).sum(-1) for flow in magnitudes]
-    zero = alone.rgb.new_zeros(())
+    """Compute all terms of one step.
+
+    Args:
+        render: of the pixels of `batch`.
+        batch: colours and priors of the pixels.
+        cameras: of the frame of `batch` and its neighbours.
+        weights: of the terms at this step.
+        rules: of the variant.
+        background: further pixels, for the static field; None leaves that term 0.
+    """
+    ref, dynamic = render.ref, render.ref.dynamic_only
+    zero = dynamic.rgb.new_zeros(())
+    warps = _regularised_warps(render, rules)
+    magnitudes = [warp.flow for warp in warps]
+    if rules.composited_magnitude:
+        magnitudes = [(dynamic.weights[..., None] * flow).sum(-1) for flow in magnitudes]
+    cycle = sum((cycle_loss(warp.flow, warp.return_flow, warp.prob) for warp in warps), start=zero)
+    distortion = distortion_loss(dynamic.weights, ref.points_ndc) if weights.distortion else zero
     return LossTerms(
         colour=colour_loss(render, batch, weights.colour_where_dynamic),
         cycle=weights.cycle * cycle,
-        prob=weights.prob * sum((disocclusion_loss(prob) for _, prob, _ in all_steps), start=zero),
-        depth=weights.depth * depth_loss(alone.depth, batch.disparity),
-        flow=weights.flow * flow_loss(render, batch, cameras, intrinsics, rules.flow_relative),
+        prob=weights.prob * sum((disocclusion_loss(warp.prob) for warp in warps), start=zero),
+        depth=weights.depth * depth_loss(dynamic.depth, batch.disparity),
+        flow=weights.flow * flow_loss(render, batch, cameras, rules.flow_relative),
         sf_reg=weights.sf_reg * sum((flow_magnitude_loss(flow) for flow in magnitudes), start=zero),
-        smoothness=weights.smooth * _smoothness(render, intrinsics, rules),
+        smoothness=weights.smooth * _smoothness(render, cameras.intrinsics, rules),
         entropy=weights.entropy * blend_entropy(ref.static.blend_w) if rules.entropy else zero,
-        distortion=weights.distortion * distortion_loss(alone.weights, ref.points_ndc) if weights.distortion else zero,
-        background=zero if background is None else background_loss(*background),
+        distortion=weights.distortion * distortion,
+        background=zero if background is None else background_loss(background.rgb, background.target),
         split=weights.split * split_loss(render, batch) if weights.split else zero,
     )
 
 
-def _chained_step(render: TrainRender) -> tuple[Tensor, Tensor, WarpRender]:
-    """(flow, disocclusion, arrival) of the step from the neighbour to two frames away."""
-    assert render.two_step is not None
-    if render.two_step_backward:
-        return render.prev.dynamic.sf_bwd, render.prev.dynamic.prob_bwd, render.two_step
-    return render.next.dynamic.sf_fwd, render.next.dynamic.prob_fwd, render.two_step
-
-
-def weighted_mean(values: Float[Tensor, "*b c"], weight: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
-    """Mean over everything, rows weighed; the gradient also runs through the sum of the weights, as published."""
-    return (values * weight[..., None]).sum() / (weight.sum() * values.shape[-1] + TINY)
+def _regularised_warps(render: TrainRender, rules: VariantRules) -> list[_Warp]:
+    """Warps of the step that have prob, cycle and magnitude terms: forward, backward, and the second one if any."""
+    ref, prev, next_ = render.ref.dynamic, render.prev.dynamic, render.next.dynamic
+    warps = [_Warp(ref.sf_fwd, ref.prob_fwd, next_.sf_bwd), _Warp(ref.sf_bwd, ref.prob_bwd, prev.sf_fwd)]
+    if rules.two_step_regularised and render.two_step is not None:
+        far = render.two_step.dynamic
+        if render.two_step_backward:
+            warps.append(_Warp(prev.sf_bwd, prev.prob_bwd, far.sf_fwd))
+        else:
+            warps.append(_Warp(next_.sf_fwd, next_.prob_fwd, far.sf_bwd))
+    return warps
 
 
 def colour_loss(render: TrainRender, batch: TrainBatch, where_dynamic: bool) -> Float[Tensor, ""]:
-    """Squared error of the dynamic field, of its warps weighed by their confidence, and of the union.
+    """Squared colour error of the dynamic field, of its warps weighted by confidence, and of both fields blended.
 
     Args:
-        where_dynamic: weigh the dynamic terms by the detached share of the dynamic field (`wild`, from step D), and
-            the chained one by nothing else. In that stage the union was rendered on all rays.
+        render: of the pixels of `batch`.
+        batch: the true colours.
+        where_dynamic: weight the dynamic terms by the detached dynamic weight map, and the two-step warp by nothing
+            else (`wild`, from step D on). Both fields must then be blended on all rays.
     """
-    share = render.ref.blended.dynamic_weight.detach() if where_dynamic else None
+    weight_map = render.ref.blended.dynamic_weight.detach() if where_dynamic else None
 
     def squared_error(rgb: Tensor, weight: Tensor | None) -> Tensor:
         error = (rgb - batch.rgb) ** 2
-        if share is not None:
-            weight = share if weight is None else weight * share
+        if weight_map is not None:
+            weight = weight_map if weight is None else weight * weight_map
         return error.mean() if weight is None else weighted_mean(error, weight)
 
     loss = squared_error(render.ref.dynamic_only.rgb, None)
@@ -178,39 +244,20 @@ def colour_loss(render: TrainRender, batch: TrainBatch, where_dynamic: bool) -> 
     return loss + ((render.ref.blended.rgb[:n] - batch.rgb[:n]) ** 2).mean()
 
 
-def cycle_loss(
-    there: Float[Tensor, "n s 3"], back: Float[Tensor, "n s 3"], prob: Float[Tensor, "n s"]
-) -> Float[Tensor, ""]:
-    """The flow to a neighbour and the neighbour's flow back cancel where nothing is disoccluded."""
-    return weighted_mean((there + back).abs(), 1.0 - prob)
+def flow_loss(render: TrainRender, batch: TrainBatch, cameras: NeighbourCameras, relative: bool) -> Float[Tensor, ""]:
+    """Mean |projected scene flow - optical flow| in pixels, over the pixels where the latter is consistent.
 
+    Forward and backward terms add up; at the ends of the sequence one of them is missing.
 
-def disocclusion_loss(prob: Float[Tensor, "n s"]) -> Float[Tensor, ""]:
-    """Mean disocclusion probability: without it, everything would be called disoccluded."""
-    return prob.abs().mean()
-
-
-def depth_loss(depth: Float[Tensor, " n"], disparity: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Squared difference of depth and -disparity, each shifted by its median and scaled by its mean deviation.
-
-    Note:
-        Squared as in the published code. The denominators are clamped here: a constant depth gives no NaN.
+    Args:
+        render: of the pixels of `batch`.
+        batch: optical flow and its consistency masks.
+        cameras: of the frame and its neighbours.
+        relative: measure the projected flow from the projected reference point instead of from the pixel.
     """
 
-    def normalised(values: Tensor) -> Tensor:
-        shifted = values - values.median()
-        return shifted / shifted.abs().mean().clamp(min=TINY)
-
-    return ((normalised(depth) - normalised(-disparity)) ** 2).mean()
-
-
-def flow_loss(
-    render: TrainRender, batch: TrainBatch, cameras: NeighbourCameras, intrinsics: Intrinsics, relative: bool
-) -> Float[Tensor, ""]:
-    """Projected scene flow against optical flow, in pixels, over the consistent pixels; each direction that exists."""
-
     def pixel(points_ndc: Tensor, c2w: Tensor) -> Tensor:
-        return expected_pixel(render.ref.dynamic_only.weights, points_ndc, c2w, intrinsics)
+        return expected_pixel(render.ref.dynamic_only.weights, points_ndc, c2w, cameras.intrinsics)
 
     start = pixel(render.ref.points_ndc, cameras.ref) if relative else batch.uv
     loss = start.new_zeros(())
@@ -223,77 +270,29 @@ def flow_loss(
     return loss
 
 
-def flow_magnitude_loss(flow: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    """Mean |scene flow|: most of space does not move."""
-    return flow.abs().mean()
-
-
-def spatial_smoothness(
-    points_world: Float[Tensor, "n s 3"], neighbour_world: Float[Tensor, "n s 3"], rules: VariantRules
-) -> Float[Tensor, ""]:
-    """Scene flow in the world is alike at neighbouring samples of a ray."""
-    n_near = int(points_world.shape[1] * rules.nearest_smooth)
-    points, neighbour = points_world[:, :n_near], neighbour_world[:, :n_near]
-    flow = points - neighbour
-    change = (flow[:, :-1] - flow[:, 1:]).abs()
-    if rules.smooth_weighted:
-        distance = (points[:, :-1] - points[:, 1:]).norm(dim=-1, keepdim=True)
-        change = change * torch.exp(-2.0 * distance)
-    return change.mean()
-
-
-def least_kinetic(
-    before_world: Float[Tensor, "n s 3"], middle_world: Float[Tensor, "n s 3"], after_world: Float[Tensor, "n s 3"]
-) -> Float[Tensor, ""]:
-    """Half the squared change of velocity of points over three frames."""
-    n_near = int(middle_world.shape[1] * NEAREST_KINETIC)
-    before, middle, after = before_world[:, :n_near], middle_world[:, :n_near], after_world[:, :n_near]
-    return 0.5 * (((after - middle) - (middle - before)) ** 2).mean()
-
-
 def _smoothness(render: TrainRender, intrinsics: Intrinsics, rules: VariantRules) -> Tensor:
+    """Smoothness of both one-frame warps and least motion, plus that of the second warp as the rules say."""
     points_ndc = render.ref.points_ndc, render.prev.points_ndc, render.next.points_ndc, render.two_step_points_ndc
     ref_world, prev_world, next_world, far_world = (ndc_to_world(points, intrinsics) for points in points_ndc)
-    loss = spatial_smoothness(ref_world, next_world, rules) + spatial_smoothness(ref_world, prev_world, rules)
+
+    def smoothness(points_world: Tensor, neighbour_world: Tensor) -> Tensor:
+        return spatial_smoothness(points_world, neighbour_world, rules.smooth_nearest, rules.smooth_weighted)
+
+    loss = smoothness(ref_world, next_world) + smoothness(ref_world, prev_world)
     loss = loss + KINETIC_REPEATS * least_kinetic(prev_world, ref_world, next_world)
     if render.two_step_backward:
-        step, window = (prev_world, far_world), (far_world, prev_world, ref_world)
+        warp, window = (prev_world, far_world), (far_world, prev_world, ref_world)
     else:
-        step, window = (next_world, far_world), (ref_world, next_world, far_world)
+        warp, window = (next_world, far_world), (ref_world, next_world, far_world)
     if rules.two_step_regularised:
-        loss = loss + spatial_smoothness(*step, rules)
+        loss = loss + smoothness(*warp)
     return loss + least_kinetic(*window)
 
 
-def blend_entropy(blend_w: Float[Tensor, "n s"]) -> Float[Tensor, ""]:
-    """Mean of -b log b: pushes the blend weight to 0 or 1."""
-    return -(blend_w * (blend_w + TINY).log()).mean()
-
-
-def distortion_loss(weights: Float[Tensor, "n s"], points_ndc: Float[Tensor, "n s 3"]) -> Float[Tensor, ""]:
-    """Spread of the weights along each ray: fog has much, a surface none.
-
-    sum_ij w_i w_j |z_i - z_j| + 1/3 sum_i w_i^2 (z_{i+1} - z_i), with z the depth in 0..1.
-
-    Source: mip-NeRF 360, arXiv:2111.12077, equation 15.
-    """
-    z = (points_ndc[..., 2] + 1.0) / 2.0  # NDC runs from -1 to 1
-    before = weights.cumsum(-1) - weights
-    z_before = (weights * z).cumsum(-1) - weights * z
-    between = 2.0 * (weights * (z * before - z_before)).sum(-1)
-    within = (weights[:, :-1] ** 2 * (z[:, 1:] - z[:, :-1])).sum(-1) / 3.0
-    return (between + within).mean()
-
-
-def background_loss(rgb: Float[Tensor, "n 3"], truth: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
-    """Squared error of the static field alone."""
-    return ((rgb - truth) ** 2).mean()
-
-
 def split_loss(render: TrainRender, batch: TrainBatch) -> Float[Tensor, ""]:
-    """Mean share of the dynamic field on uniform rays of the background.
+    """Mean dynamic weight of the uniform rays that show the background.
 
-    Without it both fields learn the background, and the dynamic one hangs there as haze in views of other cameras.
+    Without it both fields learn the background, and the dynamic one remains there as haze in views of other cameras.
     """
     n = batch.n_uniform
     return weighted_mean(render.ref.blended.dynamic_weight[:n, None], batch.background[:n].to(batch.rgb.dtype))

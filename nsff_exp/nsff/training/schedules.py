@@ -1,4 +1,4 @@
-"""What is on at which step: stages of the method, decay of the priors, learning rate."""
+"""Schedules: the stages of the method, the decay of the priors' weights, the learning rate."""
 
 import dataclasses
 
@@ -6,16 +6,26 @@ from nsff.config import Config
 from nsff.training.losses import LossWeights
 
 PRIOR_DECAY = 10.0  # weights of depth and flow are divided by this at every multiple of D
-LONGEST_WILD_STAGE = 250  # thousand steps
-# The scaled schedule: however long the run is, this many stages of equal length, and this learning rate at its end.
+MAX_DECAYS = 300  # beyond, the divisor leaves the range of a float
+MAX_WILD_STAGE = 250  # thousand steps; longer videos do not lengthen a stage of variant wild any further
+# The scaled schedule, whatever the length of the run: stages of equal length, and the learning rate at its end as a
+# fraction of the one at its start.
 SCALED_STAGES = 3
 SCALED_LAST_RATE = 0.1
-HASH_RATE = 10.0
+HASH_RATE = 10.0  # learning rate of hash grids relative to that of the published networks
 
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """One training step. `static_everywhere`: the static field is wanted on hard-mined rays too."""
+    """The plan of one training step.
+
+    Attributes:
+        n_hard: rays drawn from the motion mask, beside the uniform ones.
+        two_step: render from two frames away as well.
+        two_step_backward: that frame is frame - 2, else frame + 2.
+        static_everywhere: evaluate the static field on the hard-mined rays too.
+        weights: of the loss terms.
+    """
 
     n_hard: int
     two_step: bool
@@ -25,38 +35,46 @@ class StepPlan:
 
 
 def stage_length(config: Config, n_frames: int) -> int:
-    """D, in steps: 1000 decay_iteration; `wild` makes it follow the length of the video."""
+    """Length D of a stage in steps: 1000 `decay_iteration`; variant wild adapts it to the length of the video."""
     if config.variant == "paper":
         return 1000 * config.decay_iteration
-    return 1000 * min(max(config.decay_iteration, n_frames), LONGEST_WILD_STAGE)
+    return 1000 * min(max(config.decay_iteration, n_frames), MAX_WILD_STAGE)
 
 
-def share_done(config: Config, step: int, seconds: float) -> float:
-    """How much of the run is behind, 0..1: of its steps or of its time, whichever is more."""
+def run_progress(config: Config, step: int, seconds: float) -> float:
+    """Fraction of the run that is done, 0..1: of its steps or of its time limit, whichever is larger."""
     by_time = seconds / (60.0 * config.max_minutes) if config.max_minutes else 0.0
     return min(1.0, max(step / config.N_iters, by_time))
 
 
-def _stage(config: Config, step: int, n_frames: int, share: float) -> int:
+def _stage_index(config: Config, step: int, n_frames: int, progress: float) -> int:
+    """Index of the stage, from 0; the published schedule has no last one."""
     if config.schedule == "scaled":
-        return min(int(share * SCALED_STAGES), SCALED_STAGES - 1)
+        return min(int(progress * SCALED_STAGES), SCALED_STAGES - 1)
     return step // stage_length(config, n_frames)
 
 
-def _beyond(config: Config, step: int, n_frames: int, share: float, stages: int) -> bool:
-    """Whether a step lies beyond the end of so many stages: `i > stages D`, as variant wild compares."""
+def _is_past(n_stages: int, config: Config, step: int, n_frames: int, progress: float) -> bool:
+    """Compare as variant wild does: `step > n_stages * D`, so its stages begin one step later than those of paper."""
     if config.schedule == "scaled":
-        return _stage(config, step, n_frames, share) >= stages
-    return step > stages * stage_length(config, n_frames)
+        return _stage_index(config, step, n_frames, progress) >= n_stages
+    return step > n_stages * stage_length(config, n_frames)
 
 
-def plan_step(config: Config, step: int, n_frames: int, share: float = 0.0) -> StepPlan:
-    """What step number `step` (the first is 0) draws, renders and weighs; `share` of the run is behind."""
-    stage, wild = _stage(config, step, n_frames, share), config.variant == "wild"
-    decay = PRIOR_DECAY**stage
+def plan_step(config: Config, step: int, n_frames: int, progress: float = 0.0) -> StepPlan:
+    """Plan a training step: the rays to draw, the renders to make, the weights of the losses.
+
+    Args:
+        config: variant, schedule and weights.
+        step: number of the step; the first is 0.
+        n_frames: length of the sequence.
+        progress: fraction of the run that is done, 0..1; the scaled schedule follows it.
+    """
+    stage, wild = _stage_index(config, step, n_frames, progress), config.variant == "wild"
+    decay = PRIOR_DECAY ** min(stage, MAX_DECAYS)
     return StepPlan(
         n_hard=config.num_extra_sample if config.use_motion_mask and stage == 0 else 0,
-        two_step=config.chain_sf and _beyond(config, step, n_frames, share, 2) if wild else stage >= 1,
+        two_step=config.chain_sf and _is_past(2, config, step, n_frames, progress) if wild else stage >= 1,
         two_step_backward=step % 2 == 0,
         static_everywhere=wild,
         weights=LossWeights(
@@ -69,18 +87,18 @@ def plan_step(config: Config, step: int, n_frames: int, share: float = 0.0) -> S
             entropy=config.w_entropy,
             distortion=config.w_distortion,
             split=config.w_split,
-            colour_where_dynamic=wild and _beyond(config, step, n_frames, share, 1),
+            colour_where_dynamic=wild and _is_past(1, config, step, n_frames, progress),
         ),
     )
 
 
-def learning_rate(config: Config, step: int, share: float = 0.0) -> float:
-    """lrate * 0.1^(step / (1000 lrate_decay)); in the scaled schedule down to a tenth over the run.
+def learning_rate(config: Config, step: int, progress: float = 0.0) -> float:
+    """Learning rate of a step: lrate * 0.1^(step / (1000 lrate_decay)), or lrate * 0.1^progress if scaled.
 
     Note:
-        Hash grids get `HASH_RATE` times as much, so that one `lrate` serves both kinds of fields.
+        Hash grids get `HASH_RATE` times that, so that one `lrate` serves both kinds of fields.
     """
     start = config.lrate * (HASH_RATE if config.field == "hash" else 1.0)
     if config.schedule == "scaled":
-        return start * SCALED_LAST_RATE**share
+        return start * SCALED_LAST_RATE**progress
     return start * 0.1 ** (step / (1000.0 * config.lrate_decay))

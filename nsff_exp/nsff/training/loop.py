@@ -1,0 +1,140 @@
+"""The training loop: steps, checks, logging and checkpoints until the run ends or is interrupted."""
+
+import contextlib
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from nsff.config import Config
+from nsff.config_loader import format_args
+from nsff.errors import InputError
+from nsff.lock import lock_folder
+from nsff.training.logger import TrainingLogger, Validate
+from nsff.training.trainer import DIVERGENCE_ADVICE, Diverged, StepReport, Trainer
+
+log = logging.getLogger("nsff")
+
+MAX_LOSS = 1e6  # treat a loss term above this as divergence
+
+
+def train(trainer: Trainer, validate: Validate | None = None) -> None:
+    """Train to `N_iters` steps or `max_minutes`, and end with a checkpoint.
+
+    Ctrl-C or SIGTERM ends the run after the current step. In a process group, the main process writes all files.
+
+    Args:
+        trainer: the run; resumed from its newest checkpoint if any.
+        validate: scorer of held-out views, called every `i_val` steps; its time does not count as training.
+
+    Raises:
+        InputError: another run uses the folder, or the folder cannot be written.
+        Diverged: a loss or a weight exploded.
+    """
+    config, group = trainer.config, trainer.group
+    with lock_folder(config.experiment_dir) if group.is_main else contextlib.nullcontext():
+        if group.is_main:
+            _write_settings(config)
+        trainer.resume()
+        if (reason := trainer.stop_reason()) is not None:
+            log.info("%s", reason)
+            return
+        with deferred_interrupts() as signals, TrainingLogger(trainer, validate) as logger:
+            clock = Clock(trainer.seconds)
+            interrupted = False
+            while trainer.stop_reason() is None and not interrupted:
+                with _memory_advice(config):
+                    report = trainer.train_step()
+                saves = trainer.step % config.i_weights == 0
+                # Reading the loss waits for a GPU, so there it is checked only where it is read anyway.
+                if trainer.device.type == "cpu" or saves or logger.should_log():
+                    check_loss(report, trainer.step)
+                logger.log_step(report)
+                with clock.pause():
+                    logger.log_images(report.frame)
+                    logger.log_validation()
+                trainer.seconds, interrupted = group.all_reduce_flags(clock.seconds, bool(signals))
+                if saves:
+                    trainer.save()
+            check_loss(report, trainer.step)
+            path = trainer.save()
+    log.info("saved %s; %s", path, trainer.stop_reason() or "to go on, run the same command again")
+
+
+class Clock:
+    """Counts seconds of training, continuing from those of earlier runs."""
+
+    def __init__(self, seconds: float = 0.0):
+        self._start = time.monotonic() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start, pauses left out."""
+        return time.monotonic() - self._start
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave out the time of the context."""
+        paused = time.monotonic()
+        yield
+        self._start += time.monotonic() - paused
+
+
+def check_loss(report: StepReport, step: int) -> None:
+    """Check that all loss terms are in range.
+
+    Raises:
+        Diverged: a term is NaN, infinite or above `MAX_LOSS`; the message names it and the frame.
+    """
+    for name, value in vars(report.terms).items():
+        if not abs(float(value)) < MAX_LOSS:
+            raise Diverged(
+                f"step {step}, frame {report.frame}: loss term {name} is {float(value):g}; {DIVERGENCE_ADVICE}"
+            )
+
+
+@contextlib.contextmanager
+def deferred_interrupts() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM in the list that is yielded; a second Ctrl-C raises KeyboardInterrupt at once."""
+    signals: list[int] = []
+
+    def defer(number: int, _: Any) -> None:
+        signals.append(number)
+        tqdm.write("stopping after this step; Ctrl-C again stops at once, without saving", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, defer) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _memory_advice(config: Config) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        names = ("N_rand", "num_extra_sample", "background_rays")
+        halved = " ".join(f"--{name} {getattr(config, name) // 2}" for name in names if getattr(config, name) > 1)
+        raise InputError(
+            f"the GPU has not enough memory for a training step; half the rays need about half of it: {halved}"
+        ) from error
+
+
+def _write_settings(config: Config) -> None:
+    """Write `args.txt`, and a copy of the config file if any, into the experiment folder."""
+    folder = config.experiment_dir
+    try:
+        (folder / "args.txt").write_text(format_args(config))
+        if config.config:
+            (folder / "config.txt").write_text(Path(config.config).read_text())
+    except OSError as error:
+        raise InputError(f"cannot write to {folder.absolute()} ({error.strerror}); set --basedir") from error

@@ -1,0 +1,109 @@
+"""Loss terms as functions of tensors alone; `losses` says which tensors enter them, and with which weights."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+KINETIC_NEAREST = 0.9  # fraction of the samples of a ray, nearest first, that enter the least-kinetic term
+EPSILON = 1e-8  # added to denominators and logarithms, as published
+
+
+def weighted_mean(values: Float[Tensor, "*b c"], weight: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
+    """Mean over rows and channels with one weight per row.
+
+    Note:
+        The gradient also runs through the sum of the weights, as published.
+    """
+    return (values * weight[..., None]).sum() / (weight.sum() * values.shape[-1] + EPSILON)
+
+
+def cycle_loss(
+    flow: Float[Tensor, "n s 3"], return_flow: Float[Tensor, "n s 3"], prob: Float[Tensor, "n s"]
+) -> Float[Tensor, ""]:
+    """Mean |flow + return flow|: both cancel where nothing is disoccluded.
+
+    Args:
+        flow: scene flow to a neighbour, NDC.
+        return_flow: scene flow of the neighbour at the warped points, towards this frame.
+        prob: disocclusion probability of the warp; samples are weighted by 1 - prob.
+    """
+    return weighted_mean((flow + return_flow).abs(), 1.0 - prob)
+
+
+def disocclusion_loss(prob: Float[Tensor, "n s"]) -> Float[Tensor, ""]:
+    """Mean disocclusion probability; without this term the fields explain every error as a disocclusion."""
+    return prob.abs().mean()
+
+
+def depth_loss(depth: Float[Tensor, " n"], disparity: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Squared difference of depth and -disparity, each shifted by its median and scaled by its mean deviation.
+
+    Note:
+        Squared as in the published code. Its denominators are clamped here: a constant depth gives no NaN.
+    """
+
+    def normalised(values: Tensor) -> Tensor:
+        shifted = values - values.median()
+        return shifted / shifted.abs().mean().clamp(min=EPSILON)
+
+    return ((normalised(depth) - normalised(-disparity)) ** 2).mean()
+
+
+def flow_magnitude_loss(flow: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+    """Mean |scene flow|: most of space does not move."""
+    return flow.abs().mean()
+
+
+def spatial_smoothness(
+    points_world: Float[Tensor, "n s 3"], neighbour_world: Float[Tensor, "n s 3"], nearest: float, weighted: bool
+) -> Float[Tensor, ""]:
+    """Mean |difference of scene flow| between adjacent samples of a ray.
+
+    Args:
+        points_world: samples in world units, nearest first.
+        neighbour_world: the same samples warped to a neighbouring frame.
+        nearest: fraction of the samples of a ray that enter, 0..1.
+        weighted: weight each difference by exp(-2 distance) of the two samples.
+    """
+    n_near = int(points_world.shape[1] * nearest)
+    points, neighbour = points_world[:, :n_near], neighbour_world[:, :n_near]
+    flow = points - neighbour
+    change = (flow[:, :-1] - flow[:, 1:]).abs()
+    if weighted:
+        distance = (points[:, :-1] - points[:, 1:]).norm(dim=-1, keepdim=True)
+        change = change * torch.exp(-2.0 * distance)
+    return change.mean()
+
+
+def least_kinetic(
+    before_world: Float[Tensor, "n s 3"], middle_world: Float[Tensor, "n s 3"], after_world: Float[Tensor, "n s 3"]
+) -> Float[Tensor, ""]:
+    """Half the squared change of velocity of points over three frames, in world units."""
+    n_near = int(middle_world.shape[1] * KINETIC_NEAREST)
+    before, middle, after = before_world[:, :n_near], middle_world[:, :n_near], after_world[:, :n_near]
+    return 0.5 * (((after - middle) - (middle - before)) ** 2).mean()
+
+
+def blend_entropy(blend_w: Float[Tensor, "n s"]) -> Float[Tensor, ""]:
+    """Mean of -b log b: drives the blend weight to 0 or 1."""
+    return -(blend_w * (blend_w + EPSILON).log()).mean()
+
+
+def distortion_loss(weights: Float[Tensor, "n s"], points_ndc: Float[Tensor, "n s 3"]) -> Float[Tensor, ""]:
+    """Spread of the weights along each ray: large for haze, zero for a surface.
+
+    sum_ij w_i w_j |z_i - z_j| + 1/3 sum_i w_i^2 (z_{i+1} - z_i), with z the depth in 0..1.
+
+    Source: mip-NeRF 360, arXiv:2111.12077, equation 15.
+    """
+    z = (points_ndc[..., 2] + 1.0) / 2.0  # NDC runs from -1 to 1
+    before = weights.cumsum(-1) - weights
+    z_before = (weights * z).cumsum(-1) - weights * z
+    between = 2.0 * (weights * (z * before - z_before)).sum(-1)
+    within = (weights[:, :-1] ** 2 * (z[:, 1:] - z[:, :-1])).sum(-1) / 3.0
+    return (between + within).mean()
+
+
+def background_loss(rgb: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
+    """Mean squared colour error of the static field alone."""
+    return ((rgb - target) ** 2).mean()
