@@ -74,7 +74,7 @@ def test_other_settings_start_anew_and_delete_nothing(tmp_path, caplog):
     write_video(files(clip, 5), grey, {"a": 1.5})
     (clip / "mine.txt").write_text("no part of the clip")
     write_video(files(clip, 4), lambda index: grey(index + 100), {"a": 2.0})
-    assert "clip is of other settings; it is kept as clip-old1" in caplog.text
+    assert "clip has other settings; it is kept as clip-old1" in caplog.text
     assert iio.imread(clip / "images/003.png")[0, 0, 0] == 103
     assert iio.imread(clip / "video.mp4", plugin="FFMPEG").shape == (4, 8, 8, 3)
     assert {path.name for path in (tmp_path / "clip-old1").iterdir()} == {
@@ -107,7 +107,7 @@ def test_only_missing_files_are_made(tmp_path):
 
 
 def test_workers_share_what_is_missing():
-    shares = [ProcessGroup(rank, 3).share([4, 5, 7, 8, 9]) for rank in range(3)]
+    shares = [ProcessGroup(rank, 3).shard([4, 5, 7, 8, 9]) for rank in range(3)]
     assert shares == [[4, 8], [5, 9], [7]]
 
 
@@ -197,12 +197,12 @@ def test_sheet_has_a_row_a_clip(tmp_path):
 
 def test_colour_maps_have_one_range():
     """The same distance and the same speed look the same in every frame."""
-    ranges = Ranges(farthest=0.1, nearest=0.5, fastest=0.1)
+    ranges = Ranges(min_disparity=0.1, max_disparity=0.5, max_flow=0.1)
     first, second = _depth_picture(tensor([[0.1, 0.3, 0.5]]), ranges), _depth_picture(tensor([[0.3, 0.3, 0.9]]), ranges)
     np.testing.assert_array_equal(first[0, 1], second[0, 0])
     np.testing.assert_array_equal(first[0, 2], second[0, 2])  # beyond the range: its end
     assert first[0, 0].sum() < first[0, 1].sum() < first[0, 2].sum()  # near is bright
-    slow, fast = (flow_picture(tensor([[[1.0, 0.0], [0.0, 0.0], [x, 0.0]]]), fastest=5.0) for x in (2.0, 50.0))
+    slow, fast = (flow_picture(tensor([[[1.0, 0.0], [0.0, 0.0], [x, 0.0]]]), max_flow=5.0) for x in (2.0, 50.0))
     np.testing.assert_array_equal(slow[0, :2], fast[0, :2])
     np.testing.assert_array_equal(slow[0, 1], [255, 255, 255])
     assert slow[0, 0].min() > slow[0, 2].min() > fast[0, 2].min()

@@ -90,7 +90,7 @@ def test_against_a_slow_loop(size, weighting):
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_all_planes_at_once_are_as_one_by_one(weighting):
-    values, flow, importance = some_inputs((2 * splatting.PLANES_AT_ONCE + 1, 3, 6, 5))
+    values, flow, importance = some_inputs((2 * splatting.IMAGES_PER_CHUNK + 1, 3, 6, 5))
     single = [
         splat(*(t[i : i + 1] for t in (values, flow)), weighting, importance[i : i + 1]) for i in range(len(flow))
     ]

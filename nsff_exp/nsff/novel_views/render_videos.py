@@ -25,7 +25,7 @@ from nsff.novel_views.video_writer import RenderedFrame, VideoFiles, parse_forma
 from nsff.rendering.frame_render import FrameRender, render_frame, render_static
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.space_time import PlaneSampling, render_space_time
-from nsff.rendering.visualize import Ranges, disparity, draw, needed_for, parse_layers
+from nsff.rendering.visualize import Ranges, disparity, draw, parse_layers, single_layers
 from nsff.training.checkpoint import Checkpoint, restore_fields
 
 log = logging.getLogger("nsff")
@@ -111,7 +111,7 @@ class ViewRenderer:
 
     def of(self, clip: VideoSpec, layers: tuple[str, ...], raw_depth: bool) -> Callable[[int], RenderedFrame]:
         """A function that renders a frame of a clip by its number."""
-        needed = needed_for(layers)
+        needed = single_layers(layers)
         ranges: list[Ranges] = []  # found when the first frame is rendered: not at all where all are there
 
         def render(index: int) -> RenderedFrame:

@@ -1,4 +1,4 @@
-"""Forward warping: pixels are moved by their flow and spread where they arrive (Niklaus & Liu, arXiv:2003.05534)."""
+"""Forward warping: splatting of pixels along their flow (Niklaus & Liu, arXiv:2003.05534)."""
 
 import functools
 from pathlib import Path
@@ -12,8 +12,8 @@ from nsff.fields.hash_grid import cuda
 
 Weighting = Literal["summation", "average", "linear", "softmax"]
 
-EMPTY = 1e-7  # added to the sum of weights: a pixel that nothing reaches is 0
-PLANES_AT_ONCE = 4  # more fall out of a CPU's cache, with fewer its threads wait for each other most of the time
+EPSILON = 1e-7  # added to the sum of weights, so that a pixel without any weight is 0
+IMAGES_PER_CHUNK = 4  # more exceed a CPU's cache, fewer leave its threads idle
 SOURCE = Path(__file__).with_name("splatting.cu")
 OPTIONS = ("--std=c++17",)  # for its compiler
 THREADS = 256  # a block
@@ -25,33 +25,33 @@ def splat(
     weighting: Weighting,
     importance: Float[Tensor, "n 1 h w"] | None = None,
 ) -> Float[Tensor, "n c h w"]:
-    """Move each pixel p by its flow F(p) and spread it bilinearly over the four pixels around p + F(p).
+    """Move each pixel p by its flow F(p) and distribute it bilinearly over the four pixels around p + F(p).
 
-    With b the bilinear weight of p at q, the pixel q of the result is (section 3 of the paper)
+    With b the bilinear weight of p at q, pixel q of the result is (section 3 of the paper)
 
         summation  sum_p b V(p)
         average    sum_p b V(p) / (sum_p b + 1e-7)
         linear     sum_p b Z(p) V(p) / (sum_p b Z(p) + 1e-7)
         softmax    sum_p b exp(Z(p)) V(p) / (sum_p b exp(Z(p)) + 1e-7)
 
-    What arrives outside the frame is lost, as is a pixel whose flow is not finite. Differentiable in values, flow and
-    importance by autograd; the derivative to the flow is the right-sided one where a pixel arrives at whole numbers.
+    Values that land outside the frame are dropped, as are pixels whose flow is not finite. Differentiable in values,
+    flow and importance; at integer positions the derivative with respect to the flow is the right-sided one.
 
     Args:
         values: V of n images, any unit, finite.
         flow: F in pixels, right and down.
         weighting: as above.
-        importance: Z of 'linear' (not negative) and 'softmax' (any unit), finite; the others do not look at it.
+        importance: Z for 'linear' (not negative) and 'softmax' (any unit), finite; ignored by the others.
 
     Returns:
-        The images at the place where their pixels went; 0 where none arrives.
+        The warped images; 0 at pixels that no value reaches.
 
     Raises:
-        ValueError: an unknown weighting, an importance that is missing, or a flow of another size than the values.
+        ValueError: unknown weighting, missing importance, or flow of another size than the values.
 
     Note:
-        Softmax subtracts the largest importance of each image, so that exp stays finite. Without the 1e-7 that would
-        change nothing; with it, a pixel that lies 16 or more below the largest and arrives alone fades out.
+        Softmax subtracts the largest importance of each image to keep exp finite. The result would not change but for
+        the 1e-7: a pixel whose importance is 16 or more below the largest fades out if no other lands with it.
     """
     if weighting not in get_args(Weighting):
         raise ValueError(f"unknown weighting {weighting!r}: one of {', '.join(get_args(Weighting))}")
@@ -60,13 +60,13 @@ def splat(
     n, _, height, width = values.shape
     if flow.shape != (n, 2, height, width):
         raise ValueError(f"flow of size {tuple(flow.shape)} for values of size {tuple(values.shape)}")
-    share = _share(values, weighting, importance)
-    planes = zip(*(tensor.split(PLANES_AT_ONCE) for tensor in (values, flow, share)), strict=True)
-    return torch.cat([_splat(*chunk, normalise=weighting != "summation") for chunk in planes])
+    weights = _pixel_weights(values, weighting, importance)
+    chunks = zip(*(tensor.split(IMAGES_PER_CHUNK) for tensor in (values, flow, weights)), strict=True)
+    return torch.cat([_splat_chunk(*chunk, normalise=weighting != "summation") for chunk in chunks])
 
 
-def _share(values: Tensor, weighting: Weighting, importance: Tensor | None) -> Float[Tensor, "n 1 h w"]:
-    """What each pixel's bilinear weights are multiplied with."""
+def _pixel_weights(values: Tensor, weighting: Weighting, importance: Tensor | None) -> Float[Tensor, "n 1 h w"]:
+    """Compute the factor on each pixel's bilinear weights."""
     if weighting == "linear" and importance is not None:
         return importance
     if weighting == "softmax" and importance is not None:
@@ -74,14 +74,14 @@ def _share(values: Tensor, weighting: Weighting, importance: Tensor | None) -> F
     return torch.ones_like(values[:, :1])
 
 
-def _splat(values: Tensor, flow: Tensor, share: Tensor, normalise: bool) -> Tensor:
-    total = _sum(torch.cat([values * share, share], dim=1), flow)
+def _splat_chunk(values: Tensor, flow: Tensor, weights: Tensor, normalise: bool) -> Tensor:
+    total = _sum(torch.cat([values * weights, weights], dim=1), flow)
     weighted, weight = total[:, :-1], total[:, -1:]
-    return weighted / (weight + EMPTY) if normalise else weighted
+    return weighted / (weight + EPSILON) if normalise else weighted
 
 
 def _sum(values: Float[Tensor, "n c h w"], flow: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n c h w"]:
-    """Summation splatting, by the kernel where it can run and nobody asks for gradients."""
+    """Splat by summation: with the CUDA kernel if it can run and no gradient is needed, else with torch."""
     needs_grad = torch.is_grad_enabled() and (values.requires_grad or flow.requires_grad)
     fits = values.is_cuda and values.device == flow.device and values.dtype == flow.dtype == torch.float32
     if fits and not needs_grad and values.numel() and cuda.available():
@@ -90,24 +90,24 @@ def _sum(values: Float[Tensor, "n c h w"], flow: Float[Tensor, "n 2 h w"]) -> Fl
 
 
 def _sum_by_torch(values: Float[Tensor, "n c h w"], flow: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n c h w"]:
-    """On a canvas with a margin around the frame, where all that is lost goes: no corner has to be checked."""
+    """Splat by summation onto a canvas with a margin, which takes the dropped values without a check per corner."""
     n, channels, height, width = values.shape
     x = _arrival(torch.arange(width, dtype=flow.dtype, device=flow.device), flow[:, 0])
     y = _arrival(torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None], flow[:, 1])
-    left, top = x.detach().floor(), y.detach().floor()  # a step has no slope
-    right_share, lower_share = x - left, y - top
+    left, top = x.detach().floor(), y.detach().floor()  # constant in the flow
+    right_weight, lower_weight = x - left, y - top
     stride = width + 3  # one column before the frame, two behind it
     canvas = values.new_zeros(n, channels, (height + 3) * stride)
-    place = ((top.long() + 1) * stride + left.long() + 1).flatten(1)[:, None].expand(-1, channels, -1)
-    for row, across in ((0, 1.0 - lower_share), (stride, lower_share)):
-        for column, along in ((0, 1.0 - right_share), (1, right_share)):
-            part = values * (across * along)[:, None]
-            canvas[..., row + column :].scatter_add_(2, place, part.flatten(2))
+    index = ((top.long() + 1) * stride + left.long() + 1).flatten(1)[:, None].expand(-1, channels, -1)
+    for row, vertical in ((0, 1.0 - lower_weight), (stride, lower_weight)):
+        for column, horizontal in ((0, 1.0 - right_weight), (1, right_weight)):
+            part = values * (vertical * horizontal)[:, None]
+            canvas[..., row + column :].scatter_add_(2, index, part.flatten(2))
     return canvas.unflatten(2, (height + 3, stride))[:, :, 1 : height + 1, 1 : width + 1]
 
 
 def _arrival(start: Tensor, flow: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
-    """Where pixels arrive along an axis; what reaches no pixel of the frame (NaN too) goes to the margin behind it."""
+    """Compute the target coordinates along one axis; those that reach no pixel, NaN included, go to the far margin."""
     size, arrival = start.numel(), start + flow
     return torch.where((arrival >= -1.0) & (arrival < size), arrival, size)
 
