@@ -11,7 +11,7 @@ from pathlib import Path
 from nsff.cli import Parser, run_script
 from nsff.config_loader import find_config
 from nsff.errors import UsageError
-from nsff.pipeline import MOST_FRAMES, run_stages
+from nsff.pipeline import DEFAULT_FRAMES, run_stages
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     given.add_argument("--views", type=Path, help="held-out views, as for prepare_video.py: they are evaluated too")
     sizes = parser.add_argument_group("size and time")
     sizes.add_argument(
-        "--max_frames", type=int, help=f"most frames taken, evenly spaced (default: {MOST_FRAMES}; not with --views)"
+        "--max_frames", type=int, help=f"most frames taken, evenly spaced (default: {DEFAULT_FRAMES}; not with --views)"
     )
     sizes.add_argument("--height", type=int, default=288, help="training height, pixels (default: 288)")
     sizes.add_argument("--minutes", type=float, default=20.0, help="minutes of training (default: 20)")

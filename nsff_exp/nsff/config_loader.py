@@ -1,4 +1,4 @@
-"""Reads the options from a file and the command line, and refuses what cannot be followed."""
+"""Options from a config file and the command line: parsed, completed with defaults, and checked."""
 
 import dataclasses
 import difflib
@@ -17,7 +17,7 @@ from nsff.errors import UsageError
 
 log = logging.getLogger("nsff")
 
-SEVERAL_PROCESSES = ("run_nerf.py", "render.py", "evaluation.py", "evaluate_all.py")
+MULTI_PROCESS_SCRIPTS = ("run_nerf.py", "render.py", "evaluation.py", "evaluate_all.py")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -31,84 +31,85 @@ def _build_parser(prog: str, description: str) -> Parser:
     groups = {name: parser.add_argument_group(name) for name in names}
     for option in OPTIONS:
         group = groups[option.metadata["group"]]
-        shown = option.type is not bool and option.default not in (None, "")
-        text = option.metadata["help"] + (f" (default: {option.default})" if shown else "")
+        has_default = option.type is not bool and option.default not in (None, "")
+        text = option.metadata["help"] + (f" (default: {option.default})" if has_default else "")
         flags = [f"--{option.name}", *(["-c"] if option.name == "config" else [])]
         if option.type is bool:
             group.add_argument(*flags, action="store_true", help=text)
             continue
-        choices, reader = option.metadata.get("choices"), _reader(option)
+        choices, convert = option.metadata.get("choices"), _converter(option)
         if choices:
             group.add_argument(
-                *flags, type=reader, default=option.default, help=text, metavar="{" + ",".join(choices) + "}",
-                choices=[*choices, *([None] if reader("None") is None else [])],
+                *flags, type=convert, default=option.default, help=text, metavar="{" + ",".join(choices) + "}",
+                choices=[*choices, *([None] if convert("None") is None else [])],
             )  # fmt: skip
         else:
-            group.add_argument(*flags, type=reader, default=option.default, help=text)
+            group.add_argument(*flags, type=convert, default=option.default, help=text)
     return parser
 
 
-def _reader(option: dataclasses.Field) -> Callable[[str], Any]:
-    """The converter of an option's text. Where no value is legal, `None` is one way to write it, as in `args.txt`."""
+def _converter(option: dataclasses.Field) -> Callable[[str], Any]:
+    """Converter from text to the type of an option. Optional ones accept `None`, as `args.txt` writes them."""
     kind: type = int if option.type is int else float if option.type is float else str
 
-    def read(text: str) -> Any:
+    def convert(text: str) -> Any:
         if option.name == "path":
             text = RENAMED_PATHS.get(text, text)
         return None if option.type == (str | None) and text == "None" else kind(text)
 
-    read.__name__ = kind.__name__  # argparse names it in its message
-    return read
+    convert.__name__ = kind.__name__  # argparse names it in its message
+    return convert
 
 
-def find_config(typed: str) -> Path:
-    """The config file `typed`: as it stands, else under the repository root.
+def find_config(name: str) -> Path:
+    """Find a config file: as typed, else under the repository root.
 
     Raises:
-        UsageError: in neither place; both absolute paths are named.
+        UsageError: neither exists; both absolute paths are named.
     """
-    places = [Path(typed).absolute(), REPOSITORY / typed]
-    for place in places:
-        if place.is_file():
-            return place
-    raise UsageError(f"config file not found: looked for {places[0]} and {places[1]}")
+    candidates = [Path(name).absolute(), REPOSITORY / name]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise UsageError(f"config file not found: looked for {candidates[0]} and {candidates[1]}")
 
 
 def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "") -> Config:
-    """Read the command line and the file it names; the command line wins.
+    """Load the command line and the config file that it names; the command line wins.
 
     Args:
-        argv: arguments without the program's name.
-        prog: name in the help.
-        description: first line of the help.
+        argv: the command line, without the program's name.
+        prog: name of the script, for its help.
+        description: text at the top of the help.
 
     Raises:
-        UsageError: unknown key, value of the wrong kind, or a value that is not supported.
+        UsageError: an unknown option, or a value that is of the wrong type or not supported.
     """
     parser = _build_parser(prog, description)
     argv = [_current_name(word, "--") for word in argv]
-    typed, unknown = parser.parse_known_args(argv, config_file_contents="", env_vars={})
-    path = find_config(typed.config) if typed.config else None
+    command_line, unknown = parser.parse_known_args(argv, config_file_contents="", env_vars={})
+    path = find_config(command_line.config) if command_line.config else None
     try:
         text = path.read_text() if path else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"config file {path} cannot be read as text") from error
-
     text = "\n".join(_current_name(line) for line in text.splitlines())
 
     def parse() -> dict[str, Any]:
         return vars(parser.parse_known_args(argv, config_file_contents=text, env_vars={})[0])
 
     parser.set_defaults(variant=None, w_entropy=None)
-    values = parse()
-    keys = _keys_of_file(parser)
-    if unknown := [key for key, known in keys.items() if not known] + unknown:
+    values = parse()  # with these defaults, to tell which variant is meant; parsed again with those of that variant
+    file_keys = _keys_of_file(parser)
+    if unknown := [key for key, is_option in file_keys.items() if not is_option] + unknown:
         raise UsageError(_describe_unknown(unknown[0], path))
     for name in ("quiet", "verbose"):
-        if name in keys:
+        if name in file_keys:
             raise UsageError(f"{name} in {path}: it belongs on the command line")
-    later = [name for name in ("chain_sf", "w_entropy") if name in keys or values[name] not in (None, False)]
-    variant = values["variant"] or _variant_without_name(later)
+    wild_options = [
+        name for name in ("chain_sf", "w_entropy") if name in file_keys or values[name] not in (None, False)
+    ]
+    variant = values["variant"] or _infer_variant(wild_options)
     defaults = {"w_entropy": Config.w_entropy} | VARIANT_DEFAULTS[variant] | FIELD_DEFAULTS[values["field"]]
     parser.set_defaults(variant=variant, **defaults)
     values = {name: value for name, value in parse().items() if name not in ("quiet", "verbose")}
@@ -122,7 +123,7 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
 
 
 def _current_name(text: str, dashes: str = "") -> str:
-    """A word of the command line or a line of a config file, with an option's or a value's old name replaced."""
+    """Replace an option's old name at the start of a word of the command line or a line of a config file."""
     match = re.match(rf"{dashes}(\w+)(?=\s*(=|$))", text)
     if match and match[1] in RENAMED_OPTIONS:
         log.info("option %s is now called %s", match[1], RENAMED_OPTIONS[match[1]])
@@ -131,7 +132,7 @@ def _current_name(text: str, dashes: str = "") -> str:
 
 
 def _keys_of_file(parser: Parser) -> dict[str, bool]:
-    """Keys of the config file that was parsed last, and whether each is the full name of an option."""
+    """Keys of the config file parsed last, each with whether it is the full name of an option."""
     sources = parser.get_source_to_settings_dict()
     return {
         key: action is not None
@@ -140,19 +141,19 @@ def _keys_of_file(parser: Parser) -> dict[str, bool]:
     }  # fmt: skip
 
 
-def _variant_without_name(later: list[str]) -> str:
-    """The variant of a config that names none: `wild` where `later` options are given that only later code has."""
-    if not later:
+def _infer_variant(wild_options: list[str]) -> str:
+    """Infer the variant of a config that names none: `wild` if it sets options of the authors' later code."""
+    if not wild_options:
         return Config.variant
-    log.info("%s without variant: taken as variant wild, the authors' later code", " and ".join(later))
+    log.info("%s without variant: taken as variant wild, the authors' later code", " and ".join(wild_options))
     return "wild"
 
 
 def _sequence_length(datadir: str) -> int | None:
-    """Rows of `poses_bounds.npy`; None where there is none that can be read, which the scene's reader refuses."""
+    """Count the rows of `poses_bounds.npy`; None if it cannot be read, an error that loading the scene reports."""
     try:
         return int(np.load(Path(datadir) / "poses_bounds.npy", mmap_mode="r", allow_pickle=False).shape[0])
-    except Exception:  # whatever a broken file gives
+    except Exception:  # a broken file can raise anything
         return None
 
 
@@ -164,10 +165,10 @@ def _describe_unknown(argument: str, path: Path | None) -> str:
 
 
 def _check(config: Config) -> None:
-    """Refuse values that are not supported.
+    """Check that all values are supported.
 
     Raises:
-        UsageError: the first of them, with the values to choose from.
+        UsageError: one is not; the message names it and the values to choose from.
     """
     for option in OPTIONS:
         value = getattr(config, option.name)
@@ -180,9 +181,9 @@ def _check(config: Config) -> None:
     if config.netwidth % 2:
         raise UsageError(f"netwidth = {config.netwidth} must be even")
     if config.n_frames < 3:
-        there = "" if config.sequence_length is None else f" of the {config.sequence_length} in {config.datadir}"
+        total = "" if config.sequence_length is None else f" of the {config.sequence_length} in {config.datadir}"
         raise UsageError(
-            f"start_frame {config.start_frame} and end_frame {config.end_frame} leave {config.n_frames} frames{there}; "
+            f"start_frame {config.start_frame} and end_frame {config.end_frame} leave {config.n_frames} frames{total}; "
             "at least 3 are needed"
         )
     if not config.use_viewdirs:
@@ -201,17 +202,20 @@ def _check_range(option: dataclasses.Field, value: float) -> None:
 
 
 def unused_options(config: Config, prog: str = "run_nerf.py") -> list[str]:
-    """Names of the options that were given and have no effect in a script, but for those that are always on."""
-    given = [option for option in OPTIONS if getattr(config, option.name) != option.default]
-    names = [option.name for option in given if option.metadata.get("unused") and option.name != "no_batching"]
+    """Options that are set but have no effect in a script, each by its name and, if not obvious, the reason.
+
+    `no_batching` is left out: it asks for rays of one frame per step, which is what training does.
+    """
+    changed = [option for option in OPTIONS if getattr(config, option.name) != option.default]
+    names = [option.name for option in changed if option.metadata.get("unused") and option.name != "no_batching"]
     if config.variant == "paper" and config.chain_sf:
         names.append("chain_sf (always on in variant paper)")
-    if config.gpus and prog not in SEVERAL_PROCESSES:
+    if config.gpus and prog not in MULTI_PROCESS_SCRIPTS:
         names.append(f"gpus ({prog} is one process)")
     return names
 
 
 def format_args(config: Config) -> str:
-    """All options as `key = value` lines, sorted, as `args.txt` holds them; but for `gpus`, which is of a machine."""
+    """Format all options but `gpus`, which belongs to a machine, as sorted `key = value` lines for `args.txt`."""
     names = sorted(option.name for option in OPTIONS if option.name != "gpus")
     return "".join(f"{name} = {getattr(config, name)}\n" for name in names)

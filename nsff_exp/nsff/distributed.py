@@ -1,4 +1,4 @@
-"""Several processes that share a job: started by torchrun or by `--gpus`, connected by NCCL (GPUs) and gloo (CPU)."""
+"""Process groups: several processes, started by torchrun or `--gpus`, that train, render or evaluate together."""
 
 import contextlib
 import dataclasses
@@ -19,14 +19,14 @@ from nsff.errors import InputError, UsageError
 
 log = logging.getLogger("nsff")
 
-TIMEOUT = datetime.timedelta(days=2)  # of a collective: the main process may render for hours while others wait
+TIMEOUT = datetime.timedelta(days=2)  # of a collective: others may wait for hours while the main process renders
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessGroup:
-    """This process among `size`; the main one, of rank 0, does what must be done once.
+    """This process (`rank`) in a group of `size`; rank 0 is the main process, which writes shared files.
 
-    Every collective raises InputError if another process has ended; that one has said why.
+    Collectives raise InputError if another process has ended; the message of that one names the cause.
     """
 
     rank: int = 0
@@ -37,51 +37,51 @@ class ProcessGroup:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait until all processes have come here."""
+        """Wait until all processes have reached this call."""
         if self.size > 1:
-            with _others_alive():
+            with _translate_errors():
                 dist.all_reduce(torch.zeros(1))
 
     def shard(self, items: list[int]) -> list[int]:
-        """Every `size`-th item, from `rank` on; all processes must have the same list."""
+        """Take every `size`-th item, starting at `rank`; all processes must pass the same list."""
         return items[self.rank :: self.size]
 
     def split(self, total: int) -> int:
-        """The part of `total` that this process takes; the parts of all processes add up to it."""
+        """Part of a count that falls to this process; the parts of all processes sum to `total`."""
         return total // self.size + (self.rank < total % self.size)
 
     def all_reduce_mean(self, values: list[Tensor]) -> None:
-        """Replace each tensor by its mean over the processes, bit for bit the same in all of them."""
+        """Replace each tensor by its mean over the processes, bit for bit the same on all of them."""
         if self.size > 1:
-            with _others_alive():
+            with _translate_errors():
                 for value in values:
                     dist.all_reduce(value)
                     value /= self.size
 
     def all_reduce_flags(self, seconds: float, stop: bool) -> tuple[float, bool]:
-        """The seconds of the main process, and whether any process wants to stop."""
+        """Combine over the processes: seconds of the main process, and whether any process asks to stop."""
         if self.size == 1:
             return seconds, stop
         flags = torch.tensor([seconds if self.is_main else 0.0, float(stop)], dtype=torch.float64)
-        with _others_alive():
+        with _translate_errors():
             dist.all_reduce(flags)
         return float(flags[0]), bool(flags[1] > 0)
 
     def all_gather(self, value: Any) -> list[Any]:
-        """The value of every process, in order of their ranks."""
+        """Values of all processes, in order of their ranks."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with _others_alive():
+        with _translate_errors():
             dist.all_gather_object(values, value)
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """The value of the main process; the others may give None."""
+        """Value of the main process; the others may pass None."""
         if self.size == 1:
             return value
         values = [value if self.is_main else None]
-        with _others_alive():
+        with _translate_errors():
             dist.broadcast_object_list(values)
         return values[0]
 
@@ -90,17 +90,22 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 @contextlib.contextmanager
-def _others_alive() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
+    """Raise InputError where a collective fails because a process of the group has ended."""
     try:
         yield
     except RuntimeError as error:
         log.debug("collective failed: %s", error)
-        raise InputError("another of the processes failed, its line says why") from error
+        raise InputError("another process of the group failed; its own error message names the cause") from error
 
 
 @contextlib.contextmanager
 def join_process_group() -> Iterator[ProcessGroup]:
-    """The processes that torchrun's environment names, connected while the context lasts."""
+    """Connect to the processes named in torchrun's environment, until the context ends.
+
+    Yields:
+        The group; `SINGLE_PROCESS` where torchrun did not start this process.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield SINGLE_PROCESS
@@ -108,35 +113,32 @@ def join_process_group() -> Iterator[ProcessGroup]:
     divide_cores()
     store, rank, _ = next(dist.rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
-        # On one machine torchrun keeps its store over a restart, with addresses of processes that are gone.
+        # On one machine torchrun's store survives a restart, with the addresses of processes that have died.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    dist.init_process_group(
-        backend(torch.cuda.is_available()), store=store, rank=rank, world_size=size, timeout=TIMEOUT
-    )
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         group = ProcessGroup(rank, size)
         yield group
-        group.barrier()  # the main process serves the store: it must not leave before the others
+        group.barrier()  # the main process serves the store: it must not exit before the others
     finally:
         dist.destroy_process_group()
 
 
 def divide_cores() -> None:
-    """Give each process of a machine its part of the cores; torchrun sets one thread per process unless told."""
+    """Divide the cores of the machine between its processes, unless OMP_NUM_THREADS asks for a number above 1.
+
+    torchrun sets OMP_NUM_THREADS=1 where the user has set nothing.
+    """
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def backend(with_cuda: bool) -> str:
-    """The backend of collectives: NCCL for tensors on a GPU, gloo for those on the CPU."""
-    return "cpu:gloo,cuda:nccl" if with_cuda else "gloo"
-
-
 def pick_device(config: Config) -> torch.device:
-    """The device of `--device`; `auto` is CUDA where there is one. Each process of a machine has its own GPU.
+    """Select the device that `--device` names; `auto` prefers CUDA. Each process of a machine gets its own GPU.
 
     Raises:
-        InputError: cuda was asked for and there is none, or there are more processes than GPUs.
+        InputError: CUDA is asked for but not available, or the machine has fewer GPUs than processes.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no CUDA device is available to this torch; use --device cpu")
@@ -144,7 +146,9 @@ def pick_device(config: Config) -> torch.device:
     if device.type == "cuda":
         local_rank, n_devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local_rank >= n_devices:
-            raise InputError(f"process {local_rank} of this machine has no GPU: there are {n_devices}; start as many")
+            raise InputError(
+                f"process {local_rank} of this machine has no GPU: torch sees {n_devices}; start as many processes"
+            )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     log.debug("computing on %s, torch %s, %d threads", device, torch.__version__, torch.get_num_threads())
@@ -154,18 +158,18 @@ def pick_device(config: Config) -> torch.device:
 
 
 def launch_processes(config: Config, script: str, argv: list[str]) -> bool:
-    """Run a script as `--gpus` processes and wait for them, as `torchrun --standalone` does.
+    """Run a script in `--gpus` processes and wait for them, as `torchrun --standalone` does.
 
     Args:
-        config: made of `argv`.
-        script: its file.
-        argv: arguments without the program's name.
+        config: options of the command line.
+        script: file of the script.
+        argv: the command line, without the program's name.
 
     Returns:
-        Whether that was done; False where this process is to do the work, being the only one or one of those started.
+        True if the processes ran; False if this process must do the work, as the only one or as one of a group.
 
     Raises:
-        UsageError: `--gpus` is no number and not `all`.
+        UsageError: `--gpus` is neither a number nor `all`.
         InputError: the machine has fewer GPUs, or a process failed.
     """
     if "WORLD_SIZE" in os.environ:
@@ -173,7 +177,7 @@ def launch_processes(config: Config, script: str, argv: list[str]) -> bool:
     n_devices = torch.cuda.device_count() if config.device != "cpu" else 0
     if config.gpus is None:
         if n_devices > 1:
-            log.info("%d GPUs are here, one is used: --gpus all uses all of them", n_devices)
+            log.info("using one of %d GPUs; --gpus all uses all of them", n_devices)
         return False
     size = count_processes(config.gpus, n_devices, config.device == "cpu")
     if size == 1:
@@ -183,10 +187,15 @@ def launch_processes(config: Config, script: str, argv: list[str]) -> bool:
 
 
 def count_processes(gpus: str, n_devices: int, on_cpu: bool) -> int:
-    """Processes that `--gpus` asks for on a machine with `n_devices` GPUs; `on_cpu`: with `--device cpu`.
+    """Number of processes that `--gpus` asks for.
+
+    Args:
+        gpus: value of the option.
+        n_devices: GPUs of the machine.
+        on_cpu: whether the processes compute on the CPU (`--device cpu`).
 
     Raises:
-        UsageError: it is no number and not `all`.
+        UsageError: `gpus` is neither a number nor `all`, or is `all` on the CPU.
         InputError: the machine has fewer GPUs.
     """
     if gpus == "all" and not on_cpu:
@@ -194,10 +203,10 @@ def count_processes(gpus: str, n_devices: int, on_cpu: bool) -> int:
     elif gpus.isdecimal() and int(gpus) > 0:
         size = int(gpus)
     else:
-        raise UsageError(f"--gpus {gpus} is not a number from 1 on" + ("" if on_cpu else ", nor all"))
+        raise UsageError(f"--gpus {gpus}: choose a number from 1" + ("" if on_cpu else ", or all"))
     if not on_cpu and (size == 0 or size > max(n_devices, 1)):
         raise InputError(
-            f"--gpus {gpus}: torch sees {n_devices} GPUs here; with --device cpu, processes share the cores instead"
+            f"--gpus {gpus}: torch sees {n_devices} GPUs on this machine; with --device cpu, processes share its cores"
         )
     return size
 
@@ -207,16 +216,16 @@ def _launch(size: int, command: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # a failed process says why itself
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # a failed process reports itself
     settings = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=size, max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="localhost:0"
     )
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun; each process then takes its part of the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does; see divide_cores
     try:
         elastic_launch(settings, sys.executable)("-u", *command)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        text = f"process {rank} of {size} failed with status {failure.exitcode}, its line says why"
+        text = f"process {rank} of {size} failed with exit status {failure.exitcode}; see its error message above"
         raise (UsageError if failure.exitcode == 2 else InputError)(text) from error
     except SignalException as error:
         raise KeyboardInterrupt from error

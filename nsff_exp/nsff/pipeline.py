@@ -1,4 +1,4 @@
-"""The stages from a video file to a page, as commands of the scripts."""
+"""The stages from a video file to a page of results, as commands of the scripts."""
 
 import argparse
 import hashlib
@@ -19,57 +19,61 @@ from nsff.io import claim_folder, writing_to
 
 HERE = Path(__file__).resolve().parents[1]
 SCRIPTS = HERE.parent / "nsff_scripts"
-EXPNAME = "video"
-MOST_FRAMES = 48
+EXPNAME = "video"  # of the experiment in OUT/logs
+DEFAULT_FRAMES = 48  # longer videos need more minutes of training
 
 
 def run_stages(args: argparse.Namespace) -> None:
-    """Run them one after the other, with the options of `run_all.py`.
+    """Run all stages one after the other.
+
+    Args:
+        args: options of `run_all.py`.
 
     Raises:
-        InputError: a stage failed; it has said why.
+        InputError: a stage failed; its own message above names the cause.
     """
-    told = [f"--{name}" for name in ("quiet", "verbose") if getattr(args, name)]
+    message_flags = [f"--{name}" for name in ("quiet", "verbose") if getattr(args, name)]
     for folder, command in stages(args):
         if not args.quiet:
             print(f"\n$ cd {shlex.quote(str(folder))} && python {shlex.join(command)}", flush=True)
-        if status := run([*command, *told], folder):
-            text = f"{command[0]} ended with status {status}; when that is mended, run the same command again"
+        if status := run([*command, *message_flags], folder):
+            text = f"{command[0]} ended with status {status}; once the cause is fixed, run the same command again"
             raise UsageError(text) if status == 2 else InputError(text)
 
 
 def stages(args: argparse.Namespace) -> Iterator[tuple[Path, list[str]]]:
-    """(folder, command) of each stage; what follows from an earlier one is looked up when it is due."""
+    """Yield (folder, command) per stage. A generator, because later commands depend on the files of earlier ones."""
     scene, logs = args.out.resolve() / "scene", args.out.resolve() / "logs"
     prepare = ["prepare_video.py", "--video", str(args.video.resolve()), "--data_path", str(scene)]
     prepare += ["--resize_height", str(args.height)]
     if args.views:
         prepare += ["--views", str(args.views.resolve())]
     else:
-        prepare += ["--max_frames", str(args.max_frames or MOST_FRAMES)]
+        prepare += ["--max_frames", str(args.max_frames or DEFAULT_FRAMES)]
     yield SCRIPTS, prepare
     with writing_to(logs):
-        claim_folder(logs, "made_of.json", made_of(args, scene / "dense"))
+        claim_folder(logs, "made_of.json", training_inputs(args, scene / "dense"))
     n_frames = len(np.load(scene / "dense" / "poses_bounds.npy"))
     target = n_frames // 2
-    about = ["--config", args.config, "--datadir", str(scene / "dense"), "--basedir", str(logs), "--expname", EXPNAME]
-    about += ["--end_frame", str(n_frames), "--final_height", str(args.height), "--target_idx", str(target)]
-    yield HERE, ["run_nerf.py", *about, "--max_minutes", f"{args.minutes:g}"]
+    experiment = ["--config", args.config, "--datadir", str(scene / "dense")]
+    experiment += ["--basedir", str(logs), "--expname", EXPNAME]
+    experiment += ["--end_frame", str(n_frames), "--final_height", str(args.height), "--target_idx", str(target)]
+    yield HERE, ["run_nerf.py", *experiment, "--max_minutes", f"{args.minutes:g}"]
     factor = args.render_factor or (1 if torch.cuda.is_available() else 2)
-    clips = ["--render_bt", "--render_lockcam_slowmo", "--render_slowmo_bt", "--slowmo_factor", "6"]
-    clips += ["--times", f"{max(0, target - 2)}:{min(n_frames - 1, target + 2)}", "--render_factor", str(factor)]
-    clips += ["--path_radius", f"{min(Config.path_radius, args.height / 6):g}"]  # as published at height 288
-    yield HERE, ["render.py", *about, *clips]
+    videos = ["--render_bt", "--render_lockcam_slowmo", "--render_slowmo_bt", "--slowmo_factor", "6"]
+    videos += ["--times", f"{max(0, target - 2)}:{min(n_frames - 1, target + 2)}", "--render_factor", str(factor)]
+    videos += ["--path_radius", f"{min(Config.path_radius, args.height / 6):g}"]  # as published at height 288
+    yield HERE, ["render.py", *experiment, *videos]
     if args.views:
         options = ["--protocol", "nsff-fixed", "--every", str(args.every), "--save_renders", "--allow_missing"]
-        yield HERE, ["evaluation.py", *about, *options]
+        yield HERE, ["evaluation.py", *experiment, *options]
     else:
-        yield HERE, ["diagnose.py", *about]
-    yield HERE, ["make_page.py", *about]
+        yield HERE, ["diagnose.py", *experiment]
+    yield HERE, ["make_page.py", *experiment]
 
 
-def made_of(args: argparse.Namespace, dense: Path) -> dict[str, object]:
-    """What a training follows from: with another scene or config an older one is kept aside, not gone on with."""
+def training_inputs(args: argparse.Namespace, dense: Path) -> dict[str, object]:
+    """Hash the scene, height and config of a training: if they change, old results are moved aside, not resumed."""
     priors = [path for name in ("disp", "flow_i1", "motion_masks") for path in sorted((dense / name).iterdir())]
     facts = "".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in priors)
     parts = facts.encode(), (dense / "poses_bounds.npy").read_bytes(), Path(args.config).read_bytes()
@@ -77,23 +81,23 @@ def made_of(args: argparse.Namespace, dense: Path) -> dict[str, object]:
 
 
 def run(command: list[str], folder: Path) -> int:
-    """Run a script to its end; returns its exit status.
+    """Run a script and return its exit status.
 
-    Ctrl-C and SIGTERM are passed on, once, and the script has time to save; then they end this one as well.
+    Ctrl-C and SIGTERM are forwarded to the script, which saves and ends; then KeyboardInterrupt is raised here.
     """
     process = subprocess.Popen([sys.executable, *command], cwd=folder, start_new_session=True)
 
-    def pass_on(number: int, _: FrameType | None) -> None:
+    def forward(number: int, _: FrameType | None) -> None:
         process.send_signal(number)
-        heard.append(number)
+        received.append(number)
 
-    heard: list[int] = []
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    received: list[int] = []
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         status = process.wait()
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
-    if heard:
+    if received:
         raise KeyboardInterrupt
     return status

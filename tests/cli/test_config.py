@@ -1,4 +1,4 @@
-"""Options: published files and names, the two variants, and clear refusals."""
+"""Options: published config files and names, defaults of the variants, errors, and the message options."""
 
 import dataclasses
 import subprocess
@@ -6,22 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import run_nerf
 from nsff.config_loader import REPOSITORY, find_config, format_args, load_config, unused_options
 from nsff.errors import UsageError
 
 PUBLISHED = ["balloon1-2", "balloon2-2", "broom", "curls", "dynamicFace-2", "jumping", "kid-running", "playground",
              "skating-2", "truck2", "umbrella"]  # fmt: skip
 
-GIVEN = ["--expname", "x", "--use_viewdirs"]
-
-
-ONLY_LATER = ("broom", "curls")  # scenes that the authors' later code alone has
+ONLY_LATER = ("broom", "curls")  # scenes that only the authors' later code has
+REQUIRED = ["--expname", "x", "--use_viewdirs"]
 
 
 @pytest.mark.parametrize("folder", ["configs", "configs/wild"])
 @pytest.mark.parametrize("scene", PUBLISHED)
-def test_published_configs(scene, folder):
-    """Values of the authors' configs, read off their paper branch (configs) and their newest code (configs/wild)."""
+def test_published_configs_have_published_values(scene, folder):
+    """Values of the authors' configs, from their paper branch (configs) and their newest code (configs/wild)."""
     config = load_config(["--config", f"{folder}/config_{scene}.txt"])
     assert (config.N_rand, config.N_samples, config.netwidth, config.num_extra_sample) == (1024, 128, 256, 512)
     assert config.datadir == f"./data/{scene.replace('truck2', 'truck-2')}/dense"
@@ -56,8 +55,8 @@ def test_published_configs(scene, folder):
         ("curls", "curls_ndc_5f_unify_F00-56"),
     ],
 )
-def test_experiments_have_the_published_names(scene, experiment, folder):
-    """So that the authors' archives, unpacked under logs/, are found."""
+def test_experiment_dir_has_published_name(scene, experiment, folder):
+    """With these names, the authors' archives unpacked under logs/ are found."""
     config = load_config(["--config", f"{folder}/config_{scene}.txt"])
     assert config.experiment_dir == Path("logs") / experiment
 
@@ -69,7 +68,7 @@ def test_experiments_have_the_published_names(scene, experiment, folder):
         ("chain_sf = True\nvariant = paper", "paper"), ("w_entropy = 1e-3\nvariant = wild", "wild"),
     ],
 )  # fmt: skip
-def test_keys_of_the_later_code_mean_variant_wild(tmp_path, caplog, lines, variant):
+def test_config_file_with_later_options_implies_variant_wild(tmp_path, caplog, lines, variant):
     file = tmp_path / "c.txt"
     file.write_text(f"expname = a\nuse_viewdirs = True\n{lines}\n")
     with caplog.at_level("INFO", logger="nsff"):
@@ -86,24 +85,23 @@ def test_keys_of_the_later_code_mean_variant_wild(tmp_path, caplog, lines, varia
         (["--chain_sf", "--variant=paper"], "paper"), (["--basedir", "chain_sf"], "paper"),
     ],
 )  # fmt: skip
-def test_typed_options_of_the_later_code(typed, variant):
-    config = load_config([*GIVEN, *typed])
+def test_command_line_with_later_options_implies_variant_wild(typed, variant):
+    config = load_config([*REQUIRED, *typed])
     assert (config.variant, config.N_iters) == (variant, 2_000_000 if variant == "wild" else 500_000)
     assert config.w_entropy == (0.1 if "--w_ent" in typed else 1e-3)
 
 
-def test_args_of_an_experiment_are_a_config(tmp_path):
-    """Every option comes back, also those without a value, and the experiment is the same."""
+def test_args_txt_loads_as_the_same_config(tmp_path):
     argv = ["--config", "configs/config_kid-running.txt", "--path", "spiral", "--w_depth", "0.25", "--ft_path", "None"]
     config = load_config(argv)
     (tmp_path / "args.txt").write_text(format_args(config))
-    again = load_config(["--config", str(tmp_path / "args.txt")])
-    assert dataclasses.replace(again, config=config.config) == config
+    reloaded = load_config(["--config", str(tmp_path / "args.txt")])
+    assert dataclasses.replace(reloaded, config=config.config) == config
     assert (config.ft_path, config.path, config.camera_path) == (None, "spiral", None)
 
 
-def test_args_of_a_published_archive_are_a_config(tmp_path):
-    """They name the experiment with its frames, and options that only the authors' earliest code has."""
+def test_args_txt_of_published_archive_loads(tmp_path):
+    """Its `expname` includes the frame range, and some options are of the authors' earliest code only."""
     lines = """basedir = ./logs\nconfig = configs/config_kid-running.txt\nend_frame = 30\nft_path = None
         expname = kid-running_ndc_5f_sv_of_sm_unify3_F00-30\nndc_depth = False\nrender_dynamics_slowmo = False
         render_paths = False\nstart_frame = 0\nuse_viewdirs = True\nw_sf_reg = 0.1"""
@@ -113,49 +111,49 @@ def test_args_of_a_published_archive_are_a_config(tmp_path):
     assert (config.variant, config.ft_path, config.w_sf_reg) == ("paper", None, 0.1)
 
 
-def test_end_frame_beyond_the_sequence_is_cut_and_said(golden, caplog):
-    """The experiment keeps the name of its options, as published."""
+def test_end_frame_beyond_sequence_is_cut_and_logged(golden, caplog):
+    """The folder keeps the frame range of the options, as published."""
     with caplog.at_level("INFO", logger="nsff"):
-        config = load_config([*GIVEN, "--datadir", str(golden / "scene"), "--end_frame", "50", "--start_frame", "2"])
+        config = load_config([*REQUIRED, "--datadir", str(golden / "scene"), "--end_frame", "50", "--start_frame", "2"])
     assert (config.n_frames, config.frame_range) == (22, range(2, 24))
     assert config.experiment_dir.name == "x_F02-50"
     assert "scene has 24 frames: end_frame 50 is cut" in caplog.text
     with pytest.raises(UsageError, match="leave 2 frames of the 24"):
-        load_config([*GIVEN, "--datadir", str(golden / "scene"), "--start_frame", "22"])
+        load_config([*REQUIRED, "--datadir", str(golden / "scene"), "--start_frame", "22"])
 
 
-def test_options_can_be_abbreviated_on_the_command_line_alone(tmp_path):
-    config = load_config([*GIVEN, "--render_lock", "--target", "8", "--conf", "configs/config_umbrella.txt"])
+def test_options_are_abbreviated_on_command_line_only(tmp_path):
+    config = load_config([*REQUIRED, "--render_lock", "--target", "8", "--conf", "configs/config_umbrella.txt"])
     assert (config.render_lockcam_slowmo, config.target_idx, config.end_frame) == (True, 8, 24)
     with pytest.raises(UsageError, match="ambiguous option: --render could match --render_bt"):
-        load_config([*GIVEN, "--render"])
+        load_config([*REQUIRED, "--render"])
     (tmp_path / "c.txt").write_text("expname = a\nw_ent = 3\n")
     with pytest.raises(UsageError, match="unknown option 'w_ent'"):
         load_config(["--config", str(tmp_path / "c.txt")])
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").rglob("*.txt")), ids=lambda path: path.stem)
-def test_every_config_is_complete(path):
+def test_shipped_config_is_complete_without_unused_options(path):
     config = load_config(["--config", str(path)])
     assert config.expname
     assert "/dense" in config.datadir
     assert unused_options(config) == []
 
 
-def test_defaults_follow_the_variant():
-    paper, wild = (load_config([*GIVEN, "--variant", variant]) for variant in ("paper", "wild"))
+def test_defaults_follow_variant():
+    paper, wild = (load_config([*REQUIRED, "--variant", variant]) for variant in ("paper", "wild"))
     assert (paper.end_frame, wild.end_frame) == (30, 50)
-    assert load_config([*GIVEN, "--variant", "wild", "--end_frame", "7"]).end_frame == 7
+    assert load_config([*REQUIRED, "--variant", "wild", "--end_frame", "7"]).end_frame == 7
 
 
-def test_command_line_wins_over_the_file(tmp_path):
+def test_command_line_overrides_config_file(tmp_path):
     file = tmp_path / "c.txt"
     file.write_text("expname = a\nN_rand = 5\nuse_viewdirs = True\nuse_motion_mask = True\n# remark\n")
     config = load_config(["--config", str(file), "--N_rand", "6"])
     assert (config.N_rand, config.use_motion_mask, config.experiment_dir.name) == (6, True, "a_F00-30")
 
 
-def test_config_is_found_from_any_folder(tmp_path, monkeypatch):
+def test_find_config_searches_repository_root_and_names_both_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config("configs/config_broom.txt") == REPOSITORY / "configs/config_broom.txt"
     with pytest.raises(UsageError) as error:
@@ -184,14 +182,14 @@ def test_config_is_found_from_any_folder(tmp_path, monkeypatch):
         ("use_viewdirs = False", "use_viewdirs is off: .*not supported; add use_viewdirs = True"),
     ],
 )
-def test_refusals_name_the_option(tmp_path, line, message):
+def test_load_config_rejects_invalid_value_and_names_option(tmp_path, line, message):
     file = tmp_path / "c.txt"
     file.write_text(f"expname = a\n{line}\n")
     with pytest.raises(UsageError, match=message):
         load_config(["--config", str(file)])
 
 
-def test_old_names_are_still_read(tmp_path, caplog):
+def test_renamed_options_and_values_are_read_and_logged(tmp_path, caplog):
     (tmp_path / "c.txt").write_text("expname = a\nuse_viewdirs = True\nhash_look = 7\npath = wander\n")
     with caplog.at_level("INFO", logger="nsff"):
         config = load_config(["--config", str(tmp_path / "c.txt"), "--reach=5"])
@@ -200,50 +198,48 @@ def test_old_names_are_still_read(tmp_path, caplog):
     assert "option reach is now called path_radius" in caplog.text
 
 
-def test_options_without_effect_are_named():
-    config = load_config([*GIVEN, "--no_batching", "--factor", "4"])
+def test_unused_options_names_options_without_effect():
+    config = load_config([*REQUIRED, "--no_batching", "--factor", "4"])
     assert unused_options(config) == ["factor"]
-    paper = load_config([*GIVEN, "--variant", "paper", "--chain_sf"])
+    paper = load_config([*REQUIRED, "--variant", "paper", "--chain_sf"])
     assert unused_options(paper) == ["chain_sf (always on in variant paper)"]
     assert "factor = 4\n" in format_args(config)
 
 
-def test_help_lists_every_group():
-    out = subprocess.run(
-        [sys.executable, "run_nerf.py", "--help"], cwd=REPOSITORY / "nsff_exp", capture_output=True, text=True
-    )
-    assert out.returncode == 0
+def test_help_lists_option_groups_and_keeps_example_lines(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_nerf.main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
     for group in ("scene:", "fields:", "training:", "losses:", "rendering:", "evaluation:"):
-        assert group in out.stdout
-    example = "python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_idx 10\n"
-    assert f"\n{example}" in out.stdout  # a command keeps its line
-    shown = [line.strip() for line in out.stdout.splitlines()]
-    assert "first frame used (default: 0)" in " ".join(shown)
+        assert group in text
+    assert "\npython run_nerf.py --config configs/config_kid-running.txt --render_bt --target_idx 10\n" in text
+    assert "first frame used (default: 0)" in " ".join(line.strip() for line in text.splitlines())
 
 
-def test_message_options_choose_how_much_is_said(tmp_path):
-    """--quiet leaves the warning and the error, --verbose adds the traceback; no colours in a pipe."""
-    stage = (
+def test_message_options_select_output_of_a_script():
+    """--quiet leaves warnings and errors, --verbose adds the traceback; no colours in a pipe."""
+    script = (
         "import time\nfrom nsff.cli import log, progress_bar, run_script\nfrom nsff.errors import UsageError\n"
-        "def main(argv):\n    log.info('told'); log.warning('odd')\n"
+        "def main(argv):\n    log.info('progress'); log.warning('odd')\n"
         "    for _ in progress_bar(range(40), 'bar'): time.sleep(0.01)\n"
         "    raise UsageError('wrong')\nrun_script(main)\n"
     )
-    said = {}
+    output = {}
     for option in ("", "--quiet", "--quie", "--verbose"):
-        command = [sys.executable, "-c", stage, *([option] if option else [])]
+        command = [sys.executable, "-c", script, *([option] if option else [])]
         run = subprocess.run(command, cwd=REPOSITORY / "nsff_exp", capture_output=True, text=True, check=False)
         assert (run.returncode, run.stdout) == (2, "")
-        said[option] = run.stderr
-    assert said["--quiet"] == said["--quie"] == "warning: odd\nerror: wrong\n"
-    assert "told\n" in said[""]
-    assert said[""].count("bar") == 2  # a file is told of its beginning and its end
-    assert "Traceback" not in said[""]
-    assert "Traceback" in said["--verbose"]
-    assert "\033" not in said["--verbose"]
+        output[option] = run.stderr
+    assert output["--quiet"] == output["--quie"] == "warning: odd\nerror: wrong\n"
+    assert "progress\n" in output[""]
+    assert output[""].count("bar") == 2  # in a file, a bar is written at its start and its end
+    assert "Traceback" not in output[""]
+    assert "Traceback" in output["--verbose"]
+    assert "\033" not in output["--verbose"]
 
 
-def test_quiet_belongs_on_the_command_line(tmp_path):
+def test_quiet_in_config_file_is_rejected(tmp_path):
     (tmp_path / "a.txt").write_text("expname = x\nquiet = True\n")
     with pytest.raises(UsageError, match=r"quiet in .*: it belongs on the command line"):
         load_config(["--config", str(tmp_path / "a.txt")])
