@@ -1,4 +1,4 @@
-"""Videos: frames of the published modes, which views a clip has, and what the layers show."""
+"""Rendered videos: golden frames of the published modes, planned views, layers and files."""
 
 import dataclasses
 import shutil
@@ -6,6 +6,8 @@ import shutil
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import render
+import run_nerf
 import torch
 from nsff.data.cameras import load_cameras
 from nsff.data.timeline import Timeline
@@ -35,19 +37,18 @@ def fields(trained):
     return fields
 
 
-def only(config, cameras, **options):
-    """The one clip that options ask for."""
-    (clip,) = plan_videos(dataclasses.replace(config, **options), cameras)
-    return clip
+def plan_one(config, cameras, **options):
+    """Plan the only video that the options ask for."""
+    (video,) = plan_videos(dataclasses.replace(config, **options), cameras)
+    return video
 
 
 @pytest.mark.parametrize("options", [{"render_bt": True}, {"path": "spiral"}, {"path": "lemniscate"}])
-def test_reach_scales_the_circles(trained, cameras, options):
-    """Half of it: every camera is half as far from the middle."""
-    middle = cameras.c2w[trained.target_idx, :, 3]
+def test_path_radius_scales_offsets_from_the_target(trained, cameras, options):
+    centre = cameras.c2w[trained.target_idx, :, 3]
     wide, narrow = (
-        np.array([view.c2w[:, 3] - middle for view in only(trained, cameras, path_radius=reach, **options).views])
-        for reach in (48.0, 24.0)
+        np.array([view.c2w[:, 3] - centre for view in plan_one(trained, cameras, path_radius=radius, **options).views])
+        for radius in (48.0, 24.0)
     )
     np.testing.assert_allclose(narrow, 0.5 * wide, atol=1e-6)
     assert np.linalg.norm(wide, axis=1).max() == pytest.approx(48.0 / cameras.intrinsics.focal, rel=0.1)
@@ -61,107 +62,106 @@ def test_reach_scales_the_circles(trained, cameras, options):
         ("render_slowmo_bt", "slowmo-bt-frame-010", 201, 14),
     ],
 )
-def test_published_frames(trained, cameras, fields, golden, mode, name, n_frames, n_recorded):
-    """All frames that were recorded."""
-    clip, renderer = only(trained, cameras, **{mode: True}), ViewRenderer(fields, trained, cameras)
-    assert (clip.name, len(clip.views)) == (name, n_frames)
+def test_published_modes_match_golden_frames(trained, cameras, fields, golden, mode, name, n_frames, n_recorded):
+    video, renderer = plan_one(trained, cameras, **{mode: True}), ViewRenderer(fields, trained, cameras)
+    assert (video.name, len(video.views)) == (name, n_frames)
     with np.load(golden / "render/frames.npz") as published:
         for index in range(n_recorded):
-            ours = (255.0 * renderer.frame(clip.views[index], clip.between).rgb.clamp(0.0, 1.0)).byte().numpy()
+            ours = (255.0 * renderer.frame(video.views[index], video.interpolated).rgb.clamp(0.0, 1.0)).byte().numpy()
             assert np.abs(ours.astype(int) - published[f"{mode}/{index:03d}"]).max() <= 1, index
 
 
-def test_a_frame_itself_is_no_special_case(trained, cameras, fields):
-    """At the time of a frame nothing is splatted: the planes give what the rays give, in all that they render."""
+def test_space_time_at_a_frame_equals_frame_render(trained, cameras, fields):
+    """At the time of a frame nothing is splatted: planes and rays render the same, in every output."""
     timeline = Timeline(24)
     camera = Camera(torch.from_numpy(cameras.c2w[3].astype(np.float32)), cameras.intrinsics, cameras.intrinsics)
-    even, planes = DepthSampling(trained.N_samples, 0, 0.0), PlaneSampling(trained.N_samples, 0)
-    expected = render_frame(fields, camera, timeline.time_of(5), even, 10_000, "forward")
-    for points in (100, 10_000, 10_000_000):  # a plane at a time, some, all
-        found = render_space_time(fields, camera, timeline, 5, planes, points, with_flow=True)
-        for name, value in vars(found).items():  # what is behind 99.99 % is left out
+    sampling, planes = DepthSampling(trained.N_samples, 0, 0.0), PlaneSampling(trained.N_samples, 0)
+    expected = render_frame(fields, camera, timeline.time_of(5), sampling, 10_000, "forward")
+    for points in (100, 10_000, 10_000_000):  # one plane per chunk, several, all
+        rendered = render_space_time(fields, camera, timeline, 5, planes, points, with_flow=True)
+        for name, value in vars(rendered).items():  # compositing stops at a transmittance of 1e-4
             atol = 3e-3 if name == "flow" else 3e-4
             torch.testing.assert_close(value, getattr(expected, name), atol=atol, rtol=1e-3, msg=name)
-    almost = render_space_time(fields, camera, timeline, 5 + 1e-5, planes, 10_000)
-    torch.testing.assert_close(almost.rgb, expected.rgb, atol=2e-3, rtol=0.0)
+    nearby = render_space_time(fields, camera, timeline, 5 + 1e-5, planes, 10_000)
+    torch.testing.assert_close(nearby.rgb, expected.rgb, atol=2e-3, rtol=0.0)
 
 
-def test_windows_keep_to_the_sequence(trained, cameras, caplog):
+def test_slow_motion_window_is_clamped_to_the_sequence(trained, cameras, caplog):
     caplog.set_level("INFO")
-    clip = only(trained, cameras, render_lockcam_slowmo=True)
-    assert [view.moment for view in clip.views] == [k / 10 for k in range(20, 181)]
+    video = plan_one(trained, cameras, render_lockcam_slowmo=True)
+    assert [view.timestamp for view in video.views] == [k / 10 for k in range(20, 181)]
     assert not caplog.text
-    clip = only(trained, cameras, render_lockcam_slowmo=True, target_idx=20)
-    assert [view.moment for view in clip.views] == [k / 10 for k in range(120, 231)]
-    assert "times 12 to 23 instead of 12 to 28" in caplog.text
-    clip = only(trained, cameras, render_slowmo_bt=True, times="3:5", slowmo_factor=4)
-    assert [view.moment for view in clip.views] == [k / 4 for k in range(12, 21)]
+    video = plan_one(trained, cameras, render_lockcam_slowmo=True, target_idx=20)
+    assert [view.timestamp for view in video.views] == [k / 10 for k in range(120, 231)]
+    assert "the sequence has frames 0 to 23: rendering frames 12 to 23 instead of 12 to 28" in caplog.text
+    video = plan_one(trained, cameras, render_slowmo_bt=True, times="3:5", slowmo_factor=4)
+    assert [view.timestamp for view in video.views] == [k / 4 for k in range(12, 21)]
 
 
-def test_a_short_sequence_ends_on_both_sides(trained, caplog):
+def test_slow_motion_window_of_a_short_sequence_is_clamped_at_both_ends(trained, caplog):
     caplog.set_level("INFO")
     config = dataclasses.replace(trained, end_frame=8, target_idx=3)
-    clip = only(config, load_cameras(config), render_lockcam_slowmo=True)
-    assert (clip.views[0].moment, clip.views[-1].moment) == (0.0, 7.0)
-    assert "times 0 to 7 instead of -5 to 11" in caplog.text
+    video = plan_one(config, load_cameras(config), render_lockcam_slowmo=True)
+    assert (video.views[0].timestamp, video.views[-1].timestamp) == (0.0, 7.0)
+    assert "rendering frames 0 to 7 instead of -5 to 11" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("turn", "move", "message"),
     [
-        (np.pi, 0.0, "camera 0 looks sideways or back"),
-        (np.pi / 2.5, 0.0, "camera 0 looks sideways or back"),
-        (0.0, -1.1, "camera 0 stands beyond the near plane"),
+        (np.pi, 0.0, "camera 0 looks sideways or backwards"),
+        (np.pi / 2.5, 0.0, "camera 0 looks sideways or backwards"),
+        (0.0, -1.1, "camera 0 is beyond the near plane"),
     ],
 )
-def test_cameras_that_see_nothing_of_the_scene(trained, cameras, tmp_path, turn, move, message):
+def test_camera_file_outside_ndc_is_rejected(trained, cameras, tmp_path, turn, move, message):
     turned = np.array([[np.cos(turn), 0, np.sin(turn), 0], [0, 1, 0, 0], [-np.sin(turn), 0, np.cos(turn), move]])
-    path = tmp_path / "odd.json"
+    path = tmp_path / "path.json"
     write_camera_path(path, [Keyframe(cameras.to_world(turned), cameras.intrinsics, None)], 30.0)
     with pytest.raises(InputError, match=message):
-        only(trained, cameras, camera_path=str(path))
+        plan_one(trained, cameras, camera_path=str(path))
 
 
-def test_times_of_a_path(trained, cameras):
-    def moments(**options):
-        return [view.moment for view in only(trained, cameras, **options).views]
+def test_path_timestamps_follow_the_time_mode(trained, cameras):
+    def timestamps(**options):
+        return [view.timestamp for view in plan_one(trained, cameras, **options).views]
 
-    assert moments(path="bullet_time_loop") == [10.0] * 60
-    assert moments(path="fixed", time="fixed") == [10.0]
-    assert moments(path="fixed") == [float(k) for k in range(24)]
-    assert moments(path="dolly", time="run", frames=47)[:7] == [0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
-    assert moments(path="spiral", time="slowmo", times="2:4", slowmo_factor=2) == [2.0, 2.5, 3.0, 3.5, 4.0]
-    assert moments(path="spiral", time="slowmo", times="2:4", frames=3) == [2.0, 3.0, 4.0]
-    assert only(trained, cameras, path="train", time="slowmo").between
-    assert not only(trained, cameras, path="train", time="run").between
+    assert timestamps(path="bullet_time_loop") == [10.0] * 60
+    assert timestamps(path="fixed", time="fixed") == [10.0]
+    assert timestamps(path="fixed") == [float(k) for k in range(24)]
+    assert timestamps(path="dolly", time="run", frames=47)[:7] == [0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+    assert timestamps(path="spiral", time="slowmo", times="2:4", slowmo_factor=2) == [2.0, 2.5, 3.0, 3.5, 4.0]
+    assert timestamps(path="spiral", time="slowmo", times="2:4", frames=3) == [2.0, 3.0, 4.0]
+    assert plan_one(trained, cameras, path="train", time="slowmo").interpolated
+    assert not plan_one(trained, cameras, path="train", time="run").interpolated
 
 
-def test_paths_go_around_the_target(trained, cameras):
+def test_named_paths_are_closed_and_centred_on_the_target(trained, cameras):
     target = cameras.c2w[10].astype(float)
     width = 48.0 / cameras.intrinsics.focal
     for path in ("bullet_time_loop", "spiral", "lemniscate", "dolly"):
-        poses = np.stack([view.c2w for view in only(trained, cameras, path=path, frames=120).views])
+        poses = np.stack([view.c2w for view in plan_one(trained, cameras, path=path, frames=120).views])
         offsets = (poses[:, :, 3] - target[:, 3]) @ target[:, :3]  # right, up, back
         rotations = poses[:, :, :3]
         np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (120, 1, 1)), atol=1e-6)
         np.testing.assert_allclose(np.linalg.det(rotations), 1.0, atol=1e-6)
-        np.testing.assert_allclose(offsets.mean(0), 0.0, atol=1e-6)  # centred
-        reach = [width, width / 2.0, 0.0] if path == "lemniscate" else [width, width / 3.0, width / 3.0]
+        np.testing.assert_allclose(offsets.mean(0), 0.0, atol=1e-6)
+        extent = [width, width / 2.0, 0.0] if path == "lemniscate" else [width, width / 3.0, width / 3.0]
         if path == "dolly":
-            reach = [0.0, 0.0, 0.15]
-        np.testing.assert_allclose(np.abs(offsets).max(0), reach, atol=1e-3)
+            extent = [0.0, 0.0, 0.15]
+        np.testing.assert_allclose(np.abs(offsets).max(0), extent, atol=1e-3)
         steps = np.linalg.norm(np.diff(offsets, axis=0, append=offsets[:1]), axis=1)
-        assert steps.max() < 0.15  # it closes, and does not jump
-        if path in ("spiral", "lemniscate"):  # all look at one point: their axes meet there
+        assert steps.max() < 0.15  # continuous, also from the last camera to the first
+        if path in ("spiral", "lemniscate"):  # the cameras look at one point, where their axes meet
             back, centre = poses[:, :, 2], poses[:, :, 3]
             across = np.eye(3) - back[:, :, None] * back[:, None, :]
             point = np.linalg.solve(across.sum(0), (across @ centre[:, :, None]).sum(0)[:, 0])
             np.testing.assert_allclose((across @ (point - centre)[:, :, None])[..., 0], 0.0, atol=1e-6)
-            assert (target[:, 3] - point) @ target[:, 2] > 1.0  # in front of it
+            assert (target[:, 3] - point) @ target[:, 2] > 1.0  # in front of the target
 
 
-def test_the_filmed_path(trained, cameras):
-    views = only(trained, cameras, path="train", time="slowmo", slowmo_factor=2).views
+def test_train_path_interpolates_the_input_cameras(trained, cameras):
+    views = plan_one(trained, cameras, path="train", time="slowmo", slowmo_factor=2).views
     np.testing.assert_allclose([view.c2w for view in views[::2]], cameras.c2w, atol=1e-6)
     centres = np.stack([view.c2w[:, 3] for view in views])
     np.testing.assert_allclose(centres[1:-1:2], (centres[:-2:2] + centres[2::2]) / 2.0, atol=1e-6)
@@ -171,33 +171,45 @@ def test_the_filmed_path(trained, cameras):
     ("options", "error", "message"),
     [
         ({"target_idx": 24, "render_bt": True}, InputError, "target_idx = 24 is outside the sequence: choose 0 to 23"),
-        ({"path": "fixed", "times": "3"}, UsageError, "--times 3: give two frames, like 3:8"),
-        ({"path": "fixed", "times": "a:b"}, UsageError, "give two frames"),
+        ({"path": "fixed", "times": "3"}, UsageError, "--times 3: give the first and the last frame, for example 3:8"),
+        ({"path": "fixed", "times": "a:b"}, UsageError, "--times a:b: give the first and the last frame"),
         ({"path": "fixed", "times": "5:5"}, InputError, "the earlier first"),
         ({"path": "fixed", "times": "3:24"}, InputError, "0 to 23"),
         ({"path": "bullet_time_loop", "times": "3:5"}, UsageError, "--times needs --time run or slowmo"),
         ({"render_bt": True, "times": "3:5"}, UsageError, "--times needs --time run or slowmo"),
-        ({"render_bt": True, "frames": 9}, UsageError, "--frames is the length of a clip along --path"),
+        (
+            {"render_bt": True, "frames": 9},
+            UsageError,
+            "--frames needs --path: the other videos",
+        ),
         ({"render_bt": True, "time": "run"}, UsageError, "--time needs --path or --camera_path"),
-        ({"render_bt": True, "render_factor": 99}, InputError, "frames of 1x1 make no video; lower --render_factor"),
+        (
+            {"render_bt": True, "render_factor": 99},
+            InputError,
+            "frames of 1x1 pixels are too small for a video",
+        ),
         (
             {"render_bt": True, "layers": "rgb,normals"},
             UsageError,
             "--layers: unknown layer 'normals'; choose from rgb, depth",
         ),
         ({"render_bt": True, "layers": ","}, UsageError, "--layers is empty; choose from rgb"),
-        ({"render_bt": True, "format": "avi"}, UsageError, "--format: 'avi' is not one of mp4, gif, png, jpg"),
+        (
+            {"render_bt": True, "format": "avi"},
+            UsageError,
+            "unknown format 'avi'; choose from mp4, gif, png, jpg",
+        ),
         ({"render_bt": True, "ft_path": "gone.tar"}, InputError, "gone.tar"),
         ({"render_bt": True, "expname": "other"}, InputError, r"no checkpoint in .*other_F00-24; .*train first"),
     ],
 )
-def test_what_cannot_be_rendered(trained, options, error, message):
+def test_render_rejects_invalid_options(trained, options, error, message):
     with pytest.raises(error, match=message):
         render_videos(dataclasses.replace(trained, **options), CPU)
 
 
-def test_all_layers(trained, tmp_path, golden):
-    """Every layer, odd sizes, every format; shares of both fields add up to the picture."""
+def test_render_writes_every_layer_in_every_format(trained, tmp_path, golden):
+    """Frames of odd size; the joined layer holds the pictures of the others, side by side."""
     layers = ("rgb", "depth", "static", "dynamic", "blend", "flow", "side_by_side")
     config = dataclasses.replace(trained, basedir=str(tmp_path), ft_path=str(golden / "render/002000.tar"))
     config = dataclasses.replace(
@@ -208,10 +220,10 @@ def test_all_layers(trained, tmp_path, golden):
     assert folder.name == "render-train-slowmo-frame-010_path_002000"
     for layer in layers:
         joined = "+".join(layers[:-1])
-        place, video = {"rgb": ("images", "video"), "side_by_side": (joined, joined)}.get(layer, (layer, layer))
+        frame_folder, video = {"rgb": ("images", "video"), "side_by_side": (joined, joined)}.get(layer, (layer, layer))
         width = 12 * 6 if layer == "side_by_side" else 12
         for extension in ("png", "jpg"):
-            frames = sorted((folder / place).glob(f"*.{extension}"))
+            frames = sorted((folder / frame_folder).glob(f"*.{extension}"))
             assert [frame.stem for frame in frames] == ["000", "001", "002", "003", "004"]
             assert iio.imread(frames[0]).shape == (7, width, 3)
         assert iio.imread(folder / f"{video}.mp4", plugin="FFMPEG").shape == (5, 6, width, 3)
@@ -221,13 +233,13 @@ def test_all_layers(trained, tmp_path, golden):
     with np.load(folder / "depth_raw/002.npz") as data:
         assert data["depth"].shape == (7, 12)
         assert np.isfinite(data["depth"]).all()
-    again = read_camera_path(folder / "camera_path.json")
-    assert [keyframe.time for keyframe in again] == pytest.approx([k / 2 / 23 for k in range(8, 13)])
+    keyframes = read_camera_path(folder / "camera_path.json")
+    assert [keyframe.time for keyframe in keyframes] == pytest.approx([k / 2 / 23 for k in range(8, 13)])
     assert (config.experiment_dir / "sheet.jpg").is_file()
 
 
-def test_a_written_path_gives_the_same_frames(trained, golden, tmp_path):
-    """`camera_path.json` of a render, read again: poses come back from the world, focal length from the angle."""
+def test_written_camera_path_renders_the_same_frames(trained, golden, tmp_path):
+    """`camera_path.json` keeps poses, as world poses, and the focal length, as a field of view."""
     config = dataclasses.replace(trained, basedir=str(tmp_path), ft_path=str(golden / "render/002000.tar"))
     config = dataclasses.replace(config, render_factor=2)
     (first,) = render_videos(dataclasses.replace(config, path="spiral", time="run", times="3:6"), CPU)
@@ -241,13 +253,13 @@ def test_a_written_path_gives_the_same_frames(trained, golden, tmp_path):
         assert np.abs(pair[0] - pair[1]).max() <= 1
 
 
-def test_distance_of_what_is_seen(trained, cameras, fields):
-    """Raw depth is along the camera's axis, in units of the world: a point there is seen where it was taken from."""
+def test_raw_depth_is_world_distance_along_the_axis(trained, cameras, fields):
+    """A pixel, lifted by its raw depth in the world of poses_bounds.npy, has the rendered NDC depth."""
     config = dataclasses.replace(trained, render_factor=4)
-    clip = only(config, cameras, path="bullet_time_loop", frames=3)
+    video = plan_one(config, cameras, path="bullet_time_loop", frames=3)
     renderer = ViewRenderer(fields, config, cameras)
-    depth = renderer.of(clip, ("rgb",), True)(1).depth
-    view, z_ndc = clip.views[1], renderer.frame(clip.views[1], between=False).depth.numpy()
+    depth = renderer.frame_renderer(video, ("rgb",), True)(1).depth
+    view, z_ndc = video.views[1], renderer.frame(video.views[1], interpolated=False).depth.numpy()
     row, column = 4, 11
     c2w = cameras.to_world(view.c2w)
     right, up = (
@@ -255,20 +267,33 @@ def test_distance_of_what_is_seen(trained, cameras, fields):
         -(row - view.intrinsics.height / 2) / view.intrinsics.focal,
     )
     point = c2w[:, 3] + depth[row, column] * (c2w[:, :3] @ np.array([right, up, -1.0]))
-    here = (cameras.from_world(np.concatenate([np.eye(3), point[:, None]], axis=1)))[:, 3]
-    assert 1.0 + 1.0 / here[2] == pytest.approx(z_ndc[row, column], abs=1e-4)  # NDC
+    scaled = cameras.from_world(np.concatenate([np.eye(3), point[:, None]], axis=1))[:, 3]
+    assert 1.0 + 1.0 / scaled[2] == pytest.approx(z_ndc[row, column], abs=1e-4)  # NDC
 
 
-@pytest.mark.parametrize("script", ["render", "run_nerf"])
-def test_render_as_typed(trained, typed, script):
-    video = trained.experiment_dir / "render-spiral-frame-010_path_002000/video.mp4"
-    shutil.rmtree(video.parent, ignore_errors=True)
-    out = typed(script, "--render_bt", "--render_factor", "9")
+def arguments(config) -> list[str]:
+    return ["--config", config.config, "--datadir", config.datadir, "--basedir", config.basedir]
+
+
+@pytest.fixture
+def small_video(trained):
+    """Path of the bullet-time video that the scripts render at a ninth of the size; removed before."""
+    path = trained.experiment_dir / "render-spiral-frame-010_path_002000/video.mp4"
+    shutil.rmtree(path.parent, ignore_errors=True)
+    return path
+
+
+def test_render_script_as_typed(typed, small_video):
+    out = typed("render", "--render_bt", "--render_factor", "9")
     assert out.returncode == 0, out.stderr
-    assert iio.imread(video, plugin="FFMPEG").shape == (60, 4, 6, 3)
+    assert iio.imread(small_video, plugin="FFMPEG").shape == (60, 4, 6, 3)
 
 
-def test_render_without_a_mode(typed):
-    out = typed("render")
-    assert out.returncode == 2
-    assert out.stderr.splitlines()[-1].startswith("error: nothing to render: give --render_bt, --render_lockcam_slowmo")
+def test_run_nerf_with_a_render_option_renders(trained, small_video):
+    run_nerf.main([*arguments(trained), "--render_bt", "--render_factor", "9"])
+    assert iio.imread(small_video, plugin="FFMPEG").shape == (60, 4, 6, 3)
+
+
+def test_render_without_a_mode_is_rejected(trained):
+    with pytest.raises(UsageError, match=r"^nothing to render: give --render_bt, --render_lockcam_slowmo"):
+        render.main(arguments(trained))

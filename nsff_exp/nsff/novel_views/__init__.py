@@ -1,1 +1,1 @@
-"""Videos of a trained scene."""
+"""Novel views of a trained scene, rendered to videos."""

@@ -1,6 +1,7 @@
-"""Videos of a trained scene: from cameras that never filmed it, and at times between its frames."""
+"""Rendering of videos of a trained scene, from novel cameras and at times between its frames."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +15,19 @@ from torch import Tensor
 from nsff.config import Config
 from nsff.data.cameras import Cameras, load_cameras
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
-from nsff.errors import InputError
 from nsff.fields import Fields, build_fields
 from nsff.geometry.camera_path_file import write_camera_path
-from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera
 from nsff.io import atomic_write, writing_to
-from nsff.novel_views.render_plan import VideoSpec, View, plan_videos, world_keyframes
-from nsff.novel_views.video_writer import RenderedFrame, VideoFiles, parse_formats, write_contact_sheet, write_video
+from nsff.novel_views.render_plan import RenderView, VideoSpec, plan_videos, world_keyframes
+from nsff.novel_views.video_writer import (
+    RenderedFrame,
+    VideoFiles,
+    check_video_size,
+    parse_formats,
+    write_contact_sheet,
+    write_video,
+)
 from nsff.rendering.frame_render import FrameRender, render_frame, render_static
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.space_time import PlaneSampling, render_space_time
@@ -30,135 +36,146 @@ from nsff.training.checkpoint import Checkpoint, restore_fields
 
 log = logging.getLogger("nsff")
 
-GLANCES, GLANCE_FACTOR = 8, 8  # frames of a clip, and how much smaller they are, that tell the ends of colour maps
-SHEET = "sheet.jpg"
+RANGE_FRAMES, RANGE_FACTOR = 8, 8  # frames of a video, and their reduction in size, that set the colour ranges
+CONTACT_SHEET = "sheet.jpg"
 
 
 def render_videos(config: Config, device: torch.device, group: ProcessGroup = SINGLE_PROCESS) -> list[Path]:
-    """Render the clips that were asked for, each into a folder of its own, and a sheet with some frames of all.
+    """Render the videos that the options ask for, each into its own folder, and a contact sheet of all of them.
 
     Args:
-        config: of the experiment; cameras and a checkpoint are needed, no flow or depth.
+        config: of the experiment; needs cameras and a checkpoint, but no flow or depth.
         device: to render on.
-        group: the processes that render together.
+        group: processes that render together.
 
     Returns:
-        The folders.
+        The folders of the videos.
 
     Raises:
-        InputError: no checkpoint, an option that cannot be followed, or a disk that cannot be written.
+        UsageError: an option cannot be parsed, or has no effect.
+        InputError: no checkpoint, an option outside the sequence, frames too small, or a folder that cannot be written.
     """
-    layers, (images, videos) = parse_layers(config.layers), parse_formats(config.format, config.image_ext)
+    layers, (images, video_formats) = parse_layers(config.layers), parse_formats(config.format, config.image_ext)
     cameras = load_cameras(config)
-    clips = plan_videos(config, cameras)
-    for clip in clips:
-        _check_size(clip, videos)
+    videos = plan_videos(config, cameras)
+    if video_formats:
+        for video in videos:
+            _check_sizes(video)
     fields = build_fields(config).to(device)
     checkpoint = restore_fields(fields, config)
     renderer = ViewRenderer(fields, config, cameras)
     written = []
-    for clip in clips:
-        folder = config.experiment_dir / f"render-{clip.name}_path_{checkpoint.step:06d}"
-        files = VideoFiles(folder, len(clip.views), layers, images, videos, config.fps, config.raw_depth)
-        write_video(files, renderer.of(clip, layers, config.raw_depth), _settings(config, clip, checkpoint), group)
+    for video in videos:
+        folder = config.experiment_dir / f"render-{video.name}_path_{checkpoint.step:06d}"
+        files = VideoFiles(folder, len(video.views), layers, images, video_formats, config.fps, config.raw_depth)
+        render = renderer.frame_renderer(video, layers, config.raw_depth)
+        write_video(files, render, _settings(config, video, checkpoint), group)
         if group.is_main:
-            _write_path(folder / "camera_path.json", clip, cameras, config.fps)
+            _write_camera_path(folder / "camera_path.json", video, cameras, config.fps)
             log.info("wrote %s", folder)
         written.append(files)
     if group.is_main:
-        write_contact_sheet(config.experiment_dir / SHEET, written)
+        write_contact_sheet(config.experiment_dir / CONTACT_SHEET, written)
     return [files.folder for files in written]
 
 
-def _write_path(path: Path, clip: VideoSpec, cameras: Cameras, fps: float) -> None:
-    """The cameras of a clip beside its frames; a file that is there, perhaps changed by its user, stays."""
+def _write_camera_path(path: Path, video: VideoSpec, cameras: Cameras, fps: float) -> None:
+    """Write the cameras of a video beside its frames, unless the file exists: the user may have edited it."""
     if not path.exists():
         with writing_to(path.parent), atomic_write(path) as partial:
-            write_camera_path(partial, world_keyframes(clip, cameras), fps)
+            write_camera_path(partial, world_keyframes(video, cameras), fps)
 
 
-def _check_size(clip: VideoSpec, videos: tuple[str, ...]) -> None:
-    """Before anything is rendered.
+def _check_sizes(video: VideoSpec) -> None:
+    """Check before anything is rendered that all frames can be encoded.
 
     Raises:
-        InputError: too small a frame for a video.
+        InputError: a frame is too small.
     """
-    sizes = [(view.intrinsics.width, view.intrinsics.height) for view in clip.views]
-    width, height = min(sizes, key=min)
-    if videos and min(width, height) < 2:
-        raise InputError(f"frames of {width}x{height} make no video; lower --render_factor")
+    sizes = [(view.intrinsics.width, view.intrinsics.height) for view in video.views]
+    check_video_size(*min(sizes, key=min))
 
 
-def _settings(config: Config, clip: VideoSpec, checkpoint: Checkpoint) -> dict[str, Any]:
-    """All that the frames of a clip depend on."""
+def _settings(config: Config, video: VideoSpec, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Collect everything that the frames of a video depend on, as JSON."""
     return {
-        "between": clip.between,
+        "between": video.interpolated,
         "samples": [config.N_samples, config.hash_coarse_samples, config.hash_samples, config.amp],
         "weights": [checkpoint.step, checkpoint.fingerprint()],
         "views": [
-            [view.moment, *dataclasses.astuple(view.intrinsics), *view.c2w.ravel().tolist()] for view in clip.views
+            [view.timestamp, *dataclasses.astuple(view.intrinsics), *view.c2w.ravel().tolist()] for view in video.views
         ],
     }
 
 
 class ViewRenderer:
-    """Renders the views of a scene, with what the layers of a clip need."""
+    """Renders views of a trained scene, and the layers of a video's frames."""
 
     def __init__(self, fields: Fields, config: Config, cameras: Cameras):
         self.fields, self.config, self.cameras = fields, config, cameras
         self.timeline = cameras.timeline
         self.device = next(fields.parameters()).device
 
-    def of(self, clip: VideoSpec, layers: tuple[str, ...], raw_depth: bool) -> Callable[[int], RenderedFrame]:
-        """A function that renders a frame of a clip by its number."""
-        needed = single_layers(layers)
-        ranges: list[Ranges] = []  # found when the first frame is rendered: not at all where all are there
+    def frame_renderer(
+        self, video: VideoSpec, layers: tuple[str, ...], raw_depth: bool
+    ) -> Callable[[int], RenderedFrame]:
+        """Return a function that renders a frame of a video by its index."""
+        rendered_layers = single_layers(layers)
+        with_flow = "flow" in rendered_layers
+
+        @functools.cache
+        def ranges() -> Ranges:  # computed with the first frame: not needed if all frames exist
+            return self._ranges(video, rendered_layers)
 
         def render(index: int) -> RenderedFrame:
-            if not ranges:
-                ranges.append(self._glance(clip, needed))
-            view = clip.views[index]
-            camera, frame = self.camera(view), self.frame(view, clip.between, "flow" in needed)
-            static = self.static(view) if "static" in needed else None
-            depth = self._depth(frame, camera) if raw_depth else None
-            return RenderedFrame(draw(layers, frame, static, camera, ranges[0]), depth)
+            view = video.views[index]
+            camera, frame = self.camera(view), self.frame(view, video.interpolated, with_flow)
+            static = self.static(view) if "static" in rendered_layers else None
+            depth = self._distance(frame, camera) if raw_depth else None
+            return RenderedFrame(draw(layers, frame, static, camera, ranges()), depth)
 
         return render
 
-    def camera(self, view: View) -> Camera:
+    def camera(self, view: RenderView) -> Camera:
         c2w = torch.from_numpy(view.c2w.astype(np.float32)).to(self.device)
         return Camera(c2w, view.intrinsics, self.cameras.intrinsics)
 
-    def frame(self, view: View, between: bool, with_flow: bool = False) -> FrameRender:
-        """Both fields together; `between` renders on planes, also where a moment is that of a frame."""
+    def frame(self, view: RenderView, interpolated: bool, with_flow: bool = False) -> FrameRender:
+        """Render both fields, blended.
+
+        Args:
+            view: camera and time.
+            interpolated: render by space-time interpolation, also at the time of a frame; else the time must be one.
+            with_flow: render scene flow to the next frame as well.
+        """
         config, camera = self.config, self.camera(view)
-        if between:
+        if interpolated:
             planes = PlaneSampling.of(config)
             return render_space_time(
-                self.fields, camera, self.timeline, view.moment, planes, config.netchunk, with_flow
+                self.fields, camera, self.timeline, view.timestamp, planes, config.netchunk, with_flow
             )
-        time, sampling = self.timeline.time_of(view.moment), DepthSampling.of(config)
-        flow = self.timeline.known_flow(round(view.moment)) if with_flow else None
+        time, sampling = self.timeline.time_of(view.timestamp), DepthSampling.of(config)
+        flow = self.timeline.known_flow(round(view.timestamp)) if with_flow else None
         return render_frame(self.fields, camera, time, sampling, config.rays_per_chunk, flow)
 
-    def static(self, view: View) -> Float[Tensor, "h w 3"]:
-        """The static field alone."""
+    def static(self, view: RenderView) -> Float[Tensor, "h w 3"]:
+        """Render the static field by itself, colours 0..1."""
         sampling = DepthSampling.of(self.config)
         return render_static(self.fields.static, self.camera(view), sampling, self.config.rays_per_chunk)
 
-    def _depth(self, frame: FrameRender, camera: Camera) -> Float[np.ndarray, "h w"]:
-        """Distance along the camera's axis in units of `poses_bounds.npy`."""
+    def _distance(self, frame: FrameRender, camera: Camera) -> Float[np.ndarray, "h w"]:
+        """Convert the depth of a frame to distance along the camera's axis, in units of poses_bounds.npy."""
         return (1.0 / disparity(frame, camera) / self.cameras.scale).cpu().numpy()
 
-    def _glance(self, clip: VideoSpec, needed: set[str]) -> Ranges:
-        """The ends of the colour maps, from a few small frames of the clip."""
-        if not needed & {"depth", "flow"}:
+    def _ranges(self, video: VideoSpec, layers: set[str]) -> Ranges:
+        """Set the ends of the colour maps from a few small frames of the video."""
+        if not layers & {"depth", "flow"}:
             return Ranges(0.0, 1.0, 1.0)
-        chosen = np.linspace(0, len(clip.views) - 1, min(GLANCES, len(clip.views))).round().astype(int)
-        views = [_smaller(clip.views[index]) for index in chosen]
-        return Ranges.of([(self.frame(view, clip.between, "flow" in needed), self.camera(view)) for view in views])
+        indices = np.linspace(0, len(video.views) - 1, min(RANGE_FRAMES, len(video.views))).round().astype(int)
+        views = [_reduce(video.views[index]) for index in indices]
+        with_flow = "flow" in layers
+        return Ranges.of([(self.frame(view, video.interpolated, with_flow), self.camera(view)) for view in views])
 
 
-def _smaller(view: View) -> View:
-    intrinsics: Intrinsics = view.intrinsics.divided_by(GLANCE_FACTOR)
-    return dataclasses.replace(view, intrinsics=intrinsics)
+def _reduce(view: RenderView) -> RenderView:
+    return dataclasses.replace(view, intrinsics=view.intrinsics.divided_by(RANGE_FACTOR))
