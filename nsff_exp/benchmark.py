@@ -25,21 +25,16 @@ def main(argv: list[str]) -> None:
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
     from nsff.data.scene import load_scene
     from nsff.distributed import pick_device
-    from nsff.evaluation.profiling import compare_fields, format_table, measure_cost, measure_curve, plot_curves
+    from nsff.evaluation.profiling import compare_fields, format_table, measure, plot_curves
 
     device = pick_device(config)
-    if kinds:
-        results = compare_fields(argv, kinds)
-    else:
-        scene = load_scene(config, device)
-        results = [measure_cost(config, scene, device)]
-        if config.bench_minutes:
-            results[0]["curve"] = measure_curve(config, scene, device)
-    print(format_table(results))
+    reports = compare_fields(argv, kinds) if kinds else [measure(config, load_scene(config, device), device)]
+    print(format_table(reports))
     if config.bench_json:
+        results = [report.to_json() for report in reports]
         Path(config.bench_json).write_text(json.dumps(results if kinds else results[0], indent=1) + "\n")
     if config.bench_plot:
-        plot_curves(results, Path(config.bench_plot))
+        plot_curves(reports, Path(config.bench_plot))
 
 
 def fields_to_compare(config: Config) -> list[str]:

@@ -6,8 +6,6 @@ python evaluation.py --config configs/config_balloon1_view0.txt --protocol dynam
 The means are printed under their published names, `mean_psnr` to `mean_lpips dy`; everything else goes to files.
 """
 
-import json
-
 from nsff.cli import run_script
 from nsff.config_loader import load_config
 
@@ -18,15 +16,16 @@ def main(argv: list[str]) -> None:
     from nsff.cuda import memory_advice
     from nsff.distributed import join_process_group, launch_processes, pick_device
     from nsff.evaluation.evaluator import evaluate, require_all_views
+    from nsff.evaluation.scores import read_report
     from nsff.evaluation.tables import mean_lines
     from nsff.report.evaluation_page import write_page
 
     if launch_processes(config, __file__, argv):
         return
     with memory_advice(config), join_process_group() as group:
-        report = json.loads(evaluate(config, pick_device(config), group, write_page).read_text())
+        report = read_report(evaluate(config, pick_device(config), group, write_page))
         if group.is_main:
-            print(mean_lines(report["mean"]), end="", flush=True)
+            print(mean_lines(report.mean), end="", flush=True)
         require_all_views(report, config)
 
 

@@ -1,4 +1,4 @@
-"""Key points carried by scene flow, on fields whose motion is known; what is no list of key points."""
+"""Key points tracked by scene flow on fields of known motion, and broken key point files."""
 
 import dataclasses
 import json
@@ -9,17 +9,17 @@ import pytest
 import torch
 from nsff.data.cameras import Cameras
 from nsff.errors import InputError
-from nsff.evaluation.keypoint_transfer import carry, percentage_of_correct_keypoints, read_keypoints
+from nsff.evaluation.keypoint_transfer import PointTracker, percentage_of_correct_keypoints, read_keypoints
 from nsff.fields import DynamicField, DynamicSamples, Fields
 from nsff.geometry.poses import Intrinsics
 from toy_fields import Wall
 
 SIZE = Intrinsics(48, 96, 80.0)
-STEP = 6.0  # pixels a frame, to the right
+STEP = 6.0  # pixels per frame, to the right
 
 
 class Board(DynamicField):
-    """Opaque from NDC depth 0 on; all of it moves to the right."""
+    """A dynamic field, opaque from NDC depth 0 on, that moves to the right."""
 
     def forward(self, points_ndc, time, viewdirs):
         flow = torch.zeros_like(points_ndc)
@@ -46,33 +46,65 @@ def scene(tmp_path, trained):
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 3), (3, 1)])
-def test_points_go_where_the_board_and_the_camera_go(scene, start, end):
+def test_track_follows_motion_of_board_and_camera(scene, start, end):
     config, cameras, _ = scene
     uv = torch.tensor([[30.0, 10.0], [60.0, 40.0]])
-    found = carry(FIELDS, config, cameras, uv, start, end)
-    expected = uv + torch.tensor([(STEP - 4.0) * (end - start), 0.0])
-    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.0)
+    tracks = dict(PointTracker.of(FIELDS, config, cameras).track(uv, start, end))
+    step = 1 if end > start else -1
+    assert list(tracks) == list(range(start + step, end + step, step))
+    for frame, tracked in tracks.items():
+        expected = uv + torch.tensor([(STEP - 4.0) * (frame - start), 0.0])
+        torch.testing.assert_close(tracked, expected, atol=0.05, rtol=0.0)
 
 
-def test_share_of_correct_points(scene):
-    """Four points, one given 10 pixels off in the last frame, one not seen there; 5 % of 96 are 4.8 pixels."""
+def write_keypoints(folder, frame, points, visible):
+    path = folder / f"keypoints/{frame:05d}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(np.concatenate([points, visible[:, None]], axis=1).tolist()))
+
+
+FIRST = np.array([[40.0, 20.0], [60.0, 60.0], [90.0, 30.0], [80.0, 70.0]])  # pixels of images/, twice as large
+
+
+def test_pck_t_counts_points_visible_in_both_frames(scene):
+    """Four points; in the last frame one is 10 pixels off and one invisible. 5 % of 96 are 4.8 pixels."""
     config, cameras, folder = scene
-    (folder / "keypoints").mkdir()
-    first = np.array([[40.0, 20.0], [60.0, 60.0], [90.0, 30.0], [80.0, 70.0]])  # of images/, twice as large
-    last = first + np.array([2.0 * 3 * (STEP - 4.0), 0.0])
+    last = FIRST + np.array([2.0 * 3 * (STEP - 4.0), 0.0])
     last[0, 1] += 20.0
-    seen = np.array([1.0, 1.0, 1.0, 0.0])
-    for frame, points, visible in ((0, first, np.ones(4)), (3, last, seen)):
-        path = folder / f"keypoints/{frame:05d}.json"
-        path.write_text(json.dumps(np.concatenate([points, visible[:, None]], axis=1).tolist()))
+    write_keypoints(folder, 0, FIRST, np.ones(4))
+    write_keypoints(folder, 3, last, np.array([1.0, 1.0, 1.0, 0.0]))
     assert percentage_of_correct_keypoints(FIELDS, config, cameras) == pytest.approx(4.0 / 6.0)
+
+
+def test_pck_t_tracks_every_start_once_per_direction(scene, monkeypatch):
+    """Four annotated frames: 3 steps forward and none back from the first, 2 and 1 from the second, and so on."""
+    config, cameras, folder = scene
+    for frame in range(4):
+        write_keypoints(folder, frame, FIRST + np.array([2.0 * frame * (STEP - 4.0), 0.0]), np.ones(4))
+    steps, advance = [], PointTracker.advance
+
+    def counting(self, uv, frame, step):
+        steps.append((frame, step))
+        return advance(self, uv, frame, step)
+
+    monkeypatch.setattr(PointTracker, "advance", counting)
+    assert percentage_of_correct_keypoints(FIELDS, config, cameras) == 1.0
+    assert len(steps) == 4 * 3
+
+
+def test_pck_t_is_none_without_common_visible_points(scene):
+    config, cameras, folder = scene
+    write_keypoints(folder, 0, FIRST, np.array([1.0, 1.0, 0.0, 0.0]))
+    assert percentage_of_correct_keypoints(FIELDS, config, cameras) is None
+    write_keypoints(folder, 3, FIRST, np.array([0.0, 0.0, 1.0, 1.0]))
+    assert percentage_of_correct_keypoints(FIELDS, config, cameras) is None
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [("[[1, 2]]", "list of"), ("nothing", "cannot be read as JSON"), ("[[1, 2, NaN]]", "list of"), ("[]", "list of")],
 )
-def test_files_that_are_no_key_points(scene, text, message):
+def test_malformed_keypoint_files_are_refused(scene, text, message):
     config, cameras, folder = scene
     (folder / "keypoints").mkdir()
     (folder / "keypoints/00002.json").write_text(text)
@@ -80,7 +112,7 @@ def test_files_that_are_no_key_points(scene, text, message):
         read_keypoints(config, cameras)
 
 
-def test_files_with_another_number_of_points(scene):
+def test_keypoint_files_of_different_length_are_refused(scene):
     config, cameras, folder = scene
     (folder / "keypoints").mkdir()
     (folder / "keypoints/00000.json").write_text("[[1, 2, 1]]")

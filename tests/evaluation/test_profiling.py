@@ -1,12 +1,18 @@
-"""The benchmark as a user types it."""
+"""The benchmark: figures of one field, fields side by side, quality against time, invalid options."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import benchmark
 import pytest
+import torch
 from imageio.v3 import imread
+from nsff.errors import UsageError
+from nsff.evaluation import profiling
+from nsff.evaluation.profiling import CostReport, CurvePoint, format_table, measure_curve, plot_curves
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -15,31 +21,78 @@ SMALL = [
 ]  # fmt: skip
 
 
-def benchmark(golden: Path, *more: str) -> subprocess.CompletedProcess:
-    config = str(golden / "paper/config.txt")
-    command = [sys.executable, "benchmark.py", "--config", config, "--datadir", str(golden / "scene"), *SMALL, *more]
+@pytest.fixture
+def argv(golden) -> list[str]:
+    return ["--config", str(golden / "paper/config.txt"), "--datadir", str(golden / "scene"), *SMALL]
+
+
+def type_benchmark(argv: list[str]) -> subprocess.CompletedProcess:
+    """Run the benchmark as a user types it, inside its folder."""
+    command = [sys.executable, "benchmark.py", *argv]
     return subprocess.run(command, cwd=REPOSITORY / "nsff_exp", capture_output=True, text=True, check=False)
 
 
-def test_figures_of_one_field(golden, tmp_path):
-    out = benchmark(golden, "--bench_json", str(tmp_path / "figures.json"))
-    assert out.returncode == 0, out.stderr
+@pytest.fixture
+def report() -> CostReport:
+    return CostReport(
+        field="mlp", device="cpu", threads=2, rays_a_step=40, samples_a_ray=8, netwidth=16, step_wall_s=0.5,
+        step_cpu_s=1.0, rays_per_s=80.0, peak_memory_gb=2.0, peak_above_idle_gb=1.0, frame="64x36", frame_wall_s=3.0,
+        frame_cpu_s=6.0, slow_frame_wall_s=6.0, slow_frame_cpu_s=12.0, slow_to_frame=2.0, splats_wall_s=0.25,
+    )  # fmt: skip
+
+
+def test_benchmark_prints_and_writes_every_figure(argv, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(profiling, "measure_splats", lambda device: 0.5)
+    benchmark.main([*argv, "--bench_json", str(tmp_path / "figures.json")])
     figures = json.loads((tmp_path / "figures.json").read_text())
+    assert list(figures) == [field.name for field in dataclasses.fields(CostReport) if field.name != "curve"]
     assert figures["field"] == "mlp"
     assert figures["rays_a_step"] == 40
     assert figures["rays_per_s"] == pytest.approx(40 / figures["step_wall_s"])
     assert figures["frame"] == "64x36"
     assert 0.1 < figures["peak_memory_gb"] < 10
-    assert {"slow_frame_wall_s", "slow_to_frame", "splats_wall_s"} <= figures.keys()
+    printed = capsys.readouterr().out
     for name in figures:
-        assert name in out.stdout
+        assert name in printed
 
 
-def test_fields_side_by_side_with_a_curve(golden, tmp_path):
+def test_table_has_ratios_of_fields(report):
+    other = dataclasses.replace(report, field="hash", step_cpu_s=0.25)
+    lines = {line.split()[0]: line.split()[1:] for line in format_table([report, other]).splitlines()}
+    assert lines["field"] == ["mlp", "hash"]
+    assert lines["step_cpu_s"] == ["1.000", "0.250", "4.00x"]
+    assert lines["rays_a_step"] == ["40", "40"]
+
+
+def test_curve_is_printed_written_and_plotted(report, tmp_path):
+    curve = [CurvePoint(0.5, 10, 15.0, None, 16.0), CurvePoint(1.0, 20, 17.5, 12.0, 18.0)]
+    report = dataclasses.replace(report, curve=curve)
+    assert format_table([report]).splitlines()[-1].split(maxsplit=1) == ["mlp", "0.5 min 15.00 dB  1.0 min 17.50 dB"]
+    assert CostReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+    plot_curves([report], tmp_path / "curve.png")
+    assert imread(tmp_path / "curve.png").std() > 1.0
+
+
+def test_curve_scores_views_along_training(paper_config, paper_scene, golden, tmp_path):
+    (tmp_path / "00002.png").write_bytes((golden / "scene/images/00002.png").read_bytes())
+    config = dataclasses.replace(
+        paper_config, N_rand=32, num_extra_sample=8, N_samples=8, netwidth=16, bench_minutes=0.01, protocol="view0",
+        heldout=str(tmp_path),
+    )  # fmt: skip
+    curve = measure_curve(config, paper_scene, torch.device("cpu"))
+    minutes = [point.minutes for point in curve]
+    assert len(curve) == profiling.N_CURVE_POINTS
+    assert minutes == sorted(minutes)
+    assert minutes[-1] >= 0.01
+    assert all(5.0 < point.psnr < 40.0 for point in curve)
+
+
+@pytest.mark.nightly
+def test_fields_side_by_side_as_typed(argv, golden, tmp_path):
     (tmp_path / "00002.png").write_bytes((golden / "scene/images/00002.png").read_bytes())
     scored = ["--bench_minutes", "0.05", "--protocol", "view0", "--heldout", str(tmp_path)]
-    kept = ["--bench_json", str(tmp_path / "figures.json"), "--bench_plot", str(tmp_path / "curve.png")]
-    out = benchmark(golden, "--compare", "mlp,hash", *scored, *kept)
+    files = ["--bench_json", str(tmp_path / "figures.json"), "--bench_plot", str(tmp_path / "curve.png")]
+    out = type_benchmark([*argv, "--compare", "mlp,hash", *scored, *files])
     assert out.returncode == 0, out.stderr
     both = json.loads((tmp_path / "figures.json").read_text())
     assert [figures["field"] for figures in both] == ["mlp", "hash"]
@@ -53,15 +106,21 @@ def test_fields_side_by_side_with_a_curve(golden, tmp_path):
     assert imread(tmp_path / "curve.png").std() > 1.0
 
 
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (["--compare", "mlp,grid"], "'grid' is not one of mlp, hash"),
-        (["--bench_plot", "x.png"], "give --bench_minutes"),
-        (["--bench_json", "nowhere/x.json"], "nowhere does not exist"),
-    ],
-)
-def test_impossible_wishes(golden, more, words):
-    out = benchmark(golden, *more)
+INVALID = [
+    (["--compare", "mlp,grid"], "'grid' is not one of mlp, hash"),
+    (["--bench_plot", "x.png"], "give --bench_minutes"),
+    (["--bench_json", "nowhere/x.json"], "nowhere does not exist"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), INVALID)
+def test_benchmark_rejects_invalid_options(argv, options, message):
+    with pytest.raises(UsageError, match=message):
+        benchmark.main([*argv, *options])
+
+
+def test_benchmark_error_as_typed(argv):
+    options, message = INVALID[0]
+    out = type_benchmark([*argv, *options])
     assert out.returncode == 2
-    assert words in out.stderr.splitlines()[-1]
+    assert message in out.stderr.splitlines()[-1]

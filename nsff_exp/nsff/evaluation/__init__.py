@@ -1,1 +1,1 @@
-"""Held-out views scored by the rules of a protocol, and figures of a scene's health and cost."""
+"""Evaluation on held-out views, health of a trained scene without them, and cost of training and rendering."""

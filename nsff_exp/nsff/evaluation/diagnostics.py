@@ -1,12 +1,11 @@
-"""Why does mine ghost? What can be measured of a trained scene without held-out views, and a verdict on each figure."""
+"""Health of a trained scene, measured on its own video without held-out views, with a verdict per figure."""
 
 import dataclasses
 import json
 import logging
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,8 @@ from nsff.cli import progress_bar
 from nsff.config import Config
 from nsff.data.cameras import Cameras
 from nsff.data.scene import Scene, load_scene
-from nsff.evaluation.keypoint_transfer import carry
+from nsff.evaluation.health import CHECKS, HealthRow, format_health, make_row
+from nsff.evaluation.keypoint_transfer import PointTracker
 from nsff.evaluation.metrics import psnr
 from nsff.fields import Fields, build_fields
 from nsff.geometry.rays import make_rays, pixel_grid
@@ -31,69 +31,85 @@ from nsff.training.checkpoint import restore_fields
 
 log = logging.getLogger("nsff")
 
-Verdict = Literal["good", "fair", "poor", "-"]
-
-PIXELS = 4096  # of a frame that are looked at, drawn at random
-FRAMES = 12  # that are looked at, at most
-SHOWN = 3  # frames on the page
-Figures = dict[str, float]
+N_PIXELS = 4096  # drawn at random per measured frame, half of them in its motion mask
+N_UNIFORM = N_PIXELS // 2  # of these, the first, which are drawn from the whole frame
+MAX_FRAMES = 12  # measured, evenly spaced over the video
+N_SHOWN = 3  # frames on the page
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
-    """A figure of the health report.
+class CameraFigures:
+    """Motion of the camera: image shift of a point at the nearest depth, in percent of the width.
 
-    `good`, `poor`: where its verdict changes; the figure is better the larger it is if good > poor. `advice` says what
-    to change if it is not good.
+    Attributes:
+        parallax: between the two frames farthest apart.
+        step: between neighbouring frames, median.
     """
 
-    name: str
-    unit: str
-    good: float
-    poor: float
-    meaning: str
-    advice: str
-
-    def verdict(self, value: float | None) -> Verdict:
-        if value is None or not np.isfinite(value):
-            return "-"
-        sign = 1.0 if self.good > self.poor else -1.0
-        if sign * value >= sign * self.good:
-            return "good"
-        return "fair" if sign * value > sign * self.poor else "poor"
+    parallax: float
+    step: float
 
 
-# Thresholds are judgement, looked at on three scenes (Balloon1, a toy train, a rendered room); none is from the paper.
-CHECKS = (
-    Check("parallax", "% of the width", 4.0, 1.5, "how far a thing at the nearest depth shifts over the clip",
-          "the camera hardly moves sideways: film with more sideways motion, or use more frames"),
-    Check("step", "% of the width", 0.15, 0.02, "the same from one frame to the next, median",
-          "neighbouring frames are almost the same: take every second or third frame (--fps of prepare_video.py)"),
-    Check("moving pixels", "%", 0.5, 0.05, "share of the motion masks",
-          "masks are almost empty: look at motion_masks/; --semantic maskrcnn, or a smaller --epi_threshold"),
-    Check("still pixels", "%", 50.0, 20.0, "share of what is well outside the masks in all frames together",
-          "masks cover almost everything, the static field has nothing to learn from: a larger --epi_threshold, and "
-          "look at the cameras"),
-    Check("fit, still", "dB PSNR", 24.0, 19.0, "the video's own frames, rendered, outside the masks",
-          "the static part does not fit: train longer; if it stays, cameras are wrong (run_colmap.py says the error)"),
-    Check("fit, moving", "dB PSNR", 22.0, 19.0, "the same inside the masks",
-          "the moving part does not fit: train longer, --use_motion_mask, a larger --num_extra_sample"),
-    Check("warps", "dB PSNR", 20.0, 15.0, "moving pixels rendered from the times of both neighbours",
-          "scene flow does not explain the video: a larger --w_optical_flow, a smaller --w_sm, more training"),
-    Check("flow", "% of the width", 0.3, 1.5, "scene flow against optical flow in the masks, median difference",
-          "motion is not learnt: train longer, a larger --w_optical_flow; --bd_factor 0.6 if things come close"),
-    Check("static share of what moves", "%", 15.0, 40.0, "how much of the masked pixels the static field shows",
-          "ghosts: what moves is baked into the static field; --background_rays 1024 keeps it out"),
-    Check("dynamic share of what is still", "%", 5.0, 20.0, "how much of the still pixels the dynamic field shows",
-          "the dynamic field explains the room as well, new views will smear: --w_split 0.01, --background_rays 1024"),
-    Check("undecided pixels", "%", 10.0, 30.0, "entropy of the blend, 100 % where all is half and half",
-          "no clear split of the fields: --w_split 0.01, or --variant wild with --w_entropy"),
-    Check("depth", "rank correlation", 0.85, 0.5, "rendered depth against the given disparity",
-          "the geometry does not follow the given depth: look at disp/, --w_depth, or other depth (--depth)"),
-)  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class MaskFigures:
+    """Percentage of pixels inside the motion masks, and of those well outside."""
+
+    moving: float
+    static: float
 
 
-HealthPageWriter = Callable[[Path, int, list[dict[str, Any]], dict[str, dict[str, Image]]], None]
+@dataclasses.dataclass(frozen=True)
+class FrameFigures:
+    """Fit and decomposition of one frame; NaN where the frame has no pixels to measure them on.
+
+    Attributes:
+        fit_static: PSNR of the render outside the masks, in dB.
+        fit_moving: PSNR of the render inside the masks, in dB.
+        warps: PSNR inside the masks, rendered from the times of both neighbours, in dB.
+        flow: median distance between scene flow and optical flow inside the masks, in percent of the width.
+        static_in_moving: weight of the static field inside the masks, in percent.
+        dynamic_in_static: weight of the dynamic field outside the masks, in percent.
+        undecided: mean entropy of the dynamic weight, in percent; 100 if it is 0.5 everywhere.
+        depth: rank correlation of rendered depth and given disparity, positive if they agree.
+    """
+
+    fit_static: float
+    fit_moving: float
+    warps: float
+    flow: float
+    static_in_moving: float
+    dynamic_in_static: float
+    undecided: float
+    depth: float
+
+
+@dataclasses.dataclass(frozen=True)
+class HealthFigures:
+    """All figures of a scene; those of frames are medians, None where no frame has the figure."""
+
+    parallax: float
+    step: float
+    moving: float
+    static: float
+    fit_static: float | None
+    fit_moving: float | None
+    warps: float | None
+    flow: float | None
+    static_in_moving: float | None
+    dynamic_in_static: float | None
+    undecided: float | None
+    depth: float | None
+
+    @staticmethod
+    def of(cameras: CameraFigures, masks: MaskFigures, frames: list[FrameFigures]) -> "HealthFigures":
+        medians: dict[str, Any] = {}
+        for field in dataclasses.fields(FrameFigures):
+            values = [value for frame in frames if np.isfinite(value := getattr(frame, field.name))]
+            medians[field.name] = float(np.median(values)) if values else None
+        return HealthFigures(**dataclasses.asdict(cameras), **dataclasses.asdict(masks), **medians)
+
+
+HealthPageWriter = Callable[[Path, int, list[HealthRow], dict[str, dict[str, Image]]], None]
 
 
 def diagnose(config: Config, device: torch.device, write_page: HealthPageWriter | None = None) -> Path:
@@ -102,35 +118,34 @@ def diagnose(config: Config, device: torch.device, write_page: HealthPageWriter 
     Args:
         config: of the experiment.
         device: to render on.
-        write_page: makes a page of (its path, the step, the figures, pictures by frame and layer).
+        write_page: writes a page from (its path, the step, the rows, pictures by frame and layer).
 
     Returns:
         The path of `health.json`.
 
     Raises:
-        InputError: no checkpoint, or a scene without its files.
+        InputError: the experiment has no checkpoint, or files of the scene are missing.
     """
     scene = load_scene(config, device)
     fields = build_fields(config).to(device)
     checkpoint = restore_fields(fields, config)
-    frames = np.unique(np.linspace(0, len(scene.images) - 1, FRAMES).round().astype(int))
+    frames = _evenly_spaced(len(scene.images), MAX_FRAMES)
     generator = torch.Generator(device).manual_seed(config.seed)
     measured = [
-        measure_frame(fields, config, scene, int(frame), generator)
-        for frame in progress_bar(frames, "health", unit="frame")
+        measure_frame(fields, config, scene, frame, generator) for frame in progress_bar(frames, "health", unit="frame")
     ]
-    figures: dict[str, float | None] = {**of_cameras(scene.cameras), **of_masks(scene)}
-    for name in measured[0]:
-        values = [value[name] for value in measured if np.isfinite(value[name])]
-        figures[name] = float(np.median(values)) if values else None
-    rows = [row_of(check, figures[check.name], config) for check in CHECKS]
-    shown = frames[np.linspace(0, len(frames) - 1, SHOWN).round().astype(int)]
-    pictures = {f"frame {frame}": _pictures(fields, config, scene, int(frame)) for frame in shown}
+    figures = HealthFigures.of(measure_cameras(scene.cameras), measure_masks(scene), measured)
+    rows = [make_row(check, getattr(figures, check.figure), config) for check in CHECKS]
+    shown = [frames[index] for index in _evenly_spaced(len(frames), N_SHOWN)]
+    pictures = {f"frame {frame}": _pictures(fields, config, scene, frame) for frame in shown}
     path = config.experiment_dir / "health.json"
-    described = {"path": str(checkpoint.path), "step": checkpoint.step}
+    content = {
+        "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step},
+        "checks": [dataclasses.asdict(row) for row in rows],
+    }
     with writing_to(path.parent):
         with atomic_write(path) as partial:
-            partial.write_text(json.dumps({"checkpoint": described, "checks": rows}, indent=1) + "\n")
+            partial.write_text(json.dumps(content, indent=1) + "\n")
         if write_page is not None:
             write_page(path.with_suffix(".html"), checkpoint.step, rows, pictures)
     print(format_health(rows))
@@ -138,93 +153,76 @@ def diagnose(config: Config, device: torch.device, write_page: HealthPageWriter 
     return path
 
 
-def row_of(check: Check, value: float | None, config: Config) -> dict[str, Any]:
-    """A figure with its verdict and, if it is not good, what to change; options changed already are named."""
-    verdict = check.verdict(value)
-    advice = check.advice if verdict in ("fair", "poor") else ""
-    defaults = {option.name: option.default for option in dataclasses.fields(Config)}
-    named = [name for name in re.findall(r"--(\w+)", advice) if name in defaults]
-    if given := [f"{name} {getattr(config, name)}" for name in named if getattr(config, name) != defaults[name]]:
-        advice += f" (already {', '.join(given)}: then more training)"
-    return {
-        "name": check.name, "value": value, "unit": check.unit, "verdict": verdict, "meaning": check.meaning,
-        "advice": advice,
-    }  # fmt: skip
+def _evenly_spaced(n: int, at_most: int) -> list[int]:
+    """Indices 0 to n - 1, or `at_most` of them, evenly spaced with both ends."""
+    return [int(index) for index in np.unique(np.linspace(0, n - 1, at_most).round().astype(int))]
 
 
-def format_health(rows: list[dict[str, Any]]) -> str:
-    """A line a figure; below it, what to change."""
-    lines = []
-    for row in rows:
-        value = "-" if row["value"] is None else f"{row['value']:.2f}"
-        lines.append(f"{row['verdict']:5} {row['name']:30} {value:>8} {row['unit']:17} {row['meaning']}")
-        if row["advice"]:
-            lines.append(f"      -> {row['advice']}")
-    return "\n".join(lines)
+def measure_cameras(cameras: Cameras) -> CameraFigures:
+    """Measure the parallax of the video.
 
-
-def of_cameras(cameras: Cameras) -> Figures:
-    """Parallax over the clip, and of a step: shift of a point at the nearest depth, in percent of the width.
-
-    Only motion across the axis of the scene counts: forward there is hardly any.
+    Only motion across the viewing axis of the scene counts; motion along it hardly shifts a point.
     """
     centres, nearest = cameras.c2w[:, :2, 3], float(np.median(cameras.bounds[:, 0]))
     percent = 100.0 * cameras.intrinsics.focal / (nearest * cameras.intrinsics.width)
     widest = np.linalg.norm(centres[:, None] - centres[None], axis=-1).max()
     steps = np.linalg.norm(np.diff(centres, axis=0), axis=-1)
-    return {"parallax": float(percent * widest), "step": float(percent * np.median(steps))}
+    return CameraFigures(parallax=float(percent * widest), step=float(percent * np.median(steps)))
 
 
-def of_masks(scene: Scene) -> Figures:
-    """Shares of what moves, and of what is well outside the masks, in percent."""
-    return {
-        "moving pixels": 100.0 * float(scene.motion_masks.float().mean()),
-        "still pixels": 100.0 * float(scene.background.float().mean()),
-    }
+def measure_masks(scene: Scene) -> MaskFigures:
+    """Measure the area of the motion masks and of the background well outside them."""
+    return MaskFigures(
+        moving=100.0 * float(scene.motion_masks.float().mean()), static=100.0 * float(scene.background.float().mean())
+    )
 
 
 @torch.no_grad()
-def measure_frame(fields: Fields, config: Config, scene: Scene, frame: int, generator: torch.Generator) -> Figures:
-    """What one frame says; NaN where it has no such pixels."""
-    uv, moving, still = _draw_pixels(scene, frame, generator)
-    render = _render(fields, config, scene, frame, uv)
-    rows, columns, uniform = uv[:, 1].long(), uv[:, 0].long(), PIXELS // 2
+def measure_frame(fields: Fields, config: Config, scene: Scene, frame: int, generator: torch.Generator) -> FrameFigures:
+    """Measure fit, flow and decomposition on random pixels of one frame."""
+    uv, moving, static = _draw_pixels(scene, frame, generator)
+    render = _render_pixels(fields, config, scene, frame, uv)
+    rows, columns = uv[:, 1].long(), uv[:, 0].long()
     truth = scene.images[frame].to(uv.device)[rows, columns]
-    weight = render.ref.blended.dynamic_weight.clamp(0.0, 1.0)
+    blended = render.ref.blended
+    weight = blended.dynamic_weight.clamp(0.0, 1.0)
     entropy = -(torch.xlogy(weight, weight) + torch.xlogy(1.0 - weight, 1.0 - weight)) / np.log(2.0)
-    warps = [
-        warp.rgb for warp, there in ((render.prev, frame > 0), (render.next, frame + 1 < len(scene.images))) if there
-    ]
+    neighbours = [render.prev] * (frame > 0) + [render.next] * (frame + 1 < len(scene.images))
     given = scene.disparity[frame].to(uv.device)[rows, columns]
-    depth, disparity = (values[:uniform].cpu().numpy() for values in (render.ref.blended.depth, given))
-    varied = np.ptp(depth) > 0.0 and np.ptp(disparity) > 0.0
-    return {
-        "fit, still": _psnr(truth, render.ref.blended.rgb, still),
-        "fit, moving": _psnr(truth, render.ref.blended.rgb, moving),
-        "warps": float(np.mean([_psnr(truth, rgb, moving) for rgb in warps])),
-        "flow": _flow_error(fields, config, scene, frame, uv[moving]),
-        "static share of what moves": _percent(1.0 - weight, moving),
-        "dynamic share of what is still": _percent(weight, still),
-        "undecided pixels": 100.0 * float(entropy[:uniform].mean()),
-        "depth": float(spearmanr(1.0 - depth, disparity).statistic) if varied else float("nan"),
-    }
+    return FrameFigures(
+        fit_static=_psnr(truth, blended.rgb, static),
+        fit_moving=_psnr(truth, blended.rgb, moving),
+        warps=float(np.mean([_psnr(truth, warp.rgb, moving) for warp in neighbours])),
+        flow=_flow_error(fields, config, scene, frame, uv[moving]),
+        static_in_moving=_percent(1.0 - weight, moving),
+        dynamic_in_static=_percent(weight, static),
+        undecided=100.0 * float(entropy[:N_UNIFORM].mean()),
+        depth=_rank_correlation(1.0 - blended.depth[:N_UNIFORM], given[:N_UNIFORM]),
+    )
 
 
 def _draw_pixels(
     scene: Scene, frame: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Pixels of a frame, half of them in its mask where it has so many; which of them move, which are well outside."""
+    """Draw `N_UNIFORM` pixels of the frame and as many of its motion mask, fewer where the mask is smaller.
+
+    Returns:
+        uv, whether each pixel is in the motion mask, whether it is well outside.
+    """
     grid, mask = pixel_grid(scene.intrinsics, scene.device), scene.motion_masks[frame].flatten().to(scene.device)
 
-    def some(rows: Tensor, count: int) -> Tensor:
-        return rows[torch.randperm(len(rows), generator=generator, device=rows.device)[:count]]
+    def draw_from(candidates: Tensor, count: int) -> Tensor:
+        order = torch.randperm(len(candidates), generator=generator, device=candidates.device)
+        return candidates[order[:count]]
 
     everywhere = torch.arange(len(grid), device=grid.device)
-    chosen = torch.cat([some(everywhere, PIXELS // 2), some(mask.nonzero()[:, 0], PIXELS // 2)])
-    return grid[chosen], mask[chosen], scene.background[frame].flatten().to(grid.device)[chosen]
+    moving = mask.nonzero()[:, 0]
+    pixels = torch.cat([draw_from(everywhere, N_UNIFORM), draw_from(moving, N_PIXELS - N_UNIFORM)])
+    return grid[pixels], mask[pixels], scene.background[frame].flatten().to(grid.device)[pixels]
 
 
-def _render(fields: Fields, config: Config, scene: Scene, frame: int, uv: Float[Tensor, "n 2"]) -> TrainRender:
+def _render_pixels(fields: Fields, config: Config, scene: Scene, frame: int, uv: Float[Tensor, "n 2"]) -> TrainRender:
+    """Render pixels as in training, without jitter, noise or two-step warps."""
     rays = make_rays(uv, scene.c2w[frame], scene.intrinsics)
     sampling = DepthSampling.of(config).without_jitter()
     depths = choose_depths(fields, rays, scene.timeline.time_of(frame), sampling)
@@ -234,7 +232,7 @@ def _render(fields: Fields, config: Config, scene: Scene, frame: int, uv: Float[
 
 
 def _flow_error(fields: Fields, config: Config, scene: Scene, frame: int, uv: Float[Tensor, "n 2"]) -> float:
-    """Median distance of where scene flow and where optical flow lead, in percent of the width."""
+    """Median distance between the targets of scene flow and optical flow, in percent of the width."""
     forward = frame + 1 < len(scene.images)
     flow, consistent = (
         (scene.flow_fwd, scene.flow_fwd_mask) if forward else (scene.flow_bwd, scene.flow_bwd_mask)
@@ -243,28 +241,34 @@ def _flow_error(fields: Fields, config: Config, scene: Scene, frame: int, uv: Fl
     known = consistent[frame].to(uv.device)[rows, columns]
     if not known.any():
         return float("nan")
-    wanted = uv + flow[frame].to(uv.device)[rows, columns]
-    found = carry(fields, config, scene.cameras, uv[known], frame, frame + 1 if forward else frame - 1)
-    return 100.0 * float((found - wanted[known]).norm(dim=-1).median()) / scene.intrinsics.width
+    by_optical_flow = (uv + flow[frame].to(uv.device)[rows, columns])[known]
+    tracker = PointTracker.of(fields, config, scene.cameras)
+    by_scene_flow = tracker.advance(uv[known], frame, 1 if forward else -1)
+    return 100.0 * float((by_scene_flow - by_optical_flow).norm(dim=-1).median()) / scene.intrinsics.width
 
 
-def _psnr(truth: Tensor, render: Tensor, chosen: Bool[Tensor, " n"]) -> float:
-    if not chosen.any():
+def _psnr(truth: Tensor, render: Tensor, pixels: Bool[Tensor, " n"]) -> float:
+    if not pixels.any():
         return float("nan")
-    pair = (image[chosen][None].cpu().numpy() for image in (truth, render))
-    return psnr(*pair)
+    return psnr(*(image[pixels][None].cpu().numpy() for image in (truth, render)))
 
 
-def _percent(values: Tensor, chosen: Bool[Tensor, " n"]) -> float:
-    return 100.0 * float(values[chosen].mean()) if chosen.any() else float("nan")
+def _percent(values: Tensor, pixels: Bool[Tensor, " n"]) -> float:
+    return 100.0 * float(values[pixels].mean()) if pixels.any() else float("nan")
+
+
+def _rank_correlation(first: Float[Tensor, " n"], second: Float[Tensor, " n"]) -> float:
+    """Spearman's rank correlation; NaN where either is constant."""
+    a, b = first.cpu().numpy(), second.cpu().numpy()
+    return float(spearmanr(a, b).statistic) if np.ptp(a) > 0.0 and np.ptp(b) > 0.0 else float("nan")
 
 
 def _pictures(fields: Fields, config: Config, scene: Scene, frame: int) -> dict[str, Image]:
-    """What the video shows, and the layers of the render, at half size."""
+    """A frame of the video and the layers of its render, the latter at half size."""
     camera, sampling = scene.camera(frame, scene.intrinsics.divided_by(2)), DepthSampling.of(config)
-    time = scene.timeline.time_of(frame)
+    timestamp = scene.timeline.time_of(frame)
     direction = scene.timeline.known_flow(frame)
-    rendered = render_frame(fields, camera, time, sampling, config.rays_per_chunk, direction)
+    rendered = render_frame(fields, camera, timestamp, sampling, config.rays_per_chunk, direction)
     static = render_static(fields.static, camera, sampling, config.rays_per_chunk)
     layers = ("rgb", "static", "dynamic", "blend", "depth", "flow")
     return {"video": to_uint8(scene.images[frame])} | draw(

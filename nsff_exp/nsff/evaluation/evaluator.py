@@ -1,11 +1,13 @@
-"""Views rendered and compared with the truth; figures written as tables and a page. An evaluation goes on where it
-stopped, and several processes share the views."""
+"""Render held-out views, score them, and write the report with its tables and page.
 
+An evaluation resumes where it stopped, and several processes share its views.
+"""
+
+import dataclasses
 import hashlib
 import json
 import logging
 import platform
-import resource
 import shutil
 import sys
 import time
@@ -21,9 +23,19 @@ from nsff.config import Config
 from nsff.data.cameras import Cameras, load_cameras
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError
+from nsff.evaluation.cost import peak_memory_bytes
 from nsff.evaluation.keypoint_transfer import percentage_of_correct_keypoints
 from nsff.evaluation.metrics import Lpips, compare, eight_bits, load_lpips
-from nsff.evaluation.protocols import PROTOCOLS, Protocol, View, Views, find_views
+from nsff.evaluation.protocols import PROTOCOLS, HeldOutView, HeldOutViews, Protocol, find_heldout_views
+from nsff.evaluation.scores import (
+    CheckpointSource,
+    EvaluationReport,
+    KeypointScore,
+    MeanScore,
+    ViewScore,
+    finite_or_null,
+    mean_of_views,
+)
 from nsff.evaluation.tables import write_tables
 from nsff.fields import Fields, build_fields
 from nsff.geometry.rays import Camera
@@ -35,10 +47,9 @@ from nsff.training.checkpoint import Checkpoint, restore_fields
 
 log = logging.getLogger("nsff")
 
-Row = dict[str, Any]
 SETTINGS = "evaluation.json"
-PageWriter = Callable[[Path, Row, list[View], Path], None]
-KEEP = ".keep"  # in a folder of renders: they were asked for
+PageWriter = Callable[[Path, EvaluationReport, list[HeldOutView], Path], None]
+KEEP = ".keep"  # marks a folder of renders that --save_renders asked for; others are deleted after the report
 
 
 def evaluate(
@@ -49,59 +60,58 @@ def evaluate(
     Args:
         config: of the experiment.
         device: to render on.
-        group: the processes that share the views.
-        write_page: makes a page of (its path, the report, the views, the folder of their renders).
+        group: processes that share the views.
+        write_page: writes a page from (its path, the report, the views, the folder of their renders).
 
     Returns:
-        The path of the json file.
+        The path of the JSON file.
 
     Raises:
-        InputError: no checkpoint, or no view has its files. Views that lack theirs are left out and named in the
-            report; see `require_all_views`.
+        InputError: the experiment has no checkpoint, or no view has its files. Single views without their files are
+            left out and named in the report; see `require_all_views`.
     """
     protocol, cameras = PROTOCOLS[config.protocol], load_cameras(config)
-    views = find_views(config, cameras)
+    views = find_heldout_views(config, cameras)
     fields = build_fields(config).to(device)
     checkpoint = restore_fields(fields, config)
     perceptual = load_lpips(config.lpips_trunk, protocol.rules, device)
+    scorer = Scorer(fields, config, protocol, cameras, perceptual)
     folder = config.experiment_dir / f"renders_{config.protocol}"
-    names = [view.name for view in views.there]
     with writing_to(folder):
         if group.is_main:
             claim_folder(folder, SETTINGS, _settings(config, cameras, checkpoint, perceptual is not None))
             if config.save_renders:
                 (folder / KEEP).touch()
         group.barrier()
-        missing = [index for index, name in enumerate(names) if not _row_path(folder, name).is_file()]
-        group.barrier()
-        todo = group.shard(missing)
-        bar = progress_bar(todo, f"protocol {config.protocol}", unit="view", disable=not group.is_main)
-        scorer = Scorer(fields, config, protocol, cameras, perceptual)
+        missing = [index for index, view in enumerate(views.complete) if not _score_path(folder, view).is_file()]
+        group.barrier()  # every process has listed the same missing views before any writes one
+        bar = progress_bar(group.shard(missing), f"protocol {config.protocol}", unit="view", disable=not group.is_main)
         for index in bar:
-            scorer.keep(views.there[index], folder)
+            scorer.score_to_files(views.complete[index], folder)
         group.barrier()
         path = config.experiment_dir / f"metrics_{config.protocol}.json"
         if group.is_main:
-            _report(path, folder, checkpoint, scorer, views, write_page)
-        group.barrier()  # for the report: torchrun ends all processes when one fails
+            report = _assemble_report(scorer, checkpoint, views, folder)
+            _write_report(path, report, views.complete, folder, write_page)
+        group.barrier()  # torchrun ends all processes when one fails: wait for the report
     return path
 
 
-def require_all_views(report: Row, config: Config) -> None:
+def require_all_views(report: EvaluationReport, config: Config) -> None:
     """Refuse a report over fewer views than the protocol has, unless `allow_missing`.
 
     Raises:
         InputError: files of some views are missing.
     """
-    if (missing := report["missing"]) and not config.allow_missing:
+    if report.missing and not config.allow_missing:
         raise InputError(
-            f"{len(missing)} files are missing, the first is {missing[0]}; the figures are over the views "
-            "that are there; --allow_missing makes that no error"
+            f"{len(report.missing)} files of held-out views are missing, the first is {report.missing[0]}; the scores "
+            "are over the other views; --allow_missing accepts that"
         )
 
 
 class Scorer:
-    """Renders views and compares them with the truth."""
+    """Renders held-out views and scores them by the rules of a protocol."""
 
     def __init__(
         self, fields: Fields, config: Config, protocol: Protocol, cameras: Cameras, perceptual: Lpips | None = None
@@ -110,115 +120,106 @@ class Scorer:
         self.perceptual, self.timeline = perceptual, cameras.timeline
         self.device = next(fields.parameters()).device
 
-    def score(self, view: View) -> tuple[Row, FrameRender]:
-        """A row of figures of a view, and the render."""
+    def score(self, view: HeldOutView) -> tuple[ViewScore, FrameRender]:
+        """Render a view and score it; the render is returned as well."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         begun = time.perf_counter()
         frame = self.render(view)
         render = frame.rgb.cpu().numpy()
-        seconds = time.perf_counter() - begun
-        visible = view.visible() if view.visible else None
-        peak = self._peak() / 1e9
-        figures = compare(view.truth(), render, view.mask(), self.protocol.rules, self.perceptual, visible)
-        return {"name": view.name, **figures, "seconds": seconds, "peak_memory_gb": peak}, frame
+        seconds, peak = time.perf_counter() - begun, peak_memory_bytes(self.device) / 1e9
+        visible = view.read_visible() if view.read_visible else None
+        truth, moving = view.read_truth(), view.read_moving()
+        scores = compare(truth, render, moving, self.protocol.rules, self.perceptual, visible)
+        return ViewScore(view.name, scores, seconds, peak), frame
 
-    def render(self, view: View) -> FrameRender:
-        sampling, time_ = DepthSampling.of(self.config), self.timeline.time_of(view.frame)
-        return render_frame(self.fields, self.camera(view), time_, sampling, self.config.rays_per_chunk)
+    def render(self, view: HeldOutView) -> FrameRender:
+        sampling, timestamp = DepthSampling.of(self.config), self.timeline.time_of(view.frame)
+        return render_frame(self.fields, self.camera(view), timestamp, sampling, self.config.rays_per_chunk)
 
-    def camera(self, view: View) -> Camera:
+    def camera(self, view: HeldOutView) -> Camera:
         return self.cameras.camera(view.camera, self.device)
 
-    def keep(self, view: View, folder: Path) -> None:
-        """Score a view; its render, its depth and, last, its row go into files."""
-        row, frame = self.score(view)
-        _row_path(folder, view.name).parent.mkdir(parents=True, exist_ok=True)
-        camera = self.camera(view)
-        depth = draw(("depth",), frame, None, camera, self._ranges())["depth"]
+    def score_to_files(self, view: HeldOutView, folder: Path) -> None:
+        """Score a view and write its render, its depth and, last, its scores: they mark the view as done."""
+        score, frame = self.score(view)
+        _score_path(folder, view).parent.mkdir(parents=True, exist_ok=True)
+        depth = draw(("depth",), frame, None, self.camera(view), self._ranges())["depth"]
         picture = eight_bits(frame.rgb.cpu().numpy(), self.protocol.rules.quantise)
         write_image(folder / f"{view.name}.png", picture)
         write_image(folder / f"{view.name}_depth.png", depth)
-        with atomic_write(_row_path(folder, view.name)) as partial:
-            partial.write_text(json.dumps(row))
+        with atomic_write(_score_path(folder, view)) as partial:
+            partial.write_text(json.dumps(score.to_json()))
 
     def _ranges(self) -> Ranges:
-        """The ends of the colour map: the bounds of the scene, so that all views have the same."""
+        """Ends of the depth colour map: the bounds of the scene, the same for all views."""
         bounds = self.cameras.bounds
         return Ranges(float(1.0 / bounds.max()), float(1.0 / (self.config.bd_factor * bounds.min())), 1.0)
 
-    def _peak(self) -> float:
-        """Bytes: on CUDA of the tensors of this view, else the most that the process ever had."""
-        if self.device.type == "cuda":
-            return float(torch.cuda.max_memory_allocated(self.device))
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
+def flicker(views: Iterable[HeldOutView], folder: Path) -> dict[str, float | None]:
+    """Temporal instability: mean |change of the render minus change of the truth|, by the name of the later view.
 
-def mean_of(rows: list[Row]) -> dict[str, float | None]:
-    """Mean of each figure over the views; None where no view has it."""
-    means = {}
-    for name in [name for name in rows[0] if name != "name"]:
-        values = [row[name] for row in rows if row[name] is not None]
-        means[name] = float(np.mean(values)) if values else None
-    return means
-
-
-def flicker(views: Iterable[View], folder: Path) -> dict[str, float | None]:
-    """What a render changes from one time to the next that the truth does not, by the name of the later view.
-
-    Mean of |(R(t) - R(t')) - (G(t) - G(t'))| in grey levels (0..255) over pixels and channels, for two times that one
-    camera was scored at, one after the other; None for its first.
+    Mean of |(R(t) - R(t')) - (G(t) - G(t'))| in grey levels (0..255) over pixels and channels, for two successive
+    times at which the same camera was scored; None for the first time of a camera.
     """
-    before: dict[int, np.ndarray] = {}
+    previous: dict[int, np.ndarray] = {}
     result: dict[str, float | None] = {}
     for view in views:
-        error = read_pixels(folder / f"{view.name}.png").astype(np.float32) - 255.0 * view.truth()
-        last, visible = before.get(view.camera), slice(None) if view.visible is None else view.visible()
+        error = read_pixels(folder / f"{view.name}.png").astype(np.float32) - 255.0 * view.read_truth()
+        last, visible = previous.get(view.camera), slice(None) if view.read_visible is None else view.read_visible()
         change = None if last is None else np.abs(error - last)[visible]
         result[view.name] = None if change is None or not change.size else float(change.mean())
-        before[view.camera] = error
+        previous[view.camera] = error
     return result
 
 
-def _report(
-    path: Path,
-    folder: Path,
-    checkpoint: Checkpoint,
-    scorer: Scorer,
-    views: Views,
-    write_page: PageWriter | None,
-) -> None:
-    """Put the rows of all views together, and write every kind of report."""
-    rows = [json.loads(_row_path(folder, view.name).read_text()) for view in views.there]
-    flickers = flicker(views.there, folder)
-    for row in rows:
-        row["flicker"] = flickers[row["name"]]
-    mean = mean_of(rows)
+def _assemble_report(scorer: Scorer, checkpoint: Checkpoint, views: HeldOutViews, folder: Path) -> EvaluationReport:
+    """Collect the scores of all views, whichever process wrote them, and take their means."""
+    flickers = flicker(views.complete, folder)
+    scores = [
+        dataclasses.replace(
+            ViewScore.from_json(json.loads(_score_path(folder, view).read_text())), flicker=flickers[view.name]
+        )
+        for view in views.complete
+    ]
+    mean = mean_of_views(scores)
     if scorer.protocol.keypoints:
-        mean["pck_t"] = percentage_of_correct_keypoints(scorer.fields, scorer.config, scorer.cameras)
-    report = {
-        "protocol": scorer.config.protocol,
-        "mean": mean,
-        "views": rows,
-        "missing": [str(file) for file in views.missing],
-        "views_of_protocol": views.n_all,
-        "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step},
-        "command": " ".join(sys.argv),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-    }
+        pck_t = percentage_of_correct_keypoints(scorer.fields, scorer.config, scorer.cameras)
+        mean = dataclasses.replace(mean, keypoints=KeypointScore(pck_t))
+    return EvaluationReport(
+        protocol=scorer.config.protocol,
+        mean=mean,
+        views=scores,
+        missing=[str(file) for file in views.missing],
+        views_of_protocol=views.n_of_protocol,
+        checkpoint=CheckpointSource(str(checkpoint.path), checkpoint.step),
+        command=" ".join(sys.argv),
+        versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    )
+
+
+def _write_report(
+    path: Path, report: EvaluationReport, views: list[HeldOutView], folder: Path, write_page: PageWriter | None
+) -> None:
+    """Write the report as JSON, tables and page; delete the renders unless they were asked for."""
     with atomic_write(path) as partial:
-        partial.write_text(json.dumps(_strict(report), indent=1, allow_nan=False) + "\n")
+        partial.write_text(json.dumps(finite_or_null(report.to_json()), indent=1, allow_nan=False) + "\n")
     write_tables(path, report)
     if write_page is not None:
-        write_page(path.with_suffix(".html"), report, views.there, folder)
+        write_page(path.with_suffix(".html"), report, views, folder)
     if not (folder / KEEP).exists():
-        _remove(folder, views.there)
-    log.info("%s", "  ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in mean.items()))
+        _delete_renders(folder, views)
+    log.info("%s", _one_line(report.mean))
     log.info("wrote %s and its tables beside it", path)
 
 
-def _settings(config: Config, cameras: Cameras, checkpoint: Checkpoint, with_lpips: bool) -> Row:
-    """All that a row depends on."""
+def _one_line(mean: MeanScore) -> str:
+    return "  ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in mean.to_json().items())
+
+
+def _settings(config: Config, cameras: Cameras, checkpoint: Checkpoint, with_lpips: bool) -> dict[str, Any]:
+    """Everything that the scores of a view depend on; with other settings an evaluation starts anew."""
     truths = [Path(config.datadir) / name for name in ("mv_images", "mv_masks", "covisible")]
     return {
         "weights": [checkpoint.step, checkpoint.fingerprint()],
@@ -237,14 +238,14 @@ def _settings(config: Config, cameras: Cameras, checkpoint: Checkpoint, with_lpi
 
 
 def _stamp(folder: Path) -> str:
-    """Changes when a file of a folder does."""
+    """A hash of paths, sizes and modification times of all files of a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _remove(folder: Path, views: list[View]) -> None:
-    """The files of views that have been reported; those of a larger evaluation that was stopped stay."""
+def _delete_renders(folder: Path, views: list[HeldOutView]) -> None:
+    """Delete the files of reported views; those of a larger evaluation that was stopped stay."""
     for view in views:
         for suffix in (".png", "_depth.png", ".json"):
             (folder / f"{view.name}{suffix}").unlink(missing_ok=True)
@@ -252,14 +253,5 @@ def _remove(folder: Path, views: list[View]) -> None:
         shutil.rmtree(folder)
 
 
-def _row_path(folder: Path, name: str) -> Path:
-    return folder / f"{name}.json"
-
-
-def _strict(value: Any) -> Any:
-    """JSON has no infinity (the PSNR of equal images): null instead."""
-    if isinstance(value, dict):
-        return {name: _strict(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+def _score_path(folder: Path, view: HeldOutView) -> Path:
+    return folder / f"{view.name}.json"

@@ -1,11 +1,13 @@
-"""Key points carried from one frame to the others by scene flow: PCK-T (DyCheck, Gao et al. 2022, arXiv:2210.13445).
+"""Key points tracked by scene flow: PCK-T (DyCheck, Gao et al. 2022, arXiv:2210.13445).
 
-`keypoints/00000.json` of a scene holds [right, down, seen] of every point in pixels of `images/`, the same points in
-the same order in each file; seen is 1 or 0.
+`keypoints/00000.json` of a scene lists [right, down, visible] per point in pixels of `images/`, the same points in the
+same order in every file; visible is 1 or 0.
 """
 
+import dataclasses
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +27,21 @@ from nsff.rendering.volume_rendering import composite, intervals
 
 log = logging.getLogger("nsff")
 
-LEAST_WEIGHT = 1e-3  # of the samples of a ray together: below it nothing is seen
+MIN_OPACITY = 1e-3  # a ray whose weights sum to less hits nothing; keeps its expected point finite
 CORRECT_WITHIN = 0.05  # of the larger side of a frame
 
 
 def read_keypoints(config: Config, cameras: Cameras) -> dict[int, Float[np.ndarray, "p 3"]]:
-    """The key points of the frames that have a file, [right, down, seen] in pixels of the training size, by frame.
+    """Read the key points of every frame that has a file.
+
+    Returns:
+        (p, 3) of [right, down, visible] per frame index, in pixels of the training size.
 
     Raises:
-        InputError: a file is no list of points, or two have not the same number of them.
+        InputError: a file is not a list of points, or two files differ in their number.
     """
     folder = Path(config.datadir)
-    found: dict[int, np.ndarray] = {}
+    keypoints: dict[int, np.ndarray] = {}
     width = read_pixels(list_images(folder / "images")[0]).shape[1]
     for frame in range(len(cameras.c2w)):
         path = folder / "keypoints" / f"{config.start_frame + frame:05d}.json"
@@ -44,70 +49,79 @@ def read_keypoints(config: Config, cameras: Cameras) -> dict[int, Float[np.ndarr
             continue
         try:
             points = np.array(json.loads(path.read_text()), dtype=np.float64)
-        except Exception as error:  # whatever a broken file gives
+        except Exception as error:  # a broken file can raise anything
             raise InputError(f"{path} cannot be read as JSON ({' '.join(str(error).split())[:80]})") from error
         if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
-            raise InputError(f"{path} must hold a list of [right, down, seen]")
-        if found and len(points) != len(next(iter(found.values()))):
-            raise InputError(f"{path} has {len(points)} points, others have {len(next(iter(found.values())))}")
+            raise InputError(f"{path} must hold a list of [right, down, visible]")
+        if keypoints and len(points) != len(next(iter(keypoints.values()))):
+            raise InputError(f"{path} has {len(points)} points, others have {len(next(iter(keypoints.values())))}")
         points[:, :2] *= cameras.intrinsics.width / width
-        found[frame] = points
-    return found
+        keypoints[frame] = points
+    return keypoints
 
 
-@torch.no_grad()
-def carry(
-    fields: Fields, config: Config, cameras: Cameras, uv: Float[Tensor, "p 2"], start: int, end: int
-) -> Float[Tensor, "p 2"]:
-    """Where points seen in one frame are seen in another, pixels (right, down).
+@dataclasses.dataclass(frozen=True)
+class PointTracker:
+    """Follows image points from frame to frame by the scene flow of the dynamic field.
 
-    The point that a pixel shows is the mean of the dynamic field's samples; from there scene flow leads from frame to
-    frame, looked up at the ray of the point in the camera of each.
-
-    Args:
-        fields: static and dynamic.
-        config: samples a ray.
-        cameras: of the scene.
-        uv: points in frame `start`.
-        start: frame that they are given in.
-        end: frame that they are wanted in.
+    A pixel is lifted to the expected point of the dynamic field along its ray, moved by the expected scene flow, and
+    projected into the camera of the neighbouring frame, where it is lifted anew.
     """
-    timeline, device = cameras.timeline, uv.device
-    step = 1 if end > start else -1
-    sampling = DepthSampling.of(config).without_jitter()
-    for frame in range(start, end, step):
-        camera = cameras.camera(frame, device)
+
+    fields: Fields
+    cameras: Cameras
+    sampling: DepthSampling
+
+    @staticmethod
+    def of(fields: Fields, config: Config, cameras: Cameras) -> "PointTracker":
+        return PointTracker(fields, cameras, DepthSampling.of(config).without_jitter())
+
+    @torch.no_grad()
+    def advance(self, uv: Float[Tensor, "p 2"], frame: int, step: int) -> Float[Tensor, "p 2"]:
+        """Move points, in pixels (right, down), from `frame` to the next (`step` 1) or the previous frame (-1)."""
+        timestamp = self.cameras.timeline.time_of(frame)
+        camera, target = (self.cameras.camera(index, uv.device) for index in (frame, frame + step))
         rays = make_rays(uv, camera.c2w, camera.intrinsics)
-        depths = choose_depths(fields, rays, timeline.time_of(frame), sampling)
+        depths = choose_depths(self.fields, rays, timestamp, self.sampling)
         points_ndc = rays.points_ndc(depths)
-        time = points_ndc.new_full((len(rays),), timeline.time_of(frame))
-        samples = fields.dynamic(points_ndc, time, rays.viewdirs)
+        samples = self.fields.dynamic(points_ndc, points_ndc.new_full((len(rays),), timestamp), rays.viewdirs)
         weights = composite(samples, depths, intervals(depths, rays.directions_ndc)).weights[..., None]
-        moved = points_ndc + (samples.sf_fwd if step > 0 else samples.sf_bwd)
-        target = cameras.camera(frame + step, device)
-        seen = (weights * moved).sum(-2) / weights.sum(-2).clamp(min=LEAST_WEIGHT)
-        uv = target.image(ndc_to_world(seen, camera.ndc_intrinsics))
-    return uv
+        moved_ndc = points_ndc + (samples.sf_fwd if step > 0 else samples.sf_bwd)
+        expected_ndc = (weights * moved_ndc).sum(-2) / weights.sum(-2).clamp(min=MIN_OPACITY)
+        return target.image(ndc_to_world(expected_ndc, camera.ndc_intrinsics))
+
+    def track(self, uv: Float[Tensor, "p 2"], start: int, end: int) -> Iterator[tuple[int, Float[Tensor, "p 2"]]]:
+        """Yield (frame, points there) for every frame after `start`, up to and including `end`, in either direction."""
+        step = 1 if end > start else -1
+        for frame in range(start, end, step):
+            uv = self.advance(uv, frame, step)
+            yield frame + step, uv
 
 
 def percentage_of_correct_keypoints(fields: Fields, config: Config, cameras: Cameras) -> float | None:
-    """Share of key points that scene flow carries to within 5 % of the larger side, over all pairs of frames.
+    """PCK-T: fraction of key points tracked to within 5 % of the larger side, over all pairs of annotated frames.
 
-    Only points that are seen in both frames count. None where there are no key points, which is said.
+    Points count in pairs in which they are visible in both frames. Every start is tracked once to the last annotated
+    frame and once to the first. None, with a warning, where fewer than two frames are annotated.
     """
-    points = read_keypoints(config, cameras)
-    if len(points) < 2:
-        log.warning("no two files in %s/keypoints, PCK-T is left out", config.datadir)
+    keypoints = read_keypoints(config, cameras)
+    if len(keypoints) < 2:
+        log.warning("PCK-T is left out: %s/keypoints annotates fewer than two frames", config.datadir)
         return None
     device = next(fields.parameters()).device
+    tracker = PointTracker.of(fields, config, cameras)
     limit = CORRECT_WITHIN * max(cameras.intrinsics.width, cameras.intrinsics.height)
     correct: list[np.ndarray] = []
-    for start, given in points.items():
-        for end, wanted in points.items():
-            seen = (given[:, 2] > 0) & (wanted[:, 2] > 0)
-            if start == end or not seen.any():
-                continue
-            uv = torch.from_numpy(given[seen, :2].astype(np.float32)).to(device)
-            found = carry(fields, config, cameras, uv, start, end).cpu().numpy()
-            correct.append(np.linalg.norm(found - wanted[seen, :2], axis=1) < limit)
-    return float(np.concatenate(correct).mean()) if correct else None
+    for start, source in keypoints.items():
+        visible = source[:, 2] > 0
+        if not visible.any():
+            continue
+        uv = torch.from_numpy(source[visible, :2].astype(np.float32)).to(device)
+        for end in (max(keypoints), min(keypoints)):
+            for frame, tracked in tracker.track(uv, start, end):
+                if frame not in keypoints:
+                    continue
+                target = keypoints[frame][visible]
+                distance = np.linalg.norm(tracked.cpu().numpy() - target[:, :2], axis=1)
+                correct.append(distance[target[:, 2] > 0] < limit)
+    return float(np.concatenate(correct).mean()) if any(map(len, correct)) else None

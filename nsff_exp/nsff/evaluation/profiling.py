@@ -1,16 +1,14 @@
-"""What a training step and a frame cost on this machine, and how quality grows with time."""
+"""Cost of training steps and rendered frames on this machine, and quality against training time."""
 
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nsff.cli import progress_bar
@@ -18,6 +16,11 @@ from nsff.config import Config
 from nsff.data.pixel_sampler import draw_batch
 from nsff.data.scene import Scene
 from nsff.errors import InputError
+from nsff.evaluation.cost import peak_memory_bytes, timed
+from nsff.evaluation.evaluator import Scorer
+from nsff.evaluation.protocols import PROTOCOLS, find_heldout_views
+from nsff.evaluation.scores import mean_of_views
+from nsff.evaluation.tables import number
 from nsff.fields import Fields
 from nsff.geometry.poses import Intrinsics
 from nsff.rendering.frame_render import render_frame
@@ -28,85 +31,150 @@ from nsff.training.checkpoint import configured_architecture, load_weights, read
 from nsff.training.schedules import plan_step
 from nsff.training.trainer import Trainer
 
-STRIP_RAYS = 4096  # rays of a frame that are rendered to time it
-CURVE_POINTS = 6
-Figures = dict[str, Any]
+STRIP_RAYS = 4096  # size of the strip that is rendered to time a frame
+N_CURVE_POINTS = 6
 
 
-def timed(action: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """(wall, CPU) seconds of an action, the device's queue emptied before and after."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    wall, cpu = time.perf_counter(), time.process_time()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - wall, time.process_time() - cpu
+@dataclasses.dataclass(frozen=True)
+class FrameCost:
+    """Cost of a frame and of a slow-motion frame; a part of `CostReport`, where its fields are described."""
+
+    frame: str
+    frame_wall_s: float
+    frame_cpu_s: float
+    slow_frame_wall_s: float
+    slow_frame_cpu_s: float
+    slow_to_frame: float
 
 
-def peak_bytes(device: torch.device) -> int:
-    """Most memory in use so far, in bytes: of the whole process, on CUDA of its tensors."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+@dataclasses.dataclass(frozen=True)
+class CurvePoint:
+    """Mean PSNR on held-out views, in dB, after some minutes of training."""
+
+    minutes: float
+    step: int
+    psnr: float | None
+    psnr_dynamic: float | None
+    psnr_static: float | None
 
 
-def measure_cost(config: Config, scene: Scene, device: torch.device) -> Figures:
-    """Median of `bench_steps` steps of the first stage after one that is not timed, then a strip of a frame."""
-    before = peak_bytes(device)
+@dataclasses.dataclass(frozen=True)
+class CostReport:
+    """Figures of a benchmark; its fields are the keys of `--bench_json`.
+
+    Attributes:
+        field: kind of fields, mlp or hash.
+        device: compute device.
+        threads: of PyTorch on the CPU.
+        rays_a_step: rays per training step.
+        samples_a_ray: samples per ray.
+        netwidth: width of the networks.
+        step_wall_s: median wall time of a training step, in seconds.
+        step_cpu_s: median CPU time of a training step over all cores, in seconds.
+        rays_per_s: rays trained per second.
+        peak_memory_gb: peak memory in training, in GB; see `peak_memory_bytes`.
+        peak_above_idle_gb: the same above that of the process with the scene loaded.
+        frame: size of a frame.
+        frame_wall_s: wall time to render a frame, in seconds.
+        frame_cpu_s: CPU time to render a frame, in seconds.
+        slow_frame_wall_s: wall time of a frame half way between two, in seconds.
+        slow_frame_cpu_s: CPU time of a frame half way between two, in seconds.
+        slow_to_frame: ratio of the two wall times.
+        splats_wall_s: wall time of the splats of a 512x288 frame, in seconds.
+        curve: PSNR against time, with `--bench_minutes` only.
+    """
+
+    field: str
+    device: str
+    threads: int
+    rays_a_step: int
+    samples_a_ray: int
+    netwidth: int
+    step_wall_s: float
+    step_cpu_s: float
+    rays_per_s: float
+    peak_memory_gb: float
+    peak_above_idle_gb: float
+    frame: str
+    frame_wall_s: float
+    frame_cpu_s: float
+    slow_frame_wall_s: float
+    slow_frame_cpu_s: float
+    slow_to_frame: float
+    splats_wall_s: float
+    curve: list[CurvePoint] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "CostReport":
+        curve = values.get("curve")
+        return CostReport(**values | {"curve": curve and [CurvePoint(**point) for point in curve]})
+
+
+def measure(config: Config, scene: Scene, device: torch.device) -> CostReport:
+    """Measure the cost of steps and frames and, with `bench_minutes`, PSNR against training time."""
+    report = measure_cost(config, scene, device)
+    return dataclasses.replace(report, curve=measure_curve(config, scene, device)) if config.bench_minutes else report
+
+
+def measure_cost(config: Config, scene: Scene, device: torch.device) -> CostReport:
+    """Time `bench_steps` steps of the first stage (median, after a warm-up step), then strips of a frame."""
+    before = peak_memory_bytes(device)
     trainer = Trainer(config, scene, device)
     trainer.train_step()
     steps = [timed(trainer.train_step, device) for _ in range(max(1, config.bench_steps))]
     wall, cpu = (sorted(values)[len(values) // 2] for values in zip(*steps, strict=True))
-    peak = peak_bytes(device)
+    peak = peak_memory_bytes(device)
     plan = plan_step(config, 0, config.n_frames)
-    rays = len(draw_batch(scene, 0, config.N_rand, plan.n_hard, trainer.sample_rng).rgb)
-    return {
-        "field": config.field,
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "rays_a_step": rays,
-        "samples_a_ray": DepthSampling.of(config).n_samples,
-        "netwidth": config.netwidth if config.field == "mlp" else config.hash_width,
-        "step_wall_s": wall,
-        "step_cpu_s": cpu,
-        "rays_per_s": rays / wall,
-        "peak_memory_gb": peak / 1e9,
-        "peak_above_idle_gb": (peak - before) / 1e9,
-        **measure_frames(config, scene, trainer.fields, device),
-        "splats_wall_s": measure_splats(device),
-    }
+    n_rays = len(draw_batch(scene, 0, config.N_rand, plan.n_hard, torch.Generator(device)).rgb)
+    return CostReport(
+        field=config.field,
+        device=str(device),
+        threads=torch.get_num_threads(),
+        rays_a_step=n_rays,
+        samples_a_ray=DepthSampling.of(config).n_samples,
+        netwidth=config.netwidth if config.field == "mlp" else config.hash_width,
+        step_wall_s=wall,
+        step_cpu_s=cpu,
+        rays_per_s=n_rays / wall,
+        peak_memory_gb=peak / 1e9,
+        peak_above_idle_gb=(peak - before) / 1e9,
+        **dataclasses.asdict(measure_frames(config, scene, trainer.fields, device)),
+        splats_wall_s=measure_splats(device),
+    )
 
 
-def measure_frames(config: Config, scene: Scene, fields: Fields, device: torch.device) -> Figures:
-    """Seconds of a frame and of one of slow motion, half way between two, from strips of them.
+def measure_frames(config: Config, scene: Scene, fields: Fields, device: torch.device) -> FrameCost:
+    """Time a strip of a frame and of a slow-motion frame half way between two, scaled to whole frames.
 
-    What slow motion costs depends on where the fields are dense: those of the experiment are taken, if it has such.
+    Slow motion costs more where the fields are dense; the trained fields of the experiment are used if they exist and
+    have the configured architecture.
     """
     trained = read_newest(config.experiment_dir)
     if trained and trained.architecture() == configured_architecture(config):
         load_weights(fields, trained, config)
     full, middle = scene.intrinsics, len(scene.images) // 2
     strip = Intrinsics(min(full.height, -(-STRIP_RAYS // full.width)), full.width, full.focal)
-    camera, share, timeline = scene.camera(middle, strip), strip.height / full.height, scene.timeline
+    camera, fraction, timeline = scene.camera(middle, strip), strip.height / full.height, scene.timeline
 
-    def of_a_frame() -> object:
+    def render_at_frame() -> object:
         return render_frame(fields, camera, timeline.time_of(middle), DepthSampling.of(config), config.rays_per_chunk)
 
-    def between_two() -> object:
+    def render_between_frames() -> object:
         return render_space_time(fields, camera, timeline, middle - 0.5, PlaneSampling.of(config), config.netchunk)
 
-    figures: Figures = {"frame": f"{full.width}x{full.height}"}
-    for name, render in (("frame", of_a_frame), ("slow_frame", between_two)):
-        render()
-        wall, cpu = timed(render, device)
-        figures |= {f"{name}_wall_s": wall / share, f"{name}_cpu_s": cpu / share}
-    figures["slow_to_frame"] = figures["slow_frame_wall_s"] / figures["frame_wall_s"]
-    return figures
+    seconds = []
+    for render in (render_at_frame, render_between_frames):
+        render()  # warm-up
+        seconds.append([value / fraction for value in timed(render, device)])
+    (frame_wall, frame_cpu), (slow_wall, slow_cpu) = seconds
+    return FrameCost(f"{full.width}x{full.height}", frame_wall, frame_cpu, slow_wall, slow_cpu, slow_wall / frame_wall)
 
 
 def measure_splats(device: torch.device) -> float:
-    """Seconds of the splats of a 512x288 frame: 128 planes with colour and opacity, in one call."""
+    """Wall seconds of the splats of a 512x288 frame: 128 planes with colour and opacity, in one call."""
     generator = torch.Generator(device).manual_seed(0)
     planes = torch.rand(128, 4, 288, 512, generator=generator, device=device)
     flow = 16.0 * torch.rand(128, 2, 288, 512, generator=generator, device=device) - 8.0
@@ -114,76 +182,73 @@ def measure_splats(device: torch.device) -> float:
     return timed(lambda: splat(planes, flow, "average"), device)[0]
 
 
-def measure_curve(config: Config, scene: Scene, device: torch.device) -> list[Figures]:
+def measure_curve(config: Config, scene: Scene, device: torch.device) -> list[CurvePoint]:
     """Train for `bench_minutes` and score the protocol's views along the way; scoring does not count as time."""
-    from nsff.evaluation.evaluator import Scorer, mean_of  # here: its libraries would count as memory of a step
-    from nsff.evaluation.protocols import PROTOCOLS, find_views
-
     config = dataclasses.replace(config, max_minutes=config.bench_minutes)
-    cameras = scene.cameras
-    views = find_views(config, cameras).there
+    views = find_heldout_views(config, scene.cameras).complete
     trainer, points = Trainer(config, scene, device), []
-    scorer = Scorer(trainer.fields, config, PROTOCOLS[config.protocol], cameras)
-    with progress_bar(total=CURVE_POINTS, desc=f"{config.field}, PSNR against time", unit="point") as bar:
-        for point in range(1, CURVE_POINTS + 1):
-            until = 60.0 * config.bench_minutes * point / CURVE_POINTS
+    scorer = Scorer(trainer.fields, config, PROTOCOLS[config.protocol], scene.cameras)
+    with progress_bar(total=N_CURVE_POINTS, desc=f"{config.field}, PSNR against time", unit="point") as bar:
+        for point in range(1, N_CURVE_POINTS + 1):
+            until = 60.0 * config.bench_minutes * point / N_CURVE_POINTS
             while trainer.seconds < until and trainer.step < config.N_iters:
                 trainer.seconds += timed(trainer.train_step, device)[0]
-            mean = mean_of([scorer.score(view)[0] for view in views])
-            names = ("psnr", "psnr_dynamic", "psnr_static")
-            points.append({"minutes": trainer.seconds / 60.0, "step": trainer.step} | {n: mean[n] for n in names})
+            mean = mean_of_views([scorer.score(view)[0] for view in views]).image
+            psnrs = (region.psnr for region in (mean.whole, mean.moving, mean.static))
+            points.append(CurvePoint(trainer.seconds / 60.0, trainer.step, *psnrs))
             bar.update()
     return points
 
 
-def compare_fields(argv: list[str], kinds: list[str]) -> list[Figures]:
-    """The figures of each kind of field, each measured in a process of its own: memory peaks would add up.
+def compare_fields(argv: list[str], kinds: list[str]) -> list[CostReport]:
+    """Measure each kind of field in a process of its own, as the peak memory of one would hide that of the next.
 
     Raises:
-        InputError: one of the processes failed; it has said why.
+        InputError: one of the processes failed; its own message says why.
     """
-    results = []
+    reports = []
     for kind in kinds:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "figures.json"
-            more = ["--compare", "", "--bench_plot", "", "--field", kind, "--bench_json", str(path)]
-            run = subprocess.run([sys.executable, sys.argv[0], *argv, *more], stdout=subprocess.DEVNULL, check=False)
+            path = Path(folder) / "cost.json"
+            options = ["--compare", "", "--bench_plot", "", "--field", kind, "--bench_json", str(path)]
+            run = subprocess.run([sys.executable, sys.argv[0], *argv, *options], stdout=subprocess.DEVNULL, check=False)
             if run.returncode:
-                raise InputError(f"measuring --field {kind} failed (exit status {run.returncode})")
-            results.append(json.loads(path.read_text()))
-    return results
+                raise InputError(f"measuring --field {kind} failed with exit status {run.returncode}, see above")
+            reports.append(CostReport.from_json(json.loads(path.read_text())))
+    return reports
 
 
-def format_table(results: list[Figures]) -> str:
-    """A row a figure, a column a field; with several fields also the ratio of the first to each."""
+def format_table(reports: list[CostReport]) -> str:
+    """One row per figure and one column per field; with several fields also the ratio of the first to each."""
+    rows = [report.to_json() for report in reports]
     lines = []
-    for name in results[0]:
-        values = [figures[name] for figures in results]
-        if name == "curve":
-            lines += [f"{row['field']:20} {_curve_line(row['curve'])}" for row in results]
-            continue
+    for name in (name for name in rows[0] if name != "curve"):
+        values = [row[name] for row in rows]
         cells = [f"{value:14.3f}" if isinstance(value, float) else f"{value!s:>14}" for value in values]
         if len(values) > 1 and all(isinstance(value, float) and value for value in values):
             cells += [f"{values[0] / value:10.2f}x" for value in values[1:]]
         lines.append(f"{name:20}" + "".join(cells))
+    lines += [f"{report.field:20} {_curve_line(report.curve)}" for report in reports if report.curve]
     return "\n".join(lines)
 
 
-def _curve_line(curve: list[Figures]) -> str:
-    return "  ".join(f"{point['minutes']:.1f} min {point['psnr']:.2f} dB" for point in curve)
+def _curve_line(curve: list[CurvePoint]) -> str:
+    return "  ".join(f"{point.minutes:.1f} min {number(point.psnr, 2)} dB" for point in curve)
 
 
-def plot_curves(results: list[Figures], path: Path) -> None:
-    """PSNR against minutes of training, a line a field: whole image, and its moving part dashed."""
-    from matplotlib.figure import Figure
+def plot_curves(reports: list[CostReport], path: Path) -> None:
+    """Plot PSNR against minutes of training, one colour per field: whole image solid, its moving part dashed."""
+    from matplotlib.figure import Figure  # here: its memory would count as that of a training step
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="minutes of training", ylabel="PSNR on held-out views [dB]")
-    for colour, figures in enumerate(results):
-        minutes = [point["minutes"] for point in figures["curve"]]
-        for name, line, label in (("psnr", "o-", ""), ("psnr_dynamic", "o--", ", moving part")):
-            values = [point[name] for point in figures["curve"]]
-            axes.plot(minutes, values, line, color=f"C{colour}", label=figures["field"] + label)
+    for index, report in enumerate(reports):
+        curve = report.curve or []
+        minutes = [point.minutes for point in curve]
+        whole, moving = [point.psnr for point in curve], [point.psnr_dynamic for point in curve]
+        for values, style, suffix in ((whole, "o-", ""), (moving, "o--", ", moving part")):
+            psnrs = np.array(values, dtype=float)  # None becomes NaN, which leaves a gap
+            axes.plot(minutes, psnrs, style, color=f"C{index}", label=report.field + suffix)
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -1,18 +1,21 @@
-"""Which views are compared with the truth, and by which rules. A protocol is one entry of `PROTOCOLS`.
+"""Evaluation protocols: which held-out views are scored, and by which rules. Each is one entry of `PROTOCOLS`.
 
 | protocol | views | rules | source |
 | --- | --- | --- | --- |
-| `nsff` | at every time 12 cameras, with the poses of the first 12 frames, but for the training view | as published: SSIM for a range of 2, LPIPS without its input scaling, an empty mask counts as 0, renders not rounded | evaluation of the published code |
-| `nsff-fixed` | the same | SSIM range 1, LPIPS scaled, empty masks left out, renders rounded to 8 bits | the above, mended |
-| `dynamicnerf` | the camera of frame 0 at times 0 to 11, the training view at time 0 among them; a time without a frame in `heldout` is a missing file | renders truncated to 8 bits, PSNR as OpenCV has it (equal images: 361 dB), SSIM range 1, LPIPS scaled and on BGR images | `utils/evaluation.py` of DynamicNeRF (Gao et al. 2021) |
-| `view0` | the camera of frame 0 at every time for which `heldout` has a frame, but time 0 | those of `nsff-fixed` | the above, stricter |
-| `dynibar` | those of `nsff` at times 3 to N - 4 | those of `nsff`; black pixels of the render become black in the truth too, and the whole image is what is left | `eval_nvidia.py` of DynIBaR (Li et al. 2023) |
-| `dycheck` | those of `nsff` | only pixels that the video has seen too (`covisible/`); key points carried over time by scene flow | DyCheck (Gao et al. 2022) |
+| `nsff` | 12 cameras at every time, with the poses of the first 12 frames, without the training view | as published: SSIM for a range of 2, LPIPS without its input scaling, an empty mask scores 0, renders not quantised | evaluation of the published code |
+| `nsff-fixed` | the same | SSIM range 1, LPIPS scaled, empty masks left out, renders rounded to 8 bits | the above, corrected |
+| `dynamicnerf` | the camera of frame 0 at times 0 to 11, including the training view at time 0; a time without an image in `--heldout` is a missing file | renders truncated to 8 bits, PSNR as in OpenCV (equal images: 361 dB), SSIM range 1, LPIPS scaled and on BGR images | `utils/evaluation.py` of DynamicNeRF (Gao et al. 2021) |
+| `view0` | the camera of frame 0 at every time with an image in `--heldout`, except time 0 | those of `nsff-fixed` | the above, stricter |
+| `dynibar` | those of `nsff` at times 3 to N - 4 | those of `nsff`; black pixels of the render are blackened in the truth too, and the whole image is the rest | `eval_nvidia.py` of DynIBaR (Li et al. 2023) |
+| `dycheck` | those of `nsff` | only pixels that the video observes too (`covisible/`); key points transferred over time by scene flow | DyCheck (Gao et al. 2022) |
 
 Note:
-    DynamicNeRF's evaluation has figures of the whole image only. Those of the moving and the still part, under
-    `dynamicnerf` as under `view0`, are this project's: moving is a pixel that differs from the camera's median over
-    time. They have no published counterpart.
+    DynamicNeRF's evaluation scores the whole image only. The scores of the moving and the static part, under
+    `dynamicnerf` as under `view0`, are this project's and have no published counterpart: a pixel is moving where it
+    differs from the camera's median over time.
+
+    `dycheck` follows the paper, not the authors' code, which averages SSIM over the whole map, takes LPIPS at full
+    resolution, calls a pixel covisible from more observations and by other flow, and pools PCK-T per pair of frames.
 """  # noqa: E501 (a table)
 
 import dataclasses
@@ -35,53 +38,66 @@ from nsff.io import list_images, read_pixels, to_float
 log = logging.getLogger("nsff")
 
 N_CAMERAS = 12
-N_TIMES = 12  # of DynamicNeRF's selection of every scene
+N_TIMES = 12  # frames per scene in DynamicNeRF's selection
 HELDOUT_NAME = re.compile(r"(?:v000_t)?(\d+)")  # 00003.png, or v000_t003.png in DynamicNeRF's results
-CHANGE_ABOVE = 0.1  # camera of frame 0: a pixel moves where it differs by more from its median over time
-VALID_MARGIN = 3  # frames at both ends that `dynibar` leaves out
-OTHER_SHAPE = 0.03  # relative difference of two aspect ratios from which it is not the same picture any more
+MOVING_ABOVE = 0.1  # fixed camera: a pixel moves if a channel differs by more from its median over time
+DYNIBAR_MARGIN = 3  # frames at both ends of the video that `dynibar` leaves out
+MAX_ASPECT_MISMATCH = 0.03  # refuse images whose aspect ratio differs by more, relative to that of the renders
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
-    """One held-out view: what camera `camera` (a frame whose pose it has) saw at frame `frame`.
+class HeldOutView:
+    """One held-out image and the pose and time to render it from.
 
-    `visible`: pixels that count at all; None for all of them. `absent`: its files that are not there.
+    Attributes:
+        name: like `00003/cam06` or `00003`; the name of its render.
+        frame: index of the frame at whose time it was taken.
+        camera: index of the frame with its pose.
+        read_truth: reads the image at the size of the renders.
+        read_moving: reads the mask of its moving part.
+        read_visible: reads the mask of the pixels that count; None for all.
+        missing: its files that do not exist.
     """
 
     name: str
     frame: int
     camera: int
-    truth: Callable[[], Image]
-    mask: Callable[[], Mask]
-    visible: Callable[[], Mask] | None = None
-    absent: tuple[Path, ...] = ()
+    read_truth: Callable[[], Image]
+    read_moving: Callable[[], Mask]
+    read_visible: Callable[[], Mask] | None = None
+    missing: tuple[Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class Views:
-    """The views to score, the files of others that are missing, and how many views the protocol has without `every`."""
+class HeldOutViews:
+    """The views to score.
 
-    there: list[View]
+    Attributes:
+        complete: views with all their files.
+        missing: files of the other views that do not exist.
+        n_of_protocol: number of views of the full protocol, without `--every`.
+    """
+
+    complete: list[HeldOutView]
     missing: list[Path]
-    n_all: int
+    n_of_protocol: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """Views, the rules of their comparison, and whether key points are carried over time as well."""
+    """Held-out views, the rules of their comparison, and whether key points are transferred as well."""
 
-    views: Callable[[Config, Cameras], list[View]]
+    list_views: Callable[[Config, Cameras], list[HeldOutView]]
     rules: Rules
     keypoints: bool = False
 
 
-def _camera_views(config: Config, cameras: Cameras, margin: int = 0, covisible: bool = False) -> list[View]:
-    """The views of 12 cameras at every time, `margin` frames left out at both ends."""
+def _rig_views(config: Config, cameras: Cameras, margin: int = 0, covisible: bool = False) -> list[HeldOutView]:
+    """List the views of the 12 cameras of the rig at every time, without `margin` frames at both ends."""
     folder, n_frames = Path(config.datadir), len(cameras.c2w)
     if n_frames < N_CAMERAS:
         raise InputError(
-            f"protocol {config.protocol} needs the poses of {N_CAMERAS} frames, {folder} has {n_frames} of them in use"
+            f"protocol {config.protocol} needs the poses of {N_CAMERAS} frames, {folder} has {n_frames} in use"
         )
     for needed in ["mv_images", "mv_masks", *(["covisible"] if covisible else [])]:
         if not (folder / needed).is_dir():
@@ -89,71 +105,82 @@ def _camera_views(config: Config, cameras: Cameras, margin: int = 0, covisible: 
             raise InputError(
                 f"{folder / needed} is missing: protocol {config.protocol} needs held-out cameras; {remedy}"
             )
-    size, views = (cameras.intrinsics.width, cameras.intrinsics.height), []
-    for frame in range(margin, n_frames - margin):
-        for pose in range(N_CAMERAS):
-            if pose == frame % N_CAMERAS:
-                continue  # the training view
-            camera = (config.start_frame + pose) % N_CAMERAS  # frame t of the video was taken by camera t mod 12
-            name = f"{config.start_frame + frame:05d}/cam{camera + 1:02d}"
-            image, mask, seen = (
-                folder / "mv_images" / f"{name}.jpg", folder / "mv_masks" / f"{name}.png",
-                folder / "covisible" / f"{name}.png",
-            )  # fmt: skip
-            absent = tuple(path for path in (image, mask, *([seen] if covisible else [])) if not path.is_file())
-            truth, moving = partial(_truth, image, size), partial(_mask, mask, size)
-            visible = partial(_mask, seen, size) if covisible else None
-            views.append(View(name, frame, pose, truth, moving, visible, absent))
-    return views
+    return [
+        _rig_view(config, cameras, frame, pose, covisible)
+        for frame in range(margin, n_frames - margin)
+        for pose in range(N_CAMERAS)
+        if pose != frame % N_CAMERAS  # the training view
+    ]
 
 
-def _first_camera_views(config: Config, cameras: Cameras, times: range | None = None) -> list[View]:
-    """The views of the camera of frame 0 at `times`; by default at all of which there is a frame, but time 0."""
+def _rig_view(config: Config, cameras: Cameras, frame: int, pose: int, covisible: bool) -> HeldOutView:
+    """The view at the time of `frame` from the pose of frame `pose`."""
+    folder, size = Path(config.datadir), (cameras.intrinsics.width, cameras.intrinsics.height)
+    camera = (config.start_frame + pose) % N_CAMERAS  # frame t of the video was taken by camera t mod 12
+    name = f"{config.start_frame + frame:05d}/cam{camera + 1:02d}"
+    image, mask = folder / "mv_images" / f"{name}.jpg", folder / "mv_masks" / f"{name}.png"
+    files, read_visible = [image, mask], None
+    if covisible:
+        visible = folder / "covisible" / f"{name}.png"
+        files, read_visible = [*files, visible], partial(_read_mask, visible, size)
+    return HeldOutView(
+        name, frame, pose, partial(_read_truth, image, size), partial(_read_mask, mask, size), read_visible,
+        missing=tuple(path for path in files if not path.is_file()),
+    )  # fmt: skip
+
+
+def _first_camera_views(config: Config, cameras: Cameras, times: range | None = None) -> list[HeldOutView]:
+    """List the views of the camera of frame 0 at `times`; by default at all times with an image, except time 0."""
     if not config.heldout:
-        raise UsageError(f"protocol {config.protocol} needs --heldout DIR: frames seen from the camera of frame 0")
+        raise UsageError(f"protocol {config.protocol} needs --heldout DIR: images taken by the camera of frame 0")
     if config.start_frame:
         raise UsageError(f"protocol {config.protocol} needs start_frame = 0: the held-out camera is that of frame 0")
     folder, n_frames = Path(config.heldout), len(cameras.c2w)
     size = (cameras.intrinsics.width, cameras.intrinsics.height)
     files = heldout_frames(folder)
-    wanted = range(1, n_frames) if times is None else times
-    found = [time for time in wanted if time in files]
-    if not found:
-        raise InputError(f"{folder} has no frame {wanted[0]:05d} to {wanted[-1]:05d} named by its time")
-    still = np.median(np.stack([_truth(path, size) for path in files.values()]), axis=0)
+    candidates = range(1, n_frames) if times is None else times
+    available = [time for time in candidates if time in files]
+    if not available:
+        raise InputError(
+            f"{folder} has no image of times {candidates[0]} to {candidates[-1]}; name them by their time, "
+            f"{candidates[0]:05d}.png to {candidates[-1]:05d}.png"
+        )
+    median = np.median(np.stack([_read_truth(path, size) for path in files.values()]), axis=0)
     views = []
-    for time in found if times is None else times:
+    for time in available if times is None else times:
         path = files.get(time, folder / f"{time:05d}.png")
-        truth = partial(_truth, path, size)
-        absent = () if time in files else (path,)
-        views.append(View(f"{time:05d}", time, 0, truth, partial(_moving, truth, still), absent=absent))
+        read_truth = partial(_read_truth, path, size)
+        missing = () if time in files else (path,)
+        views.append(
+            HeldOutView(f"{time:05d}", time, 0, read_truth, partial(_moving, read_truth, median), missing=missing)
+        )
     return views
 
 
-def _dynamicnerf_views(config: Config, cameras: Cameras) -> list[View]:
-    """The views of DynamicNeRF's evaluation; a warning where figures are not comparable with those published."""
+def _dynamicnerf_views(config: Config, cameras: Cameras) -> list[HeldOutView]:
+    """List the views of DynamicNeRF's evaluation; warn where scores cannot be compared with those published."""
     n_frames, size = len(cameras.c2w), (cameras.intrinsics.width, cameras.intrinsics.height)
     if n_frames < N_TIMES:
-        raise InputError(f"protocol dynamicnerf needs {N_TIMES} frames, {config.datadir} has {n_frames} of them in use")
+        raise InputError(f"protocol dynamicnerf needs {N_TIMES} frames, {config.datadir} has {n_frames} in use")
     views = _first_camera_views(config, cameras, range(N_TIMES))
     if n_frames > N_TIMES:
-        log.warning("protocol dynamicnerf: published figures are of %d frames, %d are in use", N_TIMES, n_frames)
-    assert config.heldout  # or there would be no views
+        log.warning("protocol dynamicnerf: published scores are for %d frames, %d are in use", N_TIMES, n_frames)
+    assert config.heldout  # checked by _first_camera_views
     files = heldout_frames(Path(config.heldout))
     height, width = read_pixels(files[min(files)]).shape[:2]
     if (width, height) != size:
-        log.warning("protocol dynamicnerf: published figures are at %dx%d, renders at %dx%d", width, height, *size)
+        log.warning("protocol dynamicnerf: published scores are at %dx%d, renders at %dx%d", width, height, *size)
     return views
 
 
 def heldout_frames(folder: Path) -> dict[int, Path]:
-    """The images of a folder by their time, `00003.png` or `v000_t003.png`; other names are left out.
+    """The images of a folder by their time, `00003.png` or `v000_t003.png`; other names are ignored.
 
     Raises:
-        InputError: two of them are of one time.
+        InputError: two images have the same time.
     """
     files: dict[int, Path] = {}
-    for path in list_images(folder):
+    for path in list_images(folder, "--heldout needs a folder of images named by their time, like 00003.png"):
         if not (match := HELDOUT_NAME.fullmatch(path.stem)):
             continue
         time = int(match[1])
@@ -163,62 +190,64 @@ def heldout_frames(folder: Path) -> dict[int, Path]:
     return files
 
 
-def _truth(path: Path, size: tuple[int, int]) -> Image:
+def _read_truth(path: Path, size: tuple[int, int]) -> Image:
     """A held-out image at the size of the renders: area average, rounded to 8 bits, as published."""
-    return to_float(cv2.resize(_of_shape(path, size), size, interpolation=cv2.INTER_AREA))
+    return to_float(cv2.resize(_read_matching(path, size), size, interpolation=cv2.INTER_AREA))
 
 
-def _mask(path: Path, size: tuple[int, int]) -> Mask:
-    pixels = cv2.resize(_of_shape(path, size), size, interpolation=cv2.INTER_NEAREST)[..., 0]
+def _read_mask(path: Path, size: tuple[int, int]) -> Mask:
+    pixels = cv2.resize(_read_matching(path, size), size, interpolation=cv2.INTER_NEAREST)[..., 0]
     return pixels >= MOVING_FROM
 
 
-def _of_shape(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """An image file of the same shape as the renders; any resolution.
+def _read_matching(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """An image file of any resolution with the aspect ratio of the renders.
 
     Raises:
-        InputError: it is wider or narrower.
+        InputError: the aspect ratio differs.
     """
     pixels = read_pixels(path)
     height, width = pixels.shape[:2]
-    if abs(width * size[1] - height * size[0]) > OTHER_SHAPE * width * size[1]:
-        raise InputError(f"{path} is {width}x{height}, the frames are {size[0]}x{size[1]}: not the same picture")
+    if abs(width * size[1] - height * size[0]) > MAX_ASPECT_MISMATCH * width * size[1]:
+        raise InputError(
+            f"{path} is {width}x{height}, the frames are {size[0]}x{size[1]}: their aspect ratios differ; "
+            "use the uncropped images of the same rig"
+        )
     return pixels
 
 
-def _moving(truth: Callable[[], Image], still: Image) -> Mask:
-    """Where a frame of a fixed camera differs from its median over time, without specks, a little widened."""
-    change = (np.abs(truth() - still).max(-1) > CHANGE_ABOVE).astype(np.uint8)
+def _moving(read_truth: Callable[[], Image], median: Image) -> Mask:
+    """Pixels of a fixed camera that differ from their median over time, without specks, dilated by 2 pixels."""
+    change = (np.abs(read_truth() - median).max(-1) > MOVING_ABOVE).astype(np.uint8)
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     return cv2.dilate(cv2.morphologyEx(change, cv2.MORPH_OPEN, disk), disk) > 0
 
 
 _PUBLISHED = Rules(quantise="none", ssim_range=2.0, scaled_lpips=False, empty_counts_zero=True)
 _FIXED = Rules()
+_DYNAMICNERF = dataclasses.replace(_FIXED, quantise="truncate", lpips_order="BGR", psnr_limit=OPENCV_PSNR)
+_DYNIBAR = dataclasses.replace(_PUBLISHED, valid_from_render=True)
 PROTOCOLS = {
-    "nsff": Protocol(_camera_views, _PUBLISHED),
-    "nsff-fixed": Protocol(_camera_views, _FIXED),
-    "dynamicnerf": Protocol(
-        _dynamicnerf_views, dataclasses.replace(_FIXED, quantise="truncate", lpips_order="BGR", psnr_limit=OPENCV_PSNR)
-    ),
+    "nsff": Protocol(_rig_views, _PUBLISHED),
+    "nsff-fixed": Protocol(_rig_views, _FIXED),
+    "dynamicnerf": Protocol(_dynamicnerf_views, _DYNAMICNERF),
     "view0": Protocol(_first_camera_views, _FIXED),
-    "dynibar": Protocol(
-        partial(_camera_views, margin=VALID_MARGIN), dataclasses.replace(_PUBLISHED, valid_from_render=True)
-    ),
-    "dycheck": Protocol(partial(_camera_views, covisible=True), _FIXED, keypoints=True),
+    "dynibar": Protocol(partial(_rig_views, margin=DYNIBAR_MARGIN), _DYNIBAR),
+    "dycheck": Protocol(partial(_rig_views, covisible=True), _FIXED, keypoints=True),
 }
 
 
-def find_views(config: Config, cameras: Cameras) -> Views:
-    """The views of the protocol of `config`, every `every`-th of them.
+def find_heldout_views(config: Config, cameras: Cameras) -> HeldOutViews:
+    """Find the held-out views of the protocol of `config`, every `config.every`-th of them.
 
     Raises:
-        InputError: the protocol's files are not there.
-        UsageError: an option that it needs was not given.
+        InputError: files of the protocol are missing.
+        UsageError: an option that the protocol needs was not given.
     """
-    views = PROTOCOLS[config.protocol].views(config, cameras)
-    chosen = views[:: max(1, config.every)]
-    there, missing = [view for view in chosen if not view.absent], [path for view in chosen for path in view.absent]
-    if not there:
+    views = PROTOCOLS[config.protocol].list_views(config, cameras)
+    selected = views[:: max(1, config.every)]
+    complete = [view for view in selected if not view.missing]
+    missing = [path for view in selected for path in view.missing]
+    if not complete:
         raise InputError(f"protocol {config.protocol}: no view has all its files; {missing[0]} is missing")
-    return Views(there, missing, len(views))
+    return HeldOutViews(complete, missing, len(views))

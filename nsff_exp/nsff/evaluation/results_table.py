@@ -1,5 +1,6 @@
-"""The figures of many scenes in one table, with their mean and the published figures of the same protocol."""
+"""Scores of many scenes in one table, with their mean and the published scores of the same protocol."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -8,60 +9,72 @@ from typing import Any
 from nsff.config import Config
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup, pick_device
 from nsff.errors import InputError, UsageError
-from nsff.evaluation.evaluator import PageWriter, evaluate, mean_of, require_all_views
-from nsff.evaluation.tables import latex, markdown, number
+from nsff.evaluation.evaluator import PageWriter, evaluate, require_all_views
+from nsff.evaluation.scores import EvaluationReport, MeanScore, mean_of, mean_of_images, read_report
+from nsff.evaluation.tables import cells, latex, markdown, number
 from nsff.io import atomic_write, writing_to
 
 log = logging.getLogger("nsff")
 
 PUBLISHED = Path(__file__).with_name("published.json")
-PUBLISHED_PROTOCOL = "dynamicnerf"  # the only one with published figures in that file
+PUBLISHED_PROTOCOL = "dynamicnerf"  # the only one with published scores in that file
 SCENES = ("jumping", "skating", "truck", "umbrella", "balloon1", "balloon2", "playground")
 MEAN = f"mean of {len(SCENES)} scenes"  # name of such an entry in that file
-COLUMNS = (
-    ("psnr", "PSNR", 2), ("ssim", "SSIM", 4), ("lpips", "LPIPS", 4), ("psnr_dynamic", "PSNR moving", 2),
-    ("psnr_static", "PSNR still", 2), ("flicker", "flicker", 2),
-)  # fmt: skip
+HEADER = ["scene", "PSNR", "SSIM", "LPIPS", "PSNR moving", "PSNR static", "flicker"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedScore:
+    """Published scores of a method on a scene, whole image; `source` is the citation."""
+
+    method: str
+    scene: str
+    source: str
+    psnr: float
+    ssim: float | None = None
+    lpips: float | None = None
 
 
 def evaluate_all(
     configs: list[Config], group: ProcessGroup = SINGLE_PROCESS, write_page: PageWriter | None = None
 ) -> Path:
-    """Evaluate scene after scene; write `results_<protocol>.md`, `.tex` and `.json` where their experiments are.
+    """Evaluate scene after scene; write `results_<protocol>.md`, `.tex` and `.json` beside their experiments.
 
     Args:
         configs: of the experiments.
-        group: the processes that share the views of each.
-        write_page: makes a page of each scene, see `evaluate`.
+        group: processes that share the views of each scene.
+        write_page: writes a page per scene, see `evaluate`.
 
     Returns:
         The path of the Markdown table.
 
     Raises:
-        InputError: some scenes could not be evaluated, or lack files; the table has what could be had.
+        InputError: some scenes could not be evaluated, or lack files; the table has the others.
+        UsageError: two configs are of the same experiment.
     """
     folders = [config.experiment_dir for config in configs]
-    if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise UsageError(f"several configs are of one experiment, {twice[0]}: give each once")
-    reports: dict[str, dict[str, Any]] = {}
+    if repeated := [folder for folder in folders if folders.count(folder) > 1]:
+        raise UsageError(f"several configs are of the same experiment, {repeated[0]}: give each once")
+    reports: dict[str, EvaluationReport] = {}
     failed: list[str] = []
     for config in configs:
         try:
-            report = json.loads(evaluate(config, pick_device(config), group, write_page).read_text())
+            report = read_report(evaluate(config, pick_device(config), group, write_page))
             reports[config.expname] = report
             require_all_views(report, config)
         except InputError as error:
             failed.append(config.expname)
             log.error("%s: %s", config.expname, error)
     if not reports:
-        raise InputError(f"none of the {len(configs)} scenes could be evaluated")
+        raise InputError(f"none of the {len(configs)} scenes could be evaluated, see the errors above")
     protocol, folder = configs[0].protocol, Path(configs[0].basedir)
     path = folder / f"results_{protocol}.md"
     if group.is_main:
-        means = {scene: report["mean"] for scene, report in reports.items()}
+        means = {scene: report.mean for scene, report in reports.items()}
         rows = score_table(means, protocol)
-        text = markdown(rows) + _incomplete(reports) + _sources(published_figures(list(means), protocol))
-        _write(path, text, rows, {"protocol": protocol, "scenes": means, "failed": failed})
+        text = markdown(rows) + _incomplete(reports) + _citations(published_scores(list(means), protocol))
+        scenes = {scene: mean.to_json() for scene, mean in means.items()}
+        _write(path, text, rows, {"protocol": protocol, "scenes": scenes, "failed": failed})
         print(text)
     group.barrier()
     if failed:
@@ -76,52 +89,62 @@ def _write(path: Path, text: str, rows: list[list[str]], content: dict[str, Any]
                 partial.write_text(written)
 
 
-def score_table(means: dict[str, dict[str, Any]], protocol: str) -> list[list[str]]:
-    """Rows of text: scenes, their mean, then published figures, each with the number of its source."""
-    rows = [["scene", *(title for _, title, _ in COLUMNS)]]
-    rows += [_row(scene, mean) for scene, mean in means.items()]
+def score_table(means: dict[str, MeanScore], protocol: str) -> list[list[str]]:
+    """Rows of text: header, scenes, their mean, then published scores, each with the number of its source."""
+    rows = [HEADER, *(_row(scene, mean) for scene, mean in means.items())]
     if len(means) > 1:
-        every = [{name: mean.get(name) for name, _, _ in COLUMNS} for mean in means.values()]
-        rows.append(_row(f"mean of {len(means)}", mean_of(every)))
-    published = published_figures(list(means), protocol)
-    numbers = {source: number for number, source in enumerate(dict.fromkeys(e["source"] for e in published), 1)}
-    rows += [_row(f"{e['method']}, {e['scene']} (published [{numbers[e['source']]}])", e) for e in published]
+        rows.append(_row(f"mean of {len(means)}", _mean_of_scenes(list(means.values()))))
+    published = published_scores(list(means), protocol)
+    numbers = {source: number for number, source in enumerate(dict.fromkeys(entry.source for entry in published), 1)}
+    for entry in published:
+        title = f"{entry.method}, {entry.scene} (published [{numbers[entry.source]}])"
+        rows.append([title, number(entry.psnr, 2), number(entry.ssim, 4), number(entry.lpips, 4), "-", "-", "-"])
     return rows
 
 
-def published_figures(expnames: list[str], protocol: str) -> list[dict[str, Any]]:
-    """Entries of `published.json` for the scenes of these experiments, with the means where all seven are there.
+def _mean_of_scenes(means: list[MeanScore]) -> MeanScore:
+    """Every scene counts the same, however many views it has."""
+    return MeanScore(mean_of_images([mean.image for mean in means]), flicker=mean_of(mean.flicker for mean in means))
 
-    Like stands beside like only: other protocols have none.
+
+def _row(title: str, mean: MeanScore) -> list[str]:
+    image = mean.image
+    others = (image.moving.psnr, image.static.psnr, mean.flicker)
+    return [title, *cells(image.whole), *(number(value, 2) for value in others)]
+
+
+def published_scores(expnames: list[str], protocol: str) -> list[PublishedScore]:
+    """Entries of `published.json` for the scenes of these experiments, and the published means if all seven are given.
+
+    Scores of different protocols cannot be compared: protocols other than `PUBLISHED_PROTOCOL` have none.
 
     Args:
         expnames: names of experiments; `balloon1_view0` and `balloon1-2_ndc_5f` are both of scene balloon1.
-        protocol: of the figures that they stand beside.
+        protocol: of the scores they are compared with.
 
     Returns:
-        Scene by scene; `source` is spelled out.
+        Scene by scene.
     """
     if protocol != PUBLISHED_PROTOCOL:
         return []
     content = json.loads(PUBLISHED.read_text())
     scenes = [scene for scene in SCENES if any(name.lower().startswith(scene) for name in expnames)]
-    wanted = [*scenes, MEAN] if len(scenes) == len(SCENES) else scenes
-    chosen = [entry for scene in wanted for entry in content[protocol] if entry["scene"] == scene]
-    return [entry | {"source": content["sources"][entry["source"]]} for entry in chosen]
+    titles = [*scenes, MEAN] if len(scenes) == len(SCENES) else scenes
+    entries = [entry for scene in titles for entry in content[protocol] if entry["scene"] == scene]
+    return [PublishedScore(**entry | {"source": content["sources"][entry["source"]]}) for entry in entries]
 
 
-def _row(title: str, mean: dict[str, Any]) -> list[str]:
-    return [title, *(number(mean.get(name), digits) for name, _, digits in COLUMNS)]
-
-
-def _sources(published: list[dict[str, Any]]) -> str:
-    """The numbered sources of published figures, for below the table."""
-    sources = dict.fromkeys(entry["source"] for entry in published)
+def _citations(published: list[PublishedScore]) -> str:
+    """The numbered sources of published scores, for below the table."""
+    sources = dict.fromkeys(entry.source for entry in published)
     return "".join(f"\n[{number}] {source}.\n" for number, source in enumerate(sources, 1))
 
 
-def _incomplete(reports: dict[str, dict[str, Any]]) -> str:
-    """A line about scenes of which fewer views were scored than the protocol has."""
-    counts = {scene: (len(report["views"]), report["views_of_protocol"]) for scene, report in reports.items()}
-    fewer = [f"{scene} ({scored} of {all_} views)" for scene, (scored, all_) in counts.items() if scored < all_]
+def _incomplete(reports: dict[str, EvaluationReport]) -> str:
+    """A line that names the scenes with fewer scored views than the protocol has."""
+    fewer = [
+        f"{scene} ({len(report.views)} of {report.views_of_protocol} views)"
+        for scene, report in reports.items()
+        if len(report.views) < report.views_of_protocol
+    ]
     return f"\nNot over all views of the protocol: {', '.join(fewer)}.\n" if fewer else ""

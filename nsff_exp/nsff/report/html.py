@@ -1,94 +1,131 @@
-"""HTML pages that hold all their pictures and videos: one file, which any browser opens, also years later."""
+"""HTML pages in one file each: pictures and videos are embedded as data URLs.
+
+The layout is the template `page.html.j2`, which escapes every text.
+"""
 
 import base64
 import dataclasses
-import html
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import imageio.v3 as iio
+import jinja2
 
 from nsff.io import Image, atomic_write
 
-WIDEST = 480  # pixels of a picture on a page
+MAX_PICTURE_WIDTH = 480  # pixels; wider pictures are reduced before they are embedded
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1500px; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .8rem; text-align: right }
-th { border-bottom: 2px solid #888 } td:first-child, th:first-child { text-align: left }
-table.words td, table.words th { text-align: left; vertical-align: top } h2 { margin: 2rem 0 .5rem }
-.row { display: grid; grid-template-columns: repeat(4, 1fr); gap: 4px; margin: .3rem 0 1.2rem }
-.videos { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; max-width: 100% }
-.videos video { height: 270px }
-.row img, .row video { width: 100%; display: block } img, video { max-width: 100%; display: block }
-h3 { margin: 0; font-size: 1rem } .small, figcaption { color: #666 }
-"""
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    kind: ClassVar = "heading"
+    text: str
+    level: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Paragraph:
+    kind: ClassVar = "paragraph"
+    text: str
+    small: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    kind: ClassVar = "link"
+    text: str
+    target: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    kind: ClassVar = "table"
+    header: list[str]
+    rows: list[list[str]]
+    sentences: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    kind: ClassVar = "pictures"
+    addresses: dict[str, str]  # data URL by caption
+
+
+@dataclasses.dataclass(frozen=True)
+class Videos:
+    kind: ClassVar = "videos"
+    addresses: dict[str, str]  # data URL by caption
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    kind: ClassVar = "plot"
+    text: str
+    address: str
+
+
+Block = Heading | Paragraph | Link | Table | Pictures | Videos | Plot
 
 
 @dataclasses.dataclass
 class Page:
-    """A page that grows from the top; texts are escaped."""
+    """A page that is built block by block, from top to bottom."""
 
     title: str
-    parts: list[str] = dataclasses.field(default_factory=list)
+    blocks: list[Block] = dataclasses.field(default_factory=list)
 
     def heading(self, text: str, level: int = 2) -> None:
-        self.parts.append(f"<h{level}>{html.escape(text)}</h{level}>")
+        self.blocks.append(Heading(text, level))
 
     def text(self, text: str, small: bool = False) -> None:
-        self.parts.append(f"<p{' class=small' if small else ''}>{html.escape(text)}</p>")
-
-    def table(self, rows: list[list[str]], words: bool = False) -> None:
-        """The first row is its head; `words`: cells hold sentences rather than figures."""
-        lines = []
-        for row, tag in ((row, "td" if index else "th") for index, row in enumerate(rows)):
-            lines.append("<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>")
-        self.parts.append(f"<table{' class=words' if words else ''}>{''.join(lines)}</table>")
-
-    def pictures(self, pictures: dict[str, Image]) -> None:
-        """Side by side, four in a row, with captions."""
-        tags = {name: f"<img loading=lazy alt='' src='{embedded_picture(each)}'>" for name, each in pictures.items()}
-        self._figures("row", tags)
-
-    def plot(self, png: bytes, text: str) -> None:
-        self.parts.append(f"<img alt='{html.escape(text)}' src='{_data('image/png', png)}'>")
-
-    def videos(self, videos: dict[str, Path]) -> None:
-        """mp4 files that play in a loop, with captions."""
-        how = "autoplay loop muted playsinline controls"
-        tags = {
-            name: f"<video {how} src='{_data('video/mp4', path.read_bytes())}'></video>"
-            for name, path in videos.items()
-        }
-        self._figures("videos", tags)
-
-    def _figures(self, style: str, tags: dict[str, str]) -> None:
-        shown = (
-            f"<figure>{tag}<figcaption>{html.escape(caption)}</figcaption></figure>" for caption, tag in tags.items()
-        )
-        self.parts.append(f"<div class={style}>{''.join(shown)}</div>")
+        self.blocks.append(Paragraph(text, small))
 
     def link(self, text: str, target: str) -> None:
-        """To a file beside the page."""
-        self.parts.append(f"<p><a href='{html.escape(target)}'>{html.escape(text)}</a></p>")
+        """Add a link to a file in the folder of the page."""
+        self.blocks.append(Link(text, target))
+
+    def table(self, rows: list[list[str]], sentences: bool = False) -> None:
+        """Add a table whose first row is the header; `sentences` aligns cells for text rather than numbers."""
+        self.blocks.append(Table(rows[0], rows[1:], sentences))
+
+    def pictures(self, pictures: dict[str, Image]) -> None:
+        """Add pictures by their caption, four in a row."""
+        self.blocks.append(Pictures({caption: jpeg_url(picture) for caption, picture in pictures.items()}))
+
+    def videos(self, videos: dict[str, Path]) -> None:
+        """Add mp4 files by their caption; they play in a loop."""
+        addresses = {caption: data_url("video/mp4", path.read_bytes()) for caption, path in videos.items()}
+        self.blocks.append(Videos(addresses))
+
+    def plot(self, png: bytes, text: str) -> None:
+        """Add a png with an alternative text, at its own size."""
+        self.blocks.append(Plot(text, data_url("image/png", png)))
 
     def write(self, path: Path) -> None:
-        """The page, whole or not at all."""
-        head = (
-            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-            f"<title>{html.escape(self.title)}</title><style>{STYLE}</style><h1>{html.escape(self.title)}</h1>"
-        )
+        """Write the page to a file, atomically."""
+        page = _TEMPLATES.get_template("page.html.j2").stream(title=self.title, blocks=self.blocks)
         with atomic_write(path) as partial:
-            partial.write_text("\n".join([head, *self.parts]) + "\n</html>\n", encoding="utf-8")
+            page.dump(str(partial), encoding="utf-8")
 
 
-def embedded_picture(picture: Image) -> str:
-    """A picture as the address of itself."""
+def jpeg_url(picture: Image) -> str:
+    """Encode a picture, reduced to `MAX_PICTURE_WIDTH`, as the data URL of a jpeg."""
     height, width = picture.shape[:2]
-    if width > WIDEST:
-        picture = cv2.resize(picture, (WIDEST, round(height * WIDEST / width)), interpolation=cv2.INTER_AREA)
-    return _data("image/jpeg", iio.imwrite("<bytes>", picture, extension=".jpg", quality=85))
+    if width > MAX_PICTURE_WIDTH:
+        size = MAX_PICTURE_WIDTH, round(height * MAX_PICTURE_WIDTH / width)
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return data_url("image/jpeg", iio.imwrite("<bytes>", picture, extension=".jpg", quality=85))
 
 
-def _data(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def data_url(media_type: str, content: bytes) -> str:
+    """Encode a file as a URL that holds its content."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,110 @@
+"""Verdicts on the figures of a trained scene, and the change to make for each that is not good."""
+
+import dataclasses
+import re
+from typing import Literal
+
+import numpy as np
+
+from nsff.config import Config
+
+Verdict = Literal["good", "fair", "poor", "-"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A figure of the health report and its interpretation.
+
+    Attributes:
+        figure: field of `diagnostics.HealthFigures`.
+        name: as reported.
+        unit: of the figure.
+        good: limit of the verdict "good". Larger figures are better if good > poor, smaller ones otherwise.
+        poor: limit of the verdict "poor".
+        meaning: of the figure.
+        advice: change to make where the verdict is not "good".
+    """
+
+    figure: str
+    name: str
+    unit: str
+    good: float
+    poor: float
+    meaning: str
+    advice: str
+
+    def verdict(self, value: float | None) -> Verdict:
+        if value is None or not np.isfinite(value):
+            return "-"
+        sign = 1.0 if self.good > self.poor else -1.0
+        if sign * value >= sign * self.good:
+            return "good"
+        return "fair" if sign * value > sign * self.poor else "poor"
+
+
+# The limits are judgement from three scenes (Balloon1, a toy train, a rendered room), not figures of the paper.
+CHECKS = (
+    Check("parallax", "parallax", "% of the width", 4.0, 1.5, "shift of the nearest point over the whole video",
+          "the camera hardly moves sideways: film with more sideways motion, or use more frames"),
+    Check("step", "step", "% of the width", 0.15, 0.02, "shift of the nearest point between frames, median",
+          "neighbouring frames are almost the same: take every second or third frame (--fps of prepare_video.py)"),
+    Check("moving", "moving pixels", "%", 0.5, 0.05, "fraction of pixels inside the motion masks",
+          "masks are almost empty: look at motion_masks/; --semantic maskrcnn, or a smaller --epi_threshold"),
+    Check("static", "static pixels", "%", 50.0, 20.0, "fraction of pixels well outside the motion masks",
+          "masks cover almost everything, the static field has nothing to learn from: a larger --epi_threshold, and "
+          "look at the cameras"),
+    Check("fit_static", "fit, static", "dB PSNR", 24.0, 19.0, "frames of the video, rendered, outside the masks",
+          "the static part does not fit: train longer; if it stays, cameras are wrong (see the error in the log of "
+          "run_colmap.py)"),
+    Check("fit_moving", "fit, moving", "dB PSNR", 22.0, 19.0, "frames of the video, rendered, inside the masks",
+          "the moving part does not fit: train longer, --use_motion_mask, a larger --num_extra_sample"),
+    Check("warps", "warps", "dB PSNR", 20.0, 15.0, "moving pixels, rendered from the times of both neighbours",
+          "scene flow does not explain the video: a larger --w_optical_flow, a smaller --w_sm, more training"),
+    Check("flow", "flow", "% of the width", 0.3, 1.5, "scene flow against optical flow in the masks, median distance",
+          "motion is not learnt: train longer, a larger --w_optical_flow; --bd_factor 0.6 if things come close"),
+    Check("static_in_moving", "static field in moving pixels", "%", 15.0, 40.0,
+          "weight of the static field inside the masks",
+          "ghosts: moving things are baked into the static field; --background_rays 1024 keeps them out"),
+    Check("dynamic_in_static", "dynamic field in static pixels", "%", 5.0, 20.0,
+          "weight of the dynamic field outside the masks",
+          "the dynamic field explains the static scene as well, new views will smear: --w_split 0.01, "
+          "--background_rays 1024"),
+    Check("undecided", "undecided pixels", "%", 10.0, 30.0, "entropy of the blend, 100 % if both fields weigh the same",
+          "the fields are not clearly split: --w_split 0.01, or --variant wild with --w_entropy"),
+    Check("depth", "depth", "rank correlation", 0.85, 0.5, "rendered depth against the given disparity",
+          "the geometry does not follow the given depth: look at disp/, --w_depth, or other depth (--depth)"),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class HealthRow:
+    """A row of the health report; its fields are the keys in `health.json`."""
+
+    name: str
+    value: float | None
+    unit: str
+    verdict: Verdict
+    meaning: str
+    advice: str
+
+
+def make_row(check: Check, value: float | None, config: Config) -> HealthRow:
+    """Judge a figure; where it is not good, add the advice and the options of it that are changed already."""
+    verdict = check.verdict(value)
+    advice = check.advice if verdict in ("fair", "poor") else ""
+    defaults = {option.name: option.default for option in dataclasses.fields(Config)}
+    options = [name for name in re.findall(r"--(\w+)", advice) if name in defaults]
+    if changed := [f"{name} {getattr(config, name)}" for name in options if getattr(config, name) != defaults[name]]:
+        advice += f" (already {', '.join(changed)}: then more training)"
+    return HealthRow(check.name, value, check.unit, verdict, check.meaning, advice)
+
+
+def format_health(rows: list[HealthRow]) -> str:
+    """One line per figure, with its advice on a line below."""
+    lines = []
+    for row in rows:
+        value = "-" if row.value is None else f"{row.value:.2f}"
+        lines.append(f"{row.verdict:5} {row.name:30} {value:>8} {row.unit:17} {row.meaning}")
+        if row.advice:
+            lines.append(f"      -> {row.advice}")
+    return "\n".join(lines)
