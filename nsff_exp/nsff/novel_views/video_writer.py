@@ -49,7 +49,7 @@ class VideoFiles:
     raw_depth: bool = False  # write depth_raw/000.npz
 
     def frame_paths(self, layer: str, index: int) -> list[Path]:
-        """Paths of a frame's picture, one per format."""
+        """Paths of a frame's picture of a layer, one per format."""
         folder = self.folder / ("images" if layer == "rgb" else layer)
         return [folder / f"{index:03d}.{extension}" for extension in self.images]
 

@@ -146,7 +146,7 @@ class CoarseSamples:
                 a ray, at infinity, absorbs all of it in either field, and the middle of its span does not tell which.
 
         Note:
-            Training goes without `opaque_end`: there it would draw the samples of rays through empty space to infinity.
+            Training leaves `opaque_end` off: it would move most samples of rays through empty space to infinity.
         """
         static, dynamic = blended_weights(sigma_static, blend_w, sigma_dynamic, self.deltas)
         if opaque_end:

@@ -17,7 +17,7 @@ from nsff.geometry.rays import Camera, RayBundle
 from nsff.rendering.frame_render import FrameRender, flow_to_next
 from nsff.rendering.ray_sampling import CoarseSamples, blur_weights
 from nsff.rendering.splatting import splat
-from nsff.rendering.volume_rendering import MIN_CLEARNESS, intervals, opacity
+from nsff.rendering.volume_rendering import MIN_TRANSPARENCY, intervals, opacity
 
 MIN_TRANSMITTANCE = 1e-4  # stop compositing a pixel once it and its surroundings are below this
 MAX_SPLAT_DISTANCE = 0.05  # of the width; samples splatted farther are lost if their own pixel is opaque before them
@@ -77,7 +77,7 @@ def render_space_time(
     """Render a camera's frame at a time between two frames of the sequence.
 
     The dynamic field is evaluated on the rays of this camera at both frames. Plane by plane, its samples move along
-    their scene flow by the fraction of a frame that is missing to the timestamp, and are splatted to their new pixels.
+    their scene flow by the distance in time to the timestamp, and are splatted to their new pixels.
     The static field does not move.
 
     Args:
@@ -260,10 +260,10 @@ class _PlaneCompositor:
             dynamic += alpha[:, None] * image
             alpha_dynamic += alpha
         dynamic[:, 3] = alpha_dynamic
-        clearness = 1.0 - alpha_static - alpha_dynamic * (1.0 - alpha_static) + MIN_CLEARNESS
-        before = torch.cat([torch.ones_like(clearness[:1]), clearness[:-1]])
+        transparency = 1.0 - alpha_static - alpha_dynamic * (1.0 - alpha_static) + MIN_TRANSPARENCY
+        before = torch.cat([torch.ones_like(transparency[:1]), transparency[:-1]])
         transmittance = self.transmittance * torch.cumprod(before, dim=0)
-        self.transmittance = transmittance[-1] * clearness[-1]
+        self.transmittance = transmittance[-1] * transparency[-1]
         self.dynamic += torch.einsum("sn,scn->cn", transmittance, dynamic)
         self.static_rgb += torch.einsum("sn,scn->cn", transmittance * alpha_static, planes.static[:, :3])
         self.depth += torch.einsum("sn,s->n", transmittance * (alpha_static + alpha_dynamic), planes.depths)

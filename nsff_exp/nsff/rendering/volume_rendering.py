@@ -9,7 +9,7 @@ from torch import Tensor
 from nsff.fields import Radiance, StaticSamples
 
 LAST_INTERVAL = 1e10  # makes the last sample opaque wherever its density is positive
-MIN_CLEARNESS = 1e-10  # added to each 1 - alpha: at a transmittance of 0 the gradient of the product is not finite
+MIN_TRANSPARENCY = 1e-10  # added to each 1 - alpha: at a transmittance of 0 the gradient of the product is not finite
 
 Noise = Float[Tensor, "n s"] | float  # added to raw density
 
@@ -45,9 +45,9 @@ def opacity(sigma_raw: Float[Tensor, "n s"], deltas: Float[Tensor, "n s"], noise
     return 1.0 - torch.exp(-torch.relu(sigma_raw + noise) * deltas)
 
 
-def transmittance(clearness: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
-    """Compute T_k, the product of `clearness` (1 - alpha) over the samples before k; 1 at the first."""
-    products = torch.cumprod(clearness + MIN_CLEARNESS, dim=-1)
+def transmittance(transparency: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
+    """Compute T_k, the product of `transparency` (1 - alpha) over the samples before k; 1 at the first."""
+    products = torch.cumprod(transparency + MIN_TRANSPARENCY, dim=-1)
     return torch.cat([torch.ones_like(products[:, :1]), products[:, :-1]], dim=-1)
 
 
@@ -87,7 +87,7 @@ def blended_weights(
 ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
     """Compute the weights of the static and of the dynamic samples of the blended fields.
 
-    The opacities of the two fields are scaled by b and 1 - b, with b the blend weight; the clearness of a sample is
+    The opacities of the two fields are scaled by b and 1 - b, with b the blend weight; the transparency of a sample is
     (1 - alpha_dynamic b) (1 - alpha_static (1 - b)).
 
     Returns:
