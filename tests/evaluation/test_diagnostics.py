@@ -57,7 +57,7 @@ def test_advice_names_options_changed_already(trained):
     check = next(check for check in CHECKS if check.name == "undecided pixels")
     fresh, given = (dataclasses.replace(trained, w_split=value, w_entropy=1e-3) for value in (0.0, 0.01))
     assert make_row(check, 50.0, fresh).advice == check.advice
-    assert make_row(check, 50.0, given).advice.endswith("(already w_split 0.01: then more training)")
+    assert make_row(check, 50.0, given).advice.endswith("(set already: w_split 0.01; train longer)")
     assert make_row(check, 1.0, given).advice == ""
 
 

@@ -95,7 +95,7 @@ def make_row(check: Check, value: float | None, config: Config) -> HealthRow:
     defaults = {option.name: option.default for option in dataclasses.fields(Config)}
     options = [name for name in re.findall(r"--(\w+)", advice) if name in defaults]
     if changed := [f"{name} {getattr(config, name)}" for name in options if getattr(config, name) != defaults[name]]:
-        advice += f" (already {', '.join(changed)}: then more training)"
+        advice += f" (set already: {', '.join(changed)}; train longer)"
     return HealthRow(check.name, value, check.unit, verdict, check.meaning, advice)
 
 

@@ -41,9 +41,15 @@ def write_page(path: Path, report: EvaluationReport, views: list[HeldOutView], f
 
 
 def _cost_and_stability(report: EvaluationReport) -> str:
-    values = report.mean.to_json()
-    keys = ("flicker", "seconds", "peak_memory_gb", "pck_t")
-    return ", ".join(f"{key} {number(values[key], 3)}" for key in keys if values.get(key) is not None)
+    mean = report.mean
+    pck_t = mean.keypoints.pck_t if mean.keypoints else None
+    facts = (
+        ("flicker {:.3f} grey levels", mean.flicker),
+        ("{:.3f} s per view", mean.seconds),
+        ("{:.3f} GB peak memory", mean.peak_memory_gb),
+        ("PCK-T {:.3f}", pck_t),
+    )
+    return ", ".join(text.format(value) for text, value in facts if value is not None)
 
 
 def _worst_first(score: ViewScore) -> float:
