@@ -1,7 +1,7 @@
-"""Every command of the published README, typed in its folder, on folders laid out as the authors' archives.
+"""Every command of the published README, as typed, on folders laid out like the authors' archives.
 
-The archives' own checkpoints and weights cannot be had here: a small scene of the golden figures stands for each scene,
-the golden checkpoint for each of theirs, and networks with random weights for the published ones.
+The archives are too large for a test: a small scene stands for each of their scenes, the golden checkpoint for each of
+their checkpoints, and networks with random weights for the published ones.
 """
 
 import json
@@ -20,6 +20,7 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+NIGHTLY = pytest.mark.nightly
 KID_RUNNING = "kid-running_ndc_5f_sv_of_sm_unify3_F00-30"
 EVALUATED = {  # config, experiment in dynamic_scene_pretrained_models.zip
     "balloon1-2": "balloon1-2_ndc_5f_sv_of_unify3_F00-24", "truck2": "truck-2_ndc_5f_sv_of_unify3_F00-24",
@@ -29,7 +30,7 @@ EVALUATED = {  # config, experiment in dynamic_scene_pretrained_models.zip
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, golden: Path, trunk: dict[str, torch.Tensor]) -> Path:
-    """A copy of the repository with the archives unpacked as the published README says; configs fit the stand-ins."""
+    """Copy the repository, with stand-ins of the archives unpacked as the published README says."""
     home = tmp_path_factory.mktemp("xxx") / "Neural-Scene-Flow-Fields"
     files = subprocess.run(
         ["git", "ls-files", "nsff_scripts", "nsff_exp", "configs"], cwd=REPOSITORY, capture_output=True
@@ -47,14 +48,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, golden: Path, trunk: dict[str
     dense = home / "kid-running/dense"
     shutil.copytree(golden / "scripts/dense/sparse", dense / "sparse")
     shutil.copytree(golden / "scripts/dense/images", dense / "images")
-    cache = home / "torch/hub/checkpoints"  # where torchvision keeps what it has downloaded
+    cache = home / "torch/hub/checkpoints"  # torchvision's download folder
     cache.mkdir(parents=True)
     torch.save(trunk, cache / "alexnet-owt-7be5be79.pth")
     return home
 
 
-def type_(home: Path, folder: str, command: str) -> subprocess.CompletedProcess:
-    """Run a command line in a folder of the copy, with `python` of this environment."""
+def run_as_typed(home: Path, folder: str, command: str) -> subprocess.CompletedProcess:
+    """Run a shell command in a folder of the copy, with the `python` of this environment."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TORCH_HOME": str(home / "torch"),
     }  # fmt: skip
@@ -77,20 +78,20 @@ def frames_of(folder: Path) -> list[np.ndarray]:
             "render-lockcam-slowmo-frame-008_path_002000",
             None,
             161,
-            marks=pytest.mark.nightly,
+            marks=NIGHTLY,
         ),
         pytest.param(
             "--render_slowmo_bt  --target_idx 10",
             "render-slowmo-bt-frame-010_path_002000",
             "render_slowmo_bt",
             201,
-            marks=pytest.mark.nightly,
+            marks=NIGHTLY,
         ),
     ],
 )
-def test_rendering_from_the_pretrained_model(home, golden, options, experiment_folder, kind, n_frames):
-    """The frames are those that the published code renders, up to the loss of their jpg files."""
-    type_(home, "nsff_exp", f"python run_nerf.py --config configs/config_kid-running.txt {options}")
+def test_render_commands_match_published_frames(home, golden, options, experiment_folder, kind, n_frames):
+    """Frames equal those of the published code up to JPEG compression."""
+    run_as_typed(home, "nsff_exp", f"python run_nerf.py --config configs/config_kid-running.txt {options}")
     folder = home / "nsff_exp/logs" / KID_RUNNING / experiment_folder
     frames = frames_of(folder)
     assert len(frames) == n_frames
@@ -103,11 +104,10 @@ def test_rendering_from_the_pretrained_model(home, golden, options, experiment_f
             assert np.abs(frame - published[name]).mean() < 3.0, name
 
 
-@pytest.mark.parametrize("scene", ["truck2", "skating-2", pytest.param("balloon1-2", marks=pytest.mark.nightly)])
-def test_evaluation_on_the_dynamic_scene_dataset(home, golden, scene):
-    """The means that are printed are those of the published evaluation."""
-    every = "" if scene == "balloon1-2" else " --every 60"  # one in full: 264 views take a minute
-    run = type_(home, "nsff_exp", f"python evaluation.py --config configs/config_{scene}.txt{every}")
+@pytest.mark.parametrize("scene", ["truck2", *(pytest.param(x, marks=NIGHTLY) for x in ("skating-2", "balloon1-2"))])
+def test_evaluation_command_prints_published_means(home, golden, scene):
+    every = "" if scene == "balloon1-2" else " --every 60"  # only one in full: its 264 views take a minute
+    run = run_as_typed(home, "nsff_exp", f"python evaluation.py --config configs/config_{scene}.txt{every}")
     printed = dict(line.rsplit(" ", 1) for line in run.stdout.splitlines())
     published = json.loads((golden / "render/evaluation.json").read_text())["means"]
     assert set(printed) == set(published)
@@ -119,8 +119,7 @@ def test_evaluation_on_the_dynamic_scene_dataset(home, golden, scene):
             assert float(printed[name]) == pytest.approx(theirs, abs=1e-3), name
 
 
-def test_training_under_a_new_name(home):
-    """Started as published, then stopped with Ctrl-C: the experiment has its settings and a checkpoint."""
+def test_training_command_interrupted_leaves_settings_and_checkpoint(home):
     config = home / "configs/config_kid-running.txt"
     before = config.read_text()
     config.write_text(before.replace("kid-running_ndc_5f_sv_of_sm_unify3", "my-own"))
@@ -146,7 +145,7 @@ def test_training_under_a_new_name(home):
 
 @pytest.fixture(scope="module")
 def networks(home: Path) -> None:
-    """Stand-ins for the published weights, where the published README puts them."""
+    """Write networks with random weights to the paths that the published README gives."""
     sys.path.insert(0, str(REPOSITORY / "nsff_scripts"))
     from nsff.prep.depth.midas import MidasNet
     from nsff.prep.downloads import DOWNLOADS
@@ -163,20 +162,19 @@ def networks(home: Path) -> None:
     shutil.copy(home / "torch/hub/checkpoints/alexnet-owt-7be5be79.pth", models / files["lpips"])
 
 
-@pytest.mark.nightly
-def test_video_preprocessing(home, golden, networks):
-    """From COLMAP's folder to all that training reads."""
+@NIGHTLY
+def test_preprocessing_commands_write_all_scene_files(home, golden, networks):
     dense = home / "kid-running/dense"
     data_path = "/home/xxx/Neural-Scene-Flow-Fields/kid-running/dense/"
-    type_(home, "nsff_scripts", f'python save_poses_nerf.py --data_path "{data_path}"')
+    run_as_typed(home, "nsff_scripts", f'python save_poses_nerf.py --data_path "{data_path}"')
     np.testing.assert_allclose(
         np.load(dense / "poses_bounds.npy"), np.load(golden / "scripts/expected/poses_bounds.npy"), rtol=1e-5, atol=1e-6
     )
     sizes = "--input_w 640 --input_h 360 --resize_height 288"
-    type_(home, "nsff_scripts", f'python run_midas.py --data_path "{data_path}" {sizes}')
-    type_(home, "nsff_scripts", "./download_models.sh")
+    run_as_typed(home, "nsff_scripts", f'python run_midas.py --data_path "{data_path}" {sizes}')
+    run_as_typed(home, "nsff_scripts", "./download_models.sh")
     sizes = "--epi_threhold 1.0 --input_flow_w 768 --input_semantic_w 1024 --input_semantic_h 576"
-    type_(
+    run_as_typed(
         home,
         "nsff_scripts",
         f"python run_flows_video.py --model models/raft-things.pth --data_path {data_path} {sizes}",

@@ -1,4 +1,4 @@
-"""The split of a scene: rays of the background for the static field alone, no dynamic field where nothing moves."""
+"""Background rays for the static field alone, and the loss that keeps the dynamic field out of the background."""
 
 import dataclasses
 
@@ -19,8 +19,8 @@ from toy_fields import AHEAD, toy
 CPU = torch.device("cpu")
 
 
-def small(config, field: str):
-    """The golden config with small fields of a kind, and the terms of the background on."""
+def with_background_terms(config, field: str):
+    """The golden config with small fields, background rays and the split loss."""
     return dataclasses.replace(
         config, field=field, schedule="scaled", N_rand=32, num_extra_sample=8, netwidth=16, N_samples=8,
         hash_levels=3, hash_log2_rows=10, hash_finest=32, hash_dynamic_finest=32, hash_coarse_samples=8, hash_samples=8,
@@ -28,7 +28,7 @@ def small(config, field: str):
     )  # fmt: skip
 
 
-def test_background_keeps_away_from_what_moves():
+def test_background_excludes_margin_around_motion_mask():
     mask = np.zeros((30, 100), bool)
     assert background_of(mask).all()
     mask[10, 50] = True
@@ -39,7 +39,7 @@ def test_background_keeps_away_from_what_moves():
     ]  # fmt: skip
 
 
-def test_drawn_pixels_are_those_of_their_frames(paper_scene):
+def test_draw_background_pixels_match_their_frames_and_lie_in_background(paper_scene):
     batch = draw_background(paper_scene, 500, torch.Generator().manual_seed(0))
     column, row = batch.uv.long().unbind(-1)
     assert 100 < len(column) < 500
@@ -50,37 +50,37 @@ def test_drawn_pixels_are_those_of_their_frames(paper_scene):
 
 
 @pytest.mark.parametrize("field", ["mlp", "hash"])
-def test_where_all_moves_there_is_no_background(paper_config, paper_scene, field):
+def test_scene_without_background_gives_zero_terms(paper_config, paper_scene, field):
     scene = dataclasses.replace(paper_scene, background=torch.zeros_like(paper_scene.background))
-    terms = Trainer(small(paper_config, field), scene, CPU).train_step().terms
+    terms = Trainer(with_background_terms(paper_config, field), scene, CPU).train_step().terms
     assert (float(terms.background), float(terms.split)) == (0.0, 0.0)
     assert bool(torch.isfinite(terms.total()))
 
 
-def test_each_ray_may_have_a_camera_of_its_own(paper_scene):
+def test_make_rays_with_camera_per_ray_equals_single_cameras(paper_scene):
     uv, frames = pixel_grid(paper_scene.intrinsics, CPU)[:40:8], torch.tensor([3, 0, 3, 11, 23])
-    together = make_rays(uv, paper_scene.c2w[frames], paper_scene.intrinsics)
+    rays = make_rays(uv, paper_scene.c2w[frames], paper_scene.intrinsics)
     for k, frame in enumerate(frames.tolist()):
-        alone = make_rays(uv[k : k + 1], paper_scene.c2w[frame], paper_scene.intrinsics)
-        torch.testing.assert_close(together[k : k + 1].origins_ndc, alone.origins_ndc)
-        torch.testing.assert_close(together[k : k + 1].directions_ndc, alone.directions_ndc)
-        torch.testing.assert_close(together[k : k + 1].viewdirs, alone.viewdirs)
+        expected = make_rays(uv[k : k + 1], paper_scene.c2w[frame], paper_scene.intrinsics)
+        torch.testing.assert_close(rays[k : k + 1].origins_ndc, expected.origins_ndc)
+        torch.testing.assert_close(rays[k : k + 1].directions_ndc, expected.directions_ndc)
+        torch.testing.assert_close(rays[k : k + 1].viewdirs, expected.viewdirs)
 
 
 @pytest.mark.parametrize("n_coarse", [0, 32])
-def test_background_is_the_static_field_alone(paper_scene, n_coarse):
+def test_render_background_of_toy_scene_shows_static_wall(paper_scene, n_coarse):
     uv = pixel_grid(paper_scene.intrinsics, CPU)[:9]
     rays = make_rays(uv, AHEAD, paper_scene.intrinsics)
     rgb = render_background(toy().static, rays, DepthSampling(24, n_coarse, 0.0), torch.Generator(), lambda n: 0.0)
     torch.testing.assert_close(rgb, torch.full((9, 3), 0.5))  # the grey wall
 
 
-def test_background_loss_by_hand():
-    rgb, truth = torch.tensor([[0.5, 0.5, 0.5], [1.0, 0.0, 0.0]]), torch.tensor([[0.5, 0.5, 0.2], [0.5, 0.0, 0.0]])
-    assert float(background_loss(rgb, truth)) == pytest.approx((0.09 + 0.25) / 6)
+def test_background_loss_matches_hand_value():
+    rgb, target = torch.tensor([[0.5, 0.5, 0.5], [1.0, 0.0, 0.0]]), torch.tensor([[0.5, 0.5, 0.2], [0.5, 0.0, 0.0]])
+    assert float(background_loss(rgb, target)) == pytest.approx((0.09 + 0.25) / 6)
 
 
-def test_split_looks_at_uniform_rays_of_the_background_only(paper_config, paper_scene, golden):
+def test_split_loss_is_mean_over_uniform_background_rays(paper_config, paper_scene, golden):
     fields = build_fields(paper_config)
     load_weights(fields, read_checkpoint(golden / "render" / "002000.tar"), paper_config)
     batch = gather_batch(paper_scene, 5, torch.tensor([3, 700, 1200, 1290]), torch.tensor([5, 9]))
@@ -89,21 +89,24 @@ def test_split_looks_at_uniform_rays_of_the_background_only(paper_config, paper_
     depths = sample_depths(6, 12, 0.0, None, CPU)
     timeline = paper_scene.timeline
     render = render_train(fields, rays, depths, timeline, 5, n_static=6, two_step=False, two_step_backward=True)
-    shares = render.ref.blended.dynamic_weight
-    assert float(split_loss(render, batch).detach()) == pytest.approx(
-        float(shares[[0, 2, 3]].mean().detach()), rel=1e-5
-    )
+    expected = render.ref.blended.dynamic_weight[[0, 2, 3]].mean()
+    torch.testing.assert_close(split_loss(render, batch), expected, rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("field", ["mlp", "hash"])
-def test_terms_reach_the_fields_they_are_for(paper_config, paper_scene, field):
-    config = small(paper_config, field)
-    trainer = Trainer(config, paper_scene, CPU)
-    terms = trainer.train_step().terms
+def test_background_terms_are_zero_unless_enabled(paper_config, paper_scene, field):
+    enabled = with_background_terms(paper_config, field)
+    terms = Trainer(enabled, paper_scene, CPU).train_step().terms
     assert float(terms.background) > 0.0
     assert float(terms.split) > 0.0
-    off = Trainer(dataclasses.replace(config, background_rays=0, w_split=0.0), paper_scene, CPU).train_step().terms
-    assert (float(off.background), float(off.split)) == (0.0, 0.0)
+    disabled = dataclasses.replace(enabled, background_rays=0, w_split=0.0)
+    terms = Trainer(disabled, paper_scene, CPU).train_step().terms
+    assert (float(terms.background), float(terms.split)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+def test_render_background_has_gradients_in_static_field_only(paper_config, paper_scene, field):
+    config = with_background_terms(paper_config, field)
     fields = build_fields(config)
     rays = make_rays(pixel_grid(paper_scene.intrinsics, CPU)[:16], paper_scene.c2w[0], paper_scene.intrinsics)
     sampling = DepthSampling.of(config)

@@ -1,4 +1,4 @@
-"""Bad input gets one clear line that says what, where and what to run, a non-zero exit, and no half-written file."""
+"""Bad input ends in one error line with cause, file and remedy, a non-zero exit status, and no partial files."""
 
 import dataclasses
 import shutil
@@ -26,18 +26,12 @@ def scene(golden: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(scene: Path, golden: Path, tmp_path: Path, monkeypatch, capsys):
-    """Call run_nerf.py in-process; returns (exit status, error lines)."""
+    """Run run_nerf.py in this process; returns (exit status, error lines)."""
 
-    def call(*more: str) -> tuple[int, list[str]]:
-        argv = [
-            "--config",
-            str(golden / "paper/config.txt"),
-            "--datadir",
-            str(scene),
-            "--basedir",
-            str(tmp_path / "logs"),
-        ]
-        monkeypatch.setattr(sys, "argv", ["run_nerf.py", *argv, "--N_iters", "2", *SMALL, *more])
+    def call(*options: str) -> tuple[int, list[str]]:
+        argv = ["--config", str(golden / "paper/config.txt"), "--datadir", str(scene)]
+        argv += ["--basedir", str(tmp_path / "logs")]
+        monkeypatch.setattr(sys, "argv", ["run_nerf.py", *argv, "--N_iters", "2", *SMALL, *options])
         with pytest.raises(SystemExit) as stopped:
             run_script(run_nerf.main)
         lines = capsys.readouterr().err.strip().split("\n")
@@ -46,7 +40,7 @@ def run(scene: Path, golden: Path, tmp_path: Path, monkeypatch, capsys):
     return call
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -54,15 +48,15 @@ def missing_flow(scene: Path) -> None:
     (scene / "flow_i1/00007_fwd.npz").unlink()
 
 
-def cut_png(scene: Path) -> None:
-    cut(scene / "images_64x36/00003.png")
+def truncated_png(scene: Path) -> None:
+    truncate(scene / "images_64x36/00003.png")
 
 
-def cut_npz(scene: Path) -> None:
-    cut(scene / "flow_i1/00004_bwd.npz")
+def truncated_npz(scene: Path) -> None:
+    truncate(scene / "flow_i1/00004_bwd.npz")
 
 
-def other_size(scene: Path) -> None:
+def frame_of_other_size(scene: Path) -> None:
     shutil.copy(scene / "images/00005.png", scene / "images_64x36/00005.png")
 
 
@@ -101,19 +95,15 @@ def no_masks(scene: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "named", "remedy"),
+    ("damage", "cause", "remedy"),
     [
         (missing_flow, "flow_i1/00007_fwd.npz is missing", "run_flows_video.py --data_path"),
-        (cut_png, "images_64x36/00003.png cannot be read, it may be cut off", "again"),
-        (cut_npz, "flow_i1/00004_bwd.npz cannot be read, it may be cut off", "run_flows_video.py"),
-        (other_size, "images_64x36/00005.png is 128x72, 00000.png is 64x36", "run_midas.py"),
+        (truncated_png, "images_64x36/00003.png cannot be read, it may be cut off", "again"),
+        (truncated_npz, "flow_i1/00004_bwd.npz cannot be read, it may be cut off", "run_flows_video.py"),
+        (frame_of_other_size, "images_64x36/00005.png is 128x72, 00000.png is 64x36", "run_midas.py"),
         (nan_pose, "poses_bounds.npy: row 6 has NaN", "save_poses_nerf.py --data_path"),
         (too_few_poses, "poses_bounds.npy has 20 poses", "save_poses_nerf.py"),
-        (
-            flow_of_other_size,
-            "flow_i1/00002_fwd.npz has flow of shape (9, 16, 2)",
-            "run_flows_video.py",
-        ),
+        (flow_of_other_size, "flow_i1/00002_fwd.npz has flow of shape (9, 16, 2)", "run_flows_video.py"),
         (nan_disparity, "disp/00001.npy must be (H, W) without NaN", "run_midas.py"),
         (pickled_disparity, "disp/00001.npy cannot be read", "run_midas.py"),
         (no_frames, "has 0 folders images_<W>x36", "run_midas.py"),
@@ -121,30 +111,30 @@ def no_masks(scene: Path) -> None:
         (no_masks, "motion_masks/00000.png is missing", "run_flows_video.py"),
     ],
 )
-def test_damaged_scene(scene, run, tmp_path, damage, named, remedy):
+def test_damaged_scene_gives_one_error_with_remedy(scene, run, tmp_path, damage, cause, remedy):
     damage(scene)
     status, errors = run()
     assert status == 1
     assert len(errors) == 1
-    assert named in errors[0]
+    assert cause in errors[0]
     assert remedy in errors[0]
     assert not (tmp_path / "logs").exists()
 
 
-def test_unknown_option_is_a_usage_error(run):
+def test_unknown_option_exits_with_usage_status(run):
     status, errors = run("--N_sampels", "5")
     assert status == 2
     assert "did you mean 'N_samples'" in errors[0]
 
 
-def test_empty_motion_mask_is_legal(scene, run, tmp_path):
+def test_empty_motion_masks_train(scene, run, tmp_path):
     for path in (scene / "motion_masks").iterdir():
         Image.new("L", (64, 36)).save(path)
     assert run() == (0, [])
     assert (tmp_path / "logs/golden_F00-24/000002.tar").is_file()
 
 
-def test_render_without_a_checkpoint_names_the_folder_and_the_experiments_there(run, tmp_path):
+def test_render_without_checkpoint_names_folder_and_other_experiments(run, tmp_path):
     status, errors = run("--render_bt")
     assert status == 1
     assert str(tmp_path / "logs/golden_F00-24") in errors[0]
@@ -158,8 +148,8 @@ def test_render_without_a_checkpoint_names_the_folder_and_the_experiments_there(
     assert "--expname" in errors[0]
 
 
-def test_a_run_of_another_variant_is_not_continued(run, tmp_path):
-    """Both have the published name of the experiment."""
+def test_resume_rejects_checkpoint_of_other_variant(run, tmp_path):
+    """Both variants have the same published experiment name."""
     assert run()[0] == 0
     status, errors = run("--variant", "wild", "--N_iters", "3")
     assert status == 1
@@ -168,16 +158,16 @@ def test_a_run_of_another_variant_is_not_continued(run, tmp_path):
     assert run("--variant", "wild", "--expname", "b", "--N_iters", "3", "--ft_path", str(folder / "000002.tar"))[0] == 0
 
 
-def rename(folder: Path, name: str) -> None:
-    """Every file of a folder under a name of its own: `f7-x.png` for frame 7."""
+def rename_frames(folder: Path) -> None:
+    """Rename the files of a folder, for instance 00007.png to f7-x.png."""
     for path in sorted(folder.iterdir()):
-        path.rename(path.with_name(f"{name}{int(path.stem)}-x{path.suffix}"))
+        path.rename(path.with_name(f"f{int(path.stem)}-x{path.suffix}"))
 
 
-def test_files_of_other_names_are_taken_in_natural_order(scene, run, paper_scene, paper_config):
-    """As published, where there are as many as frames."""
+def test_files_of_other_names_are_read_in_natural_order(scene, run, paper_scene, paper_config):
+    """As in the published code, if the number of files is that of the frames."""
     for name in ("images_64x36", "disp", "motion_masks"):
-        rename(scene / name, "f")
+        rename_frames(scene / name)
     changed = load_scene(dataclasses.replace(paper_config, datadir=str(scene)), torch.device("cpu"))
     for name in ("images", "disparity", "motion_masks"):
         assert torch.equal(getattr(changed, name), getattr(paper_scene, name)), name
@@ -186,20 +176,20 @@ def test_files_of_other_names_are_taken_in_natural_order(scene, run, paper_scene
     assert "disp/00000.npy is missing; run run_midas.py" in run()[1][0]
 
 
-def test_names_by_frame_and_others_are_not_mixed(scene, run):
-    """As many files as frames, but which of them is frame 5?"""
+def test_numbered_and_other_names_mixed_are_rejected(scene, run):
+    """The number of files is right, but frame 5 is ambiguous."""
     (scene / "disp/00005.npy").rename(scene / "disp/five.npy")
     assert "disp/00005.npy is missing" in run()[1][0]
 
 
-def test_a_gap_is_not_closed_by_a_file_beyond_the_sequence(scene, run):
-    """As many files as frames, numbered: the one that is missing is missing."""
+def test_missing_number_is_not_filled_by_later_file(scene, run):
+    """The number of files is right, but names that are numbers are frame numbers."""
     (scene / "disp/00005.npy").rename(scene / "disp/00024.npy")
     assert "disp/00005.npy is missing; run run_midas.py" in run()[1][0]
 
 
-def test_files_named_as_the_images_have_their_order(scene, paper_scene, paper_config):
-    """f10 comes before f2 in the list of images, and so in every folder."""
+def test_files_named_like_images_follow_their_order(scene, paper_scene, paper_config):
+    """f10 sorts before f2 among the images, and so in every folder."""
     order = sorted(f"f{index}" for index in range(24))
     for name in ("images", "images_64x36", "disp", "motion_masks"):
         for path in sorted((scene / name).iterdir()):
@@ -209,33 +199,33 @@ def test_files_named_as_the_images_have_their_order(scene, paper_scene, paper_co
         assert torch.equal(getattr(changed, name), getattr(paper_scene, name)), name
 
 
-def test_numbers_may_begin_at_one(scene, paper_scene, paper_config):
+def test_numbering_from_one_is_accepted(scene, paper_scene, paper_config):
     for path in sorted((scene / "disp").iterdir(), reverse=True):
         path.rename(path.with_name(f"{int(path.stem) + 1:05d}.npy"))
     changed = load_scene(dataclasses.replace(paper_config, datadir=str(scene)), torch.device("cpu"))
     assert torch.equal(changed.disparity, paper_scene.disparity)
 
 
-def test_frames_that_are_not_used_need_no_files(scene, run):
+def test_frames_beyond_end_frame_need_no_files(scene, run):
     for name in ("images_64x36/00020.png", "disp/00020.npy", "motion_masks/00020.png"):
         (scene / name).unlink()
     assert run("--end_frame", "12") == (0, [])
 
 
-def test_a_sequence_of_another_length_is_not_continued(scene, run, tmp_path):
-    """The time of a frame is relative to its length."""
+def test_resume_and_render_reject_checkpoint_of_other_sequence_length(scene, run, tmp_path):
+    """The time of a frame is relative to the length of the sequence."""
     assert run("--end_frame", "50")[0] == 0
     np.save(scene / "poses_bounds.npy", np.load(scene / "poses_bounds.npy")[:16])
     for path in sorted((scene / "images").iterdir())[16:]:
         path.unlink()
-    for more in (["--N_iters", "3"], ["--render_bt"]):
-        status, errors = run("--end_frame", "50", *more)
+    for options in (["--N_iters", "3"], ["--render_bt"]):
+        status, errors = run("--end_frame", "50", *options)
         assert status == 1
         assert "000002.tar was trained on 24 frames, 16 are in use" in errors[0]
 
 
-def test_masks_count_from_the_first_grey_level(scene, paper_config):
-    """As published: whatever is not black moves."""
+def test_any_nonzero_grey_level_of_mask_counts_as_moving(scene, paper_config):
+    """As in the published code."""
     grey = np.zeros((36, 64), np.uint8)
     grey[4, 5], grey[6, 7] = 1, 255
     Image.fromarray(grey).save(scene / "motion_masks/00002.png")
@@ -244,20 +234,20 @@ def test_masks_count_from_the_first_grey_level(scene, paper_config):
 
 
 @pytest.mark.parametrize("mode", ["--render_bt", "--render_lockcam_slowmo", "--render_slowmo_bt"])
-def test_target_outside_the_sequence(run, mode):
+def test_target_idx_outside_sequence_is_rejected(run, mode):
     status, errors = run(mode, "--target_idx", "24")
     assert status == 1
     assert "target_idx = 24 is outside the sequence: choose 0 to 23" in errors[0]
 
 
-def test_unwritable_output(run, tmp_path):
+def test_unwritable_basedir_is_rejected(run, tmp_path):
     (tmp_path / "logs").write_text("a file where a folder should be")
     status, errors = run()
     assert status == 1
     assert "--basedir" in errors[0]
 
 
-def test_checkpoint_of_another_width_is_refused(run, tmp_path):
+def test_resume_rejects_checkpoint_of_other_architecture(run, tmp_path):
     assert run()[0] == 0
     status, errors = run("--netwidth", "32", "--N_iters", "3")
     assert status == 1
@@ -266,10 +256,10 @@ def test_checkpoint_of_another_width_is_refused(run, tmp_path):
     assert sorted(p.name for p in (tmp_path / "logs/golden_F00-24").glob("*.tar")) == ["000002.tar"]
 
 
-def test_cut_checkpoint_falls_back_to_the_one_before(run, tmp_path, caplog):
+def test_truncated_checkpoint_falls_back_to_previous_one(run, tmp_path, caplog):
     assert run("--i_weights", "1")[0] == 0
     folder = tmp_path / "logs/golden_F00-24"
-    cut(folder / "000002.tar")
+    truncate(folder / "000002.tar")
     assert run("--N_iters", "4")[0] == 0
     assert "000002.tar cannot be read, it may be cut off" in caplog.text
     assert "resumed from" in caplog.text
@@ -277,14 +267,14 @@ def test_cut_checkpoint_falls_back_to_the_one_before(run, tmp_path, caplog):
     assert not list(folder.glob("*.partial"))
 
 
-def test_nothing_in_a_checkpoint_is_executed(run, tmp_path):
-    class Evil:
+def test_pickled_code_in_checkpoint_is_not_executed(run, tmp_path):
+    class Payload:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "executed",))
 
     folder = tmp_path / "logs/golden_F00-24"
     folder.mkdir(parents=True)
-    torch.save({"global_step": 5, "network_fn_state_dict": Evil(), "network_rigid": {}}, folder / "000005.tar")
+    torch.save({"global_step": 5, "network_fn_state_dict": Payload(), "network_rigid": {}}, folder / "000005.tar")
     status, errors = run()
     assert status == 1
     assert "none of the 1 checkpoints" in errors[0]

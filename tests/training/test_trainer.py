@@ -151,10 +151,9 @@ def test_clock_leaves_out_pauses(monkeypatch):
 
 
 def test_max_minutes_ends_run_with_checkpoint(config, paper_scene):
-    trainer = Trainer(dataclasses.replace(config, N_iters=10**6, max_minutes=0.05), paper_scene, CPU)
-    begun = time.monotonic()
+    trainer = Trainer(dataclasses.replace(config, N_iters=10**6, max_minutes=0.02), paper_scene, CPU)
     train(trainer)
-    assert time.monotonic() - begun < 20.0
+    assert 1.2 <= trainer.seconds < 20.0
     assert list_checkpoints(config.experiment_dir)[0].stem == f"{trainer.step:06d}"
 
 
