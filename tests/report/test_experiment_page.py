@@ -70,7 +70,7 @@ def test_summary_embeds_videos_curves_and_scores(experiment, tmp_path):
     assert gif.shape[1:3] == (144, 2 * 256 + 4)
     assert len(gif) == experiment.n_frames  # of 30 frames; equal neighbours are merged
     assert np.abs(gif[3, :, -200:].astype(int) - 200).mean() < 8.0  # the video is grey
-    assert "Frozen moment, moving camera" in page
+    assert "Frozen time, moving camera" in page
     assert "23.46" in page
     assert "shift &lt;of&gt; it" in page
     assert len(embedded(page, "image/png")) == 1
@@ -104,8 +104,8 @@ def test_find_videos_prefers_newest_of_a_kind(tmp_path):
     for name in ("render-spiral-frame-003_path_1", "render-spiral-frame-010_path_2", "render-bullet_time_loop-x"):
         write_video(tmp_path / name / "video.mp4", 2, 0)
     videos = find_videos(tmp_path)
-    assert list(videos) == ["Frozen moment, moving camera", "render-bullet_time_loop-x"]
-    assert videos["Frozen moment, moving camera"].parent.name == "render-spiral-frame-010_path_2"
+    assert list(videos) == ["Frozen time, moving camera", "render-bullet_time_loop-x"]
+    assert videos["Frozen time, moving camera"].parent.name == "render-spiral-frame-010_path_2"
 
 
 def test_read_curves_returns_logged_values(experiment):

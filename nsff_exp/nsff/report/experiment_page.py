@@ -38,7 +38,7 @@ CURVES = (("loss/total", "loss", True), ("train/psnr", "PSNR of training rays (d
 HELD_OUT = "held-out/psnr"
 GIF_FRAMES, GIF_HEIGHT, GIF_COLOURS, GIF_MILLISECONDS = 30, 144, 128, 80
 VIDEO_TITLES = (  # prefix of a render folder, title on the page
-    ("render-spiral-frame", "Frozen moment, moving camera"),
+    ("render-spiral-frame", "Frozen time, moving camera"),
     ("render-lockcam-slowmo-frame", "Slow motion, fixed camera"),
     ("render-slowmo-bt-frame", "Slow motion, moving camera"),
 )
