@@ -42,9 +42,9 @@ def weights(trainer: Trainer) -> list[torch.Tensor]:
 
 
 def test_resumed_run_equals_uninterrupted_run(config, paper_scene):
-    straight = Trainer(config, paper_scene, CPU)
+    uninterrupted = Trainer(config, paper_scene, CPU)
     for _ in range(6):
-        straight.train_step()
+        uninterrupted.train_step()
     halfway = Trainer(config, paper_scene, CPU)
     for _ in range(3):
         halfway.train_step()
@@ -55,7 +55,7 @@ def test_resumed_run_equals_uninterrupted_run(config, paper_scene):
     assert resumed.step == 3
     for _ in range(3):
         resumed.train_step()
-    for ours, theirs in zip(weights(resumed), weights(straight), strict=True):
+    for ours, theirs in zip(weights(resumed), weights(uninterrupted), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -115,10 +115,10 @@ def test_train_finished_run_changes_nothing(config, paper_scene, caplog):
 
 
 def test_no_reload_refuses_folder_with_checkpoints(config, paper_scene):
-    afresh = dataclasses.replace(config, no_reload=True)
-    train(Trainer(afresh, paper_scene, CPU))
+    fresh_config = dataclasses.replace(config, no_reload=True)
+    train(Trainer(fresh_config, paper_scene, CPU))
     with pytest.raises(InputError, match=r"has checkpoints up to 000006\.tar; move them away"):
-        train(Trainer(afresh, paper_scene, CPU))
+        train(Trainer(fresh_config, paper_scene, CPU))
 
 
 def test_list_checkpoints_sorts_by_step_not_by_name(tmp_path):
