@@ -91,7 +91,7 @@ class PointTracker:
         return target.image(ndc_to_world(expected_ndc, camera.ndc_intrinsics))
 
     def track(self, uv: Float[Tensor, "p 2"], start: int, end: int) -> Iterator[tuple[int, Float[Tensor, "p 2"]]]:
-        """Yield (frame, tracked points) for every frame after `start`, up to and including `end`, in either direction."""
+        """Yield (frame, tracked points) for every frame after `start` up to and including `end`, forward or back."""
         step = 1 if end > start else -1
         for frame in range(start, end, step):
             uv = self.advance(uv, frame, step)
