@@ -74,7 +74,7 @@ def test_interrupted_render_resumes_at_the_next_frame(tmp_path):
 
 
 def test_folder_with_other_settings_is_moved_aside(tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="nsff")
     folder = tmp_path / "render"
     write_video(files(folder, 5), grey, {"a": 1.5})
     (folder / "mine.txt").write_text("not written by the renderer")
