@@ -1,4 +1,4 @@
-"""Camera paths in nerfstudio's format: what is read, what is refused."""
+"""Camera paths in nerfstudio's format: reading, writing, and the messages for invalid files."""
 
 import json
 import math
@@ -13,7 +13,7 @@ TURNED = [0.0, -1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 2.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0,
 
 
 def content(**changes):
-    """A path of two cameras as nerfstudio's viewer exports it; `changes` are to the second."""
+    """A path of two cameras as nerfstudio's viewer exports it, with `changes` to the second."""
     cameras = [{"camera_to_world": TURNED, "fov": 90.0, "aspect": 2.0}, {"camera_to_world": TURNED, "fov": 50.0}]
     cameras[1] |= changes
     return {
@@ -22,7 +22,7 @@ def content(**changes):
     }  # fmt: skip
 
 
-def test_reads_nerfstudio(tmp_path):
+def test_read_nerfstudio_export_gives_focal_pose_and_time(tmp_path):
     (tmp_path / "path.json").write_text(json.dumps(content(render_time=0.25)))
     first, second = read_camera_path(tmp_path / "path.json")
     assert (first.intrinsics.height, first.intrinsics.width) == (100, 200)
@@ -32,11 +32,11 @@ def test_reads_nerfstudio(tmp_path):
     assert (first.time, second.time) == (None, 0.25)
 
 
-def test_written_and_read(tmp_path):
+def test_write_then_read_returns_the_same_cameras(tmp_path):
     poses = np.reshape(TURNED, (4, 4))[:3] + np.array([[0, 0, 0, 0.123456789]] * 3)
-    written = [Keyframe(poses, Intrinsics(33, 47, 51.3), 0.1), Keyframe(poses, Intrinsics(33, 47, 20.0), 0.2)]
-    write_camera_path(tmp_path / "path.json", written, 30.0)
-    for before, after in zip(written, read_camera_path(tmp_path / "path.json"), strict=True):
+    keyframes = [Keyframe(poses, Intrinsics(33, 47, 51.3), 0.1), Keyframe(poses, Intrinsics(33, 47, 20.0), 0.2)]
+    write_camera_path(tmp_path / "path.json", keyframes, 30.0)
+    for before, after in zip(keyframes, read_camera_path(tmp_path / "path.json"), strict=True):
         np.testing.assert_allclose(after.c2w_world, before.c2w_world, atol=1e-12)
         assert after.intrinsics.focal == pytest.approx(before.intrinsics.focal)
         assert after.time == before.time
@@ -48,8 +48,8 @@ def test_written_and_read(tmp_path):
         ({"camera_to_world": [0.0] * 16}, "last row"),
         ({"camera_to_world": [0.0] * 12 + [0.0, 0.0, 0.0, 1.0]}, "camera_to_world is singular"),
         ({"camera_to_world": [*TURNED[:8], 1.0, 0.0, 0.0, 3.0, *TURNED[12:]]}, "singular"),
-        ({"camera_to_world": [2 * x for x in TURNED[:12]] + TURNED[12:]}, "no rotation"),
-        ({"camera_to_world": [-x for x in TURNED[:4]] + TURNED[4:]}, "no rotation"),  # a mirror
+        ({"camera_to_world": [2 * x for x in TURNED[:12]] + TURNED[12:]}, "must be a rotation"),
+        ({"camera_to_world": [-x for x in TURNED[:4]] + TURNED[4:]}, "must be a rotation"),  # a mirror
         ({"camera_to_world": [math.nan, *TURNED[1:]]}, "16 finite numbers"),
         ({"camera_to_world": TURNED[:9]}, "16 finite numbers"),
         ({"camera_to_world": "abc"}, "16 finite numbers"),
@@ -62,7 +62,7 @@ def test_written_and_read(tmp_path):
         ({"render_time": 1.5}, "render_time = 1.5"),
     ],
 )
-def test_cameras_that_cannot_be(tmp_path, changes, message):
+def test_read_invalid_camera_names_it_and_the_reason(tmp_path, changes, message):
     (tmp_path / "path.json").write_text(json.dumps(content(**changes)))
     with pytest.raises(InputError, match=rf"path\.json: camera 1: .*{message}"):
         read_camera_path(tmp_path / "path.json")
@@ -81,7 +81,7 @@ def test_cameras_that_cannot_be(tmp_path, changes, message):
         (json.dumps(content() | {"render_width": 10**9}), "render_width = 1000000000"),
     ],
 )
-def test_files_that_are_no_path(tmp_path, text, message):
+def test_read_invalid_or_missing_file_names_the_reason(tmp_path, text, message):
     (tmp_path / "path.json").write_text(text)
     with pytest.raises(InputError, match=message):
         read_camera_path(tmp_path / "path.json")

@@ -88,7 +88,7 @@ class PointTracker:
         weights = composite(samples, depths, intervals(depths, rays.directions_ndc)).weights[..., None]
         moved_ndc = points_ndc + (samples.sf_fwd if step > 0 else samples.sf_bwd)
         expected_ndc = (weights * moved_ndc).sum(-2) / weights.sum(-2).clamp(min=MIN_OPACITY)
-        return target.image(ndc_to_world(expected_ndc, camera.ndc_intrinsics))
+        return target.project(ndc_to_world(expected_ndc, camera.ndc_intrinsics))
 
     def track(self, uv: Float[Tensor, "p 2"], start: int, end: int) -> Iterator[tuple[int, Float[Tensor, "p 2"]]]:
         """Yield (frame, tracked points) for every frame after `start` up to and including `end`, forward or back."""

@@ -1,1 +1,1 @@
-"""Cameras: poses, rays, normalised device coordinates, camera paths."""
+"""Camera poses, rays, normalised device coordinates (NDC) and camera paths."""

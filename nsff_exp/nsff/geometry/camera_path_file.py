@@ -1,4 +1,4 @@
-"""Camera paths in files, in nerfstudio's format: made elsewhere, or written by an earlier render and changed.
+"""Read and write camera paths in nerfstudio's JSON format, so that a path can come from its viewer or be edited.
 
 Poses are in the world of `poses_bounds.npy`; axes right, up, back.
 """
@@ -15,13 +15,17 @@ from jaxtyping import Float
 from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics, Pose
 
-NOT_SQUARE = 1e-3  # a rotation's columns may be so far from orthonormal: files hold few digits
-LARGEST_SIDE = 16384  # pixels
+ROTATION_TOLERANCE = 1e-3  # reject a matrix whose singular values differ from 1 by more; files hold few digits
+MAX_IMAGE_SIDE = 16384  # pixels; larger renders are refused
 
 
 @dataclasses.dataclass(frozen=True)
 class Keyframe:
-    """A camera of a path; `time` is 0 (first frame) to 1 (last), or None where the file has none."""
+    """One camera of a path.
+
+    `c2w_world` is (3, 4) in the units of `poses_bounds.npy`. `time` runs from 0 (first frame) to 1 (last frame); it is
+    None where the file gives no time.
+    """
 
     c2w_world: Pose
     intrinsics: Intrinsics
@@ -29,10 +33,10 @@ class Keyframe:
 
 
 def read_camera_path(path: Path) -> list[Keyframe]:
-    """The cameras of a file.
+    """Read all cameras of a path file, in order.
 
     Raises:
-        InputError: no such file, no JSON, no path in it, or a camera that cannot be one; the camera is named.
+        InputError: The file is missing, is not JSON or holds no path, or a camera is invalid; the message names it.
     """
     try:
         content = json.loads(path.read_text())
@@ -40,17 +44,20 @@ def read_camera_path(path: Path) -> list[Keyframe]:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"--camera_path {path} cannot be read as JSON ({reason})") from error
     if not isinstance(content, dict) or not isinstance(content.get("camera_path"), list) or not content["camera_path"]:
-        raise InputError(f"--camera_path {path} has no list 'camera_path' with cameras in it")
+        raise InputError(f"--camera_path {path} has no list 'camera_path' of at least one camera")
     if content.get("camera_type", "perspective") != "perspective":
         raise InputError(f"--camera_path {path}: cameras of type {content['camera_type']!r} are not supported")
-    height, width = (_side(content, name, path) for name in ("render_height", "render_width"))
+    height, width = (_image_side(content, name, path) for name in ("render_height", "render_width"))
     frames = content["camera_path"]
     return [_keyframe(frames[k], height, width, f"--camera_path {path}: camera {k}") for k in range(len(frames))]
 
 
 def write_camera_path(path: Path, keyframes: list[Keyframe], fps: float) -> None:
-    """A file that `read_camera_path` and nerfstudio read."""
-    lens = keyframes[0].intrinsics
+    """Write a path that `read_camera_path` and nerfstudio can read.
+
+    The format has one image size per file, that of the first camera, and a vertical field of view per camera.
+    """
+    intrinsics = keyframes[0].intrinsics
     cameras = [
         {
             "camera_to_world": [*keyframe.c2w_world.ravel().tolist(), 0.0, 0.0, 0.0, 1.0],
@@ -62,8 +69,8 @@ def write_camera_path(path: Path, keyframes: list[Keyframe], fps: float) -> None
     ]
     content = {
         "camera_type": "perspective",
-        "render_height": lens.height,
-        "render_width": lens.width,
+        "render_height": intrinsics.height,
+        "render_width": intrinsics.width,
         "fps": fps,
         "seconds": len(keyframes) / fps,
         "camera_path": cameras,
@@ -71,10 +78,10 @@ def write_camera_path(path: Path, keyframes: list[Keyframe], fps: float) -> None
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _side(content: dict[str, Any], name: str, path: Path) -> int:
+def _image_side(content: dict[str, Any], name: str, path: Path) -> int:
     value = content.get(name)
-    if not _is_number(value) or not 1 <= value <= LARGEST_SIDE:
-        raise InputError(f"--camera_path {path}: {name} = {value!r} must be 1 to {LARGEST_SIDE} pixels")
+    if not _is_number(value) or not 1 <= value <= MAX_IMAGE_SIDE:
+        raise InputError(f"--camera_path {path}: {name} = {value!r} must be 1 to {MAX_IMAGE_SIDE} pixels")
     return round(value)
 
 
@@ -96,7 +103,7 @@ def _pose(value: Any, where: str) -> Pose:
     except (TypeError, ValueError, OverflowError):
         matrix = np.zeros(0)
     if matrix.size not in (12, 16) or not np.isfinite(matrix).all():
-        raise InputError(f"{where}: camera_to_world must be 16 finite numbers, row by row")
+        raise InputError(f"{where}: camera_to_world must be 16 finite numbers in row-major order")
     if matrix.size == 16 and not np.allclose(matrix[12:], (0.0, 0.0, 0.0, 1.0)):
         raise InputError(f"{where}: the last row of camera_to_world must be 0 0 0 1")
     pose = matrix[:12].reshape(3, 4)
@@ -104,14 +111,15 @@ def _pose(value: Any, where: str) -> Pose:
 
 
 def _rotation(matrix: Float[np.ndarray, "3 3"], where: str) -> Float[np.ndarray, "3 3"]:
-    """The rotation nearest to a matrix that is almost one."""
-    left, sizes, right = np.linalg.svd(matrix)
-    if sizes[-1] < NOT_SQUARE * max(1.0, sizes[0]):
-        raise InputError(f"{where}: camera_to_world is singular, its axes do not span space")
-    if np.abs(sizes - 1.0).max() > NOT_SQUARE or np.linalg.det(matrix) < 0.0:
-        raise InputError(f"{where}: the axes of camera_to_world are no rotation (unit length, square, right-handed)")
+    """Project a near-rotation onto the nearest rotation (polar decomposition by SVD)."""
+    left, singular_values, right = np.linalg.svd(matrix)
+    if singular_values[-1] < ROTATION_TOLERANCE * max(1.0, singular_values[0]):
+        raise InputError(f"{where}: camera_to_world is singular: its axes do not span three dimensions")
+    if np.abs(singular_values - 1.0).max() > ROTATION_TOLERANCE or np.linalg.det(matrix) < 0.0:
+        raise InputError(f"{where}: the axes of camera_to_world must be a rotation: unit, orthogonal, right-handed")
     return left @ right
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
+    """Accept JSON numbers only; the bound excludes NaN, infinity and integers that no float can hold."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

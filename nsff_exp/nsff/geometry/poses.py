@@ -1,6 +1,6 @@
-"""Camera poses: conversion, scale, recentring, interpolation. numpy, in the precision of the input.
+"""Convert, scale, recentre and interpolate camera poses, in numpy and the precision of the input.
 
-A pose `c2w` is (3, 4): axes right, up, back, then the centre; the camera looks along -z.
+A pose `c2w` is (3, 4): columns right, up, back, then the camera centre; the camera looks along -z.
 """
 
 import dataclasses
@@ -15,15 +15,19 @@ Poses = Shaped[np.ndarray, "n 3 4"]
 
 @dataclasses.dataclass(frozen=True)
 class Intrinsics:
-    """Size and focal length in pixels. The principal point is (width / 2, height / 2) and pixel (0, 0) lies at
-    integer 0, with no half-pixel offset, as published."""
+    """Image size and focal length in pixels.
+
+    Note:
+        As published, the principal point is (width / 2, height / 2) and the centre of pixel (0, 0) lies at integer 0,
+        without a half-pixel offset.
+    """
 
     height: int
     width: int
     focal: float
 
     def divided_by(self, factor: int) -> "Intrinsics":
-        """The camera of a frame rendered `factor` times smaller; at least one pixel."""
+        """Intrinsics of an image smaller by `factor` on each side, at least one pixel."""
         height, width = max(1, self.height // factor), max(1, self.width // factor)
         return Intrinsics(height, width, self.focal / factor)
 
@@ -31,10 +35,11 @@ class Intrinsics:
 def from_llff(
     poses_bounds: Float[np.ndarray, "n 17"],
 ) -> tuple[Poses, Float[np.ndarray, "n 3"], Float[np.ndarray, "n 2"]]:
-    """Split the rows of `poses_bounds.npy` and turn axes [down, right, back] into [right, up, back].
+    """Split the rows of `poses_bounds.npy` and convert axes [down, right, back] to [right, up, back].
 
     Returns:
-        c2w (n, 3, 4) in the units of the file; (height, width, focal) in pixels of `images/`; (near, far).
+        c2w (n, 3, 4) in the units of the file; (height, width, focal) (n, 3) in pixels of `images/`; (near, far) (n, 2)
+        depths in the units of the file.
     """
     matrix = poses_bounds[:, :15].reshape(-1, 3, 5)
     down, right, back, centre = (matrix[:, :, k] for k in range(4))
@@ -42,17 +47,17 @@ def from_llff(
 
 
 def scene_scale(bounds: Float[np.ndarray, "n 2"], bd_factor: float) -> float:
-    """Factor that brings the near plane of NDC to `bd_factor` of the near bounds (their 5th percentile).
+    """Compute the scale that puts the near plane of NDC at `bd_factor` times the near bound (5th percentile).
 
     Note:
-        Bounds come from static points, and nothing in front of the near plane can be rendered. The published 0.9
-        cuts off what moves closer to the camera than anything static.
+        NDC cannot represent points in front of the near plane, and the bounds come from static points: the published
+        0.9 clips objects that move closer to the camera than 0.9 times the nearest static depth.
     """
     return float(1.0 / (np.percentile(bounds[:, 0], 5) * bd_factor))
 
 
 def average(poses: Poses) -> Pose:
-    """Mean camera: mean centre, mean viewing axis, mean up made orthogonal."""
+    """Average camera: mean centre, mean viewing axis, and the mean up vector made orthogonal to it."""
     centre, back, up = poses[:, :, 3].mean(0), poses[:, :, 2].sum(0), poses[:, :, 1].sum(0)
     back = back / np.linalg.norm(back)
     right = np.cross(up, back)
@@ -62,25 +67,25 @@ def average(poses: Poses) -> Pose:
 
 
 def homogeneous(pose: Pose) -> Shaped[np.ndarray, "4 4"]:
-    """The pose with the row (0, 0, 0, 1) below, float64."""
+    """Append the row (0, 0, 0, 1) to a pose; float64."""
     return np.concatenate([pose, np.array([[0.0, 0.0, 0.0, 1.0]])])
 
 
 def recentre(poses: Poses) -> Poses:
-    """Poses in the frame of their average camera."""
+    """Express poses in the coordinates of their average camera."""
     to_average = np.linalg.inv(homogeneous(average(poses)))
     return np.stack([(to_average @ homogeneous(pose))[:3] for pose in poses])
 
 
-def interpolate(first: Pose, second: Pose, share: float) -> Pose:
-    """Camera between two: spherical for the rotation, linear for the centre.
+def interpolate(first: Pose, second: Pose, fraction: float) -> Pose:
+    """Interpolate between two cameras: rotation spherically (slerp), centre linearly.
 
     Args:
-        first: pose at share 0.
-        second: pose at share 1.
-        share: 0..1.
+        first: Pose at fraction 0.
+        second: Pose at fraction 1.
+        fraction: Position between the two, 0 to 1.
     """
     rotations = Rotation.from_matrix(np.stack([first[:, :3], second[:, :3]]))
-    rotation = Slerp([0.0, 1.0], rotations)(share).as_matrix()
-    centre = (1.0 - share) * first[:, 3] + share * second[:, 3]
+    rotation = Slerp([0.0, 1.0], rotations)(fraction).as_matrix()
+    centre = (1.0 - fraction) * first[:, 3] + fraction * second[:, 3]
     return np.concatenate([rotation, centre[:, None]], axis=1)

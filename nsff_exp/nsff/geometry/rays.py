@@ -1,4 +1,4 @@
-"""Rays of a camera, normalised device coordinates (NDC), and the way back to the world and to pixels."""
+"""Cast rays through pixels, in the world and in normalised device coordinates (NDC), and project points back."""
 
 import dataclasses
 
@@ -12,9 +12,9 @@ from nsff.geometry.space import ndc_to_world, to_ndc
 
 @dataclasses.dataclass(frozen=True)
 class RayBundle:
-    """n rays. `origins_ndc + z * directions_ndc`, z in [0, 1], runs from the near plane to infinity.
+    """n rays in NDC: `origins_ndc + z * directions_ndc`, z in [0, 1], runs from the near plane to infinity.
 
-    `viewdirs` are unit vectors taken in the world, before NDC.
+    `viewdirs` are unit vectors in the axes of the scaled world, computed before the conversion to NDC.
     """
 
     origins_ndc: Float[Tensor, "n 3"]
@@ -28,12 +28,12 @@ class RayBundle:
         return RayBundle(self.origins_ndc[rows], self.directions_ndc[rows], self.viewdirs[rows])
 
     def points_ndc(self, depths: Float[Tensor, "n s"]) -> Float[Tensor, "n s 3"]:
-        """Points at the given depths z (0..1)."""
+        """Points at the NDC depths z (0..1) along each ray."""
         return self.origins_ndc[:, None] + depths[..., None] * self.directions_ndc[:, None]
 
 
 def pixel_grid(intrinsics: Intrinsics, device: torch.device) -> Float[Tensor, "n 2"]:
-    """(right, down) of all pixels, row-major, starting at integer 0."""
+    """Coordinates (right, down) of all pixels in row-major order, starting at integer 0."""
     down = torch.arange(intrinsics.height, device=device, dtype=torch.float32)
     right = torch.arange(intrinsics.width, device=device, dtype=torch.float32)
     vertical, horizontal = torch.meshgrid(down, right, indexing="ij")
@@ -43,9 +43,15 @@ def pixel_grid(intrinsics: Intrinsics, device: torch.device) -> Float[Tensor, "n
 def camera_rays(
     uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "*n 3 4"], intrinsics: Intrinsics
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
-    """Origins and directions in the world; directions have length 1 along the viewing axis, not unit length.
+    """Compute ray origins and directions in the world.
 
-    `c2w` is one camera, or one for each ray.
+    Args:
+        uv: Pixel coordinates (right, down).
+        c2w: One camera for all rays (3, 4), or one per ray (n, 3, 4).
+        intrinsics: Intrinsics of the camera.
+
+    Note:
+        Directions are not unit vectors: their component along the viewing axis is 1, so that depths are along the axis.
     """
     right = (uv[:, 0] - intrinsics.width * 0.5) / intrinsics.focal
     up = -(uv[:, 1] - intrinsics.height * 0.5) / intrinsics.focal
@@ -55,24 +61,31 @@ def camera_rays(
 
 
 def make_rays(
-    uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "*n 3 4"], intrinsics: Intrinsics, ndc: Intrinsics | None = None
+    uv: Float[Tensor, "n 2"],
+    c2w: Float[Tensor, "*n 3 4"],
+    intrinsics: Intrinsics,
+    ndc_intrinsics: Intrinsics | None = None,
 ) -> RayBundle:
-    """The rays through pixels `uv` of the camera `c2w`, or each of a camera of its own.
+    """Cast the rays through pixels of one camera, or of one camera per ray, and convert them to NDC.
 
-    `ndc` is the camera that NDC is made for, if it is another than the one that looks.
+    Args:
+        uv: Pixel coordinates (right, down).
+        c2w: One camera for all rays (3, 4), or one per ray (n, 3, 4).
+        intrinsics: Intrinsics of the rendering camera.
+        ndc_intrinsics: Intrinsics that define NDC, those of the training frames; `intrinsics` by default.
     """
     origins, directions = camera_rays(uv, c2w, intrinsics)
     viewdirs = directions / directions.norm(dim=-1, keepdim=True)
-    return RayBundle(*to_ndc(origins, directions, ndc or intrinsics), viewdirs)
+    return RayBundle(*to_ndc(origins, directions, ndc_intrinsics or intrinsics), viewdirs)
 
 
 def world_to_camera(points_world: Float[Tensor, "*b 3"], c2w: Float[Tensor, "3 4"]) -> Float[Tensor, "*b 3"]:
-    """Points in the axes (right, up, back) of a camera."""
+    """Transform points from the world to the axes (right, up, back) of a camera."""
     return (points_world - c2w[:, 3]) @ c2w[:, :3]
 
 
 def project(points_cam: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[Tensor, "*b 2"]:
-    """Pixel (right, down) of points in camera axes."""
+    """Project points in camera axes to pixels (right, down)."""
     x, y, z = points_cam.unbind(-1)
     right = -x / z * intrinsics.focal + intrinsics.width * 0.5
     down = y / z * intrinsics.focal + intrinsics.height * 0.5
@@ -82,41 +95,42 @@ def project(points_cam: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[
 def expected_pixel(
     weights: Float[Tensor, "n s"], points_ndc: Float[Tensor, "n s 3"], c2w: Float[Tensor, "3 4"], intrinsics: Intrinsics
 ) -> Float[Tensor, "n 2"]:
-    """Pixel (right, down) at which a camera sees the expected point of each ray, the weighted sum of its samples."""
+    """Project the expected point of each ray, the weighted sum of its samples in NDC, to pixels (right, down)."""
     expected_world = ndc_to_world((weights[..., None] * points_ndc).sum(-2), intrinsics)
     return project(world_to_camera(expected_world, c2w), intrinsics)
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """What a frame is seen with: a pose, size and focal length of the frame, and those that NDC is made for."""
+    """A camera to render: its pose, its intrinsics, and the intrinsics that define NDC."""
 
     c2w: Float[Tensor, "3 4"]
     intrinsics: Intrinsics
-    ndc_intrinsics: Intrinsics  # of the camera that filmed
+    ndc_intrinsics: Intrinsics  # of the training frames
 
     @property
     def n_pixels(self) -> int:
         return self.intrinsics.height * self.intrinsics.width
 
     def pixels(self) -> Float[Tensor, "n 2"]:
-        """(right, down) of all pixels, row-major."""
+        """Coordinates (right, down) of all pixels in row-major order."""
         return pixel_grid(self.intrinsics, self.c2w.device)
 
     def rays(self) -> RayBundle:
-        """Through all pixels, row-major."""
+        """Rays through all pixels in row-major order."""
         return make_rays(self.pixels(), self.c2w, self.intrinsics, self.ndc_intrinsics)
 
-    def image(self, points_world: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 2"]:
-        """Where in the frame points of the world are seen, (right, down)."""
+    def project(self, points_world: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 2"]:
+        """Project points of the world to pixels (right, down)."""
         return project(world_to_camera(points_world, self.c2w), self.intrinsics)
 
-    def motion(
-        self, points_ndc: Float[Tensor, "*b 3"], flow_ndc: Float[Tensor, "*b 3"], share: float = 1.0
+    def pixel_displacement(
+        self, points_ndc: Float[Tensor, "*b 3"], flow_ndc: Float[Tensor, "*b 3"], fraction: float = 1.0
     ) -> Float[Tensor, "*b 2"]:
-        """Pixels (right, down) that points move by when they go a share of their scene flow, straight in the world."""
-        start, end = (
-            ndc_to_world(points_ndc, self.ndc_intrinsics),
-            ndc_to_world(points_ndc + flow_ndc, self.ndc_intrinsics),
-        )
-        return self.image(start + share * (end - start)) - self.image(start)
+        """Displacement (right, down) in pixels of points that travel a fraction of their scene flow.
+
+        Points travel at constant velocity in the world; in NDC the same motion is not uniform.
+        """
+        start = ndc_to_world(points_ndc, self.ndc_intrinsics)
+        end = ndc_to_world(points_ndc + flow_ndc, self.ndc_intrinsics)
+        return self.project(start + fraction * (end - start)) - self.project(start)

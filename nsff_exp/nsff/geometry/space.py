@@ -1,4 +1,4 @@
-"""Normalised device coordinates (NDC) and the way back to the world."""
+"""Convert rays to normalised device coordinates (NDC), and points in NDC back to the world."""
 
 import torch
 from jaxtyping import Float
@@ -12,10 +12,21 @@ NEAR = 1.0  # near plane of NDC, in scaled world units
 def to_ndc(
     origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"], intrinsics: Intrinsics
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
-    """NDC rays (NeRF, arXiv:2003.08934, appendix C, equations 25 and 26).
+    """Convert rays to NDC (NeRF, arXiv:2003.08934, appendix C, equations 25 and 26).
+
+    Origins are first moved along the ray to the near plane. Projected points are not the NDC origin plus world depth
+    times the NDC direction: depth along the NDC ray is linear in disparity.
+
+    Args:
+        origins: Ray origins in the scaled world.
+        directions: Ray directions in the scaled world, of any length.
+        intrinsics: Intrinsics that define NDC.
+
+    Returns:
+        Origins on the near plane (z = -1) and directions, whose z component is 2.
 
     Note:
-        The direction is not unit: z = 1 along it is infinity in the world.
+        Directions are not unit vectors: `origin + direction` is the point at infinity in the world.
     """
     shift = -(NEAR + origins[:, 2]) / directions[:, 2]
     x, y, z = (origins + shift[:, None] * directions).unbind(-1)
@@ -27,11 +38,11 @@ def to_ndc(
 
 
 def ndc_to_world(points_ndc: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[Tensor, "*b 3"]:
-    """Inverse of NDC: z_world = 2 / (z_ndc - 1 + 1e-6).
+    """Convert points from NDC to the scaled world: z_world = 2 / (z_ndc - 1 + 1e-6).
 
     Note:
-        The published constant 1e-6 is kept. Beyond z_ndc = 1 the result lies behind the camera; in float32 the
-        denominator never is exactly 0.
+        The published constant 1e-6 is kept. Points beyond z_ndc = 1 end up behind the camera; the denominator is never
+        exactly 0 in float32.
     """
     x, y, z = points_ndc.unbind(-1)
     z_world = 2.0 * NEAR / (z - 1.0 + 1e-6)

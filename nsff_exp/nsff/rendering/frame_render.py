@@ -80,8 +80,8 @@ def flow_to_next(
 ) -> Float[Tensor, "n s 2"]:
     """Project the scene flow of samples to the next frame into a camera, in pixels (right, down)."""
     if direction == "forward":
-        return camera.motion(points_ndc, samples.sf_fwd)
-    return -camera.motion(points_ndc, samples.sf_bwd)
+        return camera.pixel_displacement(points_ndc, samples.sf_fwd)
+    return -camera.pixel_displacement(points_ndc, samples.sf_bwd)
 
 
 @torch.no_grad()

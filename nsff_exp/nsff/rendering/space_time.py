@@ -206,7 +206,7 @@ class _PlaneEvaluator:
         if self.with_flow:
             channels.append(flow_to_next(self.camera, points_ndc, samples, source.direction))
         scene_flow = samples.sf_fwd if source.direction == "forward" else samples.sf_bwd
-        return torch.cat(channels, dim=-1), self.camera.motion(points_ndc, scene_flow, source.distance)
+        return torch.cat(channels, dim=-1), self.camera.pixel_displacement(points_ndc, scene_flow, source.distance)
 
     def _move(
         self,
