@@ -1,1 +1,1 @@
-"""A scene read from its folder: cameras, frames and priors, and the pixels that a step draws."""
+"""Load a scene from its folder (cameras, frames, priors) and sample the pixels of a training step."""

@@ -1,4 +1,4 @@
-"""Cameras of a scene folder: poses scaled and recentred over the frames in use."""
+"""Load the cameras of a scene folder, scaled and recentred over the frames in use."""
 
 import dataclasses
 from pathlib import Path
@@ -18,40 +18,45 @@ from nsff.scene_folder import SceneFolder, frame_files
 
 @dataclasses.dataclass(frozen=True)
 class Cameras:
-    """Poses and bounds of a scene, scaled and recentred over the frames used, without any image."""
+    """Poses and bounds of the frames in use, in scene coordinates.
+
+    Scene coordinates are those of `poses_bounds.npy` ("the world"), scaled by `scale` and expressed in the average
+    camera.
+    """
 
     intrinsics: Intrinsics
     c2w: Float[np.ndarray, "n 3 4"]
-    bounds: Float[np.ndarray, "n 2"]
-    scale: float  # units here for one of the world, that of poses_bounds.npy
-    origin: Pose  # where poses here start: the average camera, in the world's axes and units here
+    bounds: Float[np.ndarray, "n 2"]  # (near, far) per frame, in scene units
+    scale: float  # scene units per unit of poses_bounds.npy
+    origin: Pose  # average camera: its axes and centre in the world, the centre times `scale`
 
     @property
     def timeline(self) -> Timeline:
         return Timeline(len(self.c2w))
 
     def camera(self, frame: int, device: torch.device, intrinsics: Intrinsics | None = None) -> Camera:
-        """The camera of a frame; `intrinsics` for another size than that of training."""
+        """Camera of a frame, at the training size or with other intrinsics, on a device."""
         return Camera(torch.from_numpy(self.c2w[frame]).to(device), intrinsics or self.intrinsics, self.intrinsics)
 
     def from_world(self, pose: Pose) -> Pose:
-        """A pose of the world, here."""
+        """Convert a pose from the world to scene coordinates."""
         scaled = np.concatenate([pose[:, :3], self.scale * pose[:, 3:]], axis=1)
         return (np.linalg.inv(homogeneous(self.origin)) @ homogeneous(scaled))[:3]
 
     def to_world(self, pose: Pose) -> Pose:
-        """A pose from here, in the world."""
+        """Convert a pose from scene coordinates to the world."""
         scaled = (homogeneous(self.origin) @ homogeneous(pose))[:3]
         return np.concatenate([scaled[:, :3], scaled[:, 3:] / self.scale], axis=1)
 
 
 def load_cameras(config: Config) -> Cameras:
-    """Cameras of frames `start_frame` to `end_frame`, scaled by the near planes and recentred, at the training size.
-
-    In float32, as published.
+    """Load the cameras of frames `start_frame` to `end_frame` at the training size, scaled and recentred.
 
     Raises:
-        InputError: poses or frames are missing or do not fit together.
+        InputError: Poses or frames are missing, or their numbers differ.
+
+    Note:
+        Computed in float32, as published.
     """
     folder = Path(config.datadir)
     frames_folder = SceneFolder(folder).frames_folder(config.final_height)
@@ -62,8 +67,8 @@ def load_cameras(config: Config) -> Cameras:
             f"{folder / 'poses_bounds.npy'} has {len(c2w)} poses, {folder / 'images'} has {len(images)} frames; "
             f"run save_poses_nerf.py --data_path {folder}"
         )
-    used = slice(config.frame_range.start, config.frame_range.stop)
-    c2w, bounds = c2w[used].astype(np.float32), bounds[used].astype(np.float32)
+    rows = slice(config.frame_range.start, config.frame_range.stop)
+    c2w, bounds = c2w[rows].astype(np.float32), bounds[rows].astype(np.float32)
     scale = scene_scale(bounds, config.bd_factor)
     c2w[:, :, 3] *= scale
     remedy = f"run run_midas.py --data_path {folder}"
@@ -80,7 +85,9 @@ def _read_poses_bounds(folder: Path) -> Float[np.ndarray, "n 17"]:
     rows = read_or_raise(path, lambda: real_numbers(np.load(path, allow_pickle=False)).astype(np.float64), remedy)
     if rows.ndim != 2 or rows.shape[1] != 17:
         raise InputError(f"{path} has shape {rows.shape}, expected (frames, 17); {remedy}")
-    bad = np.flatnonzero(~np.isfinite(rows).all(1) | (rows[:, [4, 9, 14, 15]] <= 0).any(1))
-    if len(bad):
-        raise InputError(f"{path}: row {bad[0]} has NaN, or a size, focal length or near plane <= 0; {remedy}")
+    invalid = np.flatnonzero(~np.isfinite(rows).all(1) | (rows[:, [4, 9, 14, 15]] <= 0).any(1))
+    if len(invalid):
+        raise InputError(
+            f"{path}: row {invalid[0]} has NaN or infinity, or a size, focal length or near plane <= 0; {remedy}"
+        )
     return rows

@@ -1,7 +1,7 @@
-"""Where the frames and priors of a scene are kept: in memory, or, where they are many, in files mapped into it.
+"""Store the frames and priors of a scene in memory or, above a size limit, in memory-mapped files.
 
-Mapped files are uncompressed; the system reads pages of them as they are looked at and drops them when it needs room,
-so that memory does not grow with the length of the clip.
+Mapped files are uncompressed. The system reads their pages on access and drops them under memory pressure, so resident
+memory does not grow with the length of the video.
 """
 
 import contextlib
@@ -22,53 +22,58 @@ from nsff.errors import InputError
 
 log = logging.getLogger("nsff")
 
-DONE = "done.json"
+STAMP_FILE = "done.json"  # written last: without it, or with another stamp, the files are rebuilt
+ROWS_PER_FLUSH = 16  # rows written between releases of their pages
 Reader = Callable[[int], np.ndarray]
 
 
 class FrameCache:
-    """Arrays with one row a frame, filled by a reader a row at a time.
+    """Arrays with one row per frame, filled row by row and kept in memory or in files.
 
     Args:
-        folder: for files, if they are needed.
-        n_frames: rows of each array.
-        limit_gb: arrays beyond so much together are kept in files.
-        sources: files that the rows are read from: when one changes, the cache is made again.
-        rules: constants by which the rows are made, as text: when one changes, too.
+        folder: Folder of the files; created only if they are needed.
+        n_frames: Number of rows of each array.
+        limit_gb: Total size in GB above which all arrays go to files.
+        sources: Files that the rows are read from; the files are rebuilt when the size or time of one changes.
+        rules: Constants that the rows depend on, as text; the files are rebuilt when it changes.
     """
 
     def __init__(self, folder: Path, n_frames: int, limit_gb: float, sources: list[Path], rules: str = ""):
-        self.folder, self.n_frames, self.limit, self.sources = folder, n_frames, limit_gb * 1e9, sources
+        self.folder, self.n_frames, self.limit_bytes, self.sources = folder, n_frames, limit_gb * 1e9, sources
         self.rules = rules
         self.maps: list[np.memmap] = []
 
     def fill(self, readers: dict[str, Reader]) -> dict[str, Tensor]:
-        """The arrays by name; a reader gives the row of a frame by its place.
+        """Fill one array per reader, which maps a row index to the row.
+
+        Rows of one reader all have the shape and type of its first. Files that are up to date are mapped, not rebuilt.
 
         Raises:
-            InputError: a source cannot be read, or the files cannot be written.
+            InputError: A source cannot be read, or the files cannot be written.
         """
         first = {name: read(0) for name, read in readers.items()}
         size = self.n_frames * sum(row.nbytes for row in first.values())
-        if size <= self.limit:
+        if size <= self.limit_bytes:
             return {name: self._in_memory(first[name], read) for name, read in readers.items()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock"):  # several processes may start at once
-                if not self._is_done():
-                    log.info("%.1f GB of frames and priors go to files in %s", size / 1e9, self.folder)
+            with FileLock(self.folder / ".lock"):  # several processes of one run may get here at once
+                if not self._is_up_to_date():
+                    log.info(
+                        "writing %.1f GB of frames and priors to memory-mapped files in %s", size / 1e9, self.folder
+                    )
                     for name, read in readers.items():
                         self._write(name, first[name], read)
-                    (self.folder / DONE).write_text(json.dumps(self._stamp()))
+                    (self.folder / STAMP_FILE).write_text(json.dumps(self._stamp()))
         except OSError as error:
             raise InputError(
                 f"cannot write to {self.folder} ({error.strerror or error}): {size / 1e9:.1f} GB are needed; "
-                f"make room, or keep them in memory with --cache_gb {size / 1e9 + 0.1:.1f}"
+                f"free disk space, or keep the arrays in memory with --cache_gb {size / 1e9 + 0.1:.1f}"
             ) from error
         return {name: self._mapped(name) for name in readers}
 
-    def forget(self) -> None:
-        """Let go of the pages that were looked at; they are read again when they are wanted."""
+    def release_pages(self) -> None:
+        """Release the resident pages of mapped files; the next access reads them from the disk again."""
         for array in self.maps:
             array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
@@ -81,11 +86,11 @@ class FrameCache:
     def _write(self, name: str, first: np.ndarray, read: Reader) -> None:
         shape, path = (self.n_frames, *first.shape), self.folder / f"{name}.npy"
         array = np.lib.format.open_memmap(path, "w+", first.dtype, shape)
-        with path.open("rb+") as file:  # a map into a file that the disk has no room for would end the process
+        with path.open("rb+") as file:  # a write through the map to a full disk would kill the process with SIGBUS
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         for index in range(self.n_frames):
             array[index] = first if index == 0 else read(index)
-            if index % 16 == 0:
+            if index % ROWS_PER_FLUSH == 0:
                 array.flush()
                 array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
         array.flush()
@@ -96,10 +101,11 @@ class FrameCache:
         return torch.from_numpy(array)
 
     def _stamp(self) -> str:
-        facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.sources if path.is_file()]
-        return hashlib.sha256(json.dumps([self.rules, facts]).encode()).hexdigest()
+        """Digest of the rules and of path, size and modification time of all sources."""
+        states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.sources if path.is_file()]
+        return hashlib.sha256(json.dumps([self.rules, states]).encode()).hexdigest()
 
-    def _is_done(self) -> bool:
+    def _is_up_to_date(self) -> bool:
         with contextlib.suppress(OSError, ValueError):
-            return json.loads((self.folder / DONE).read_text()) == self._stamp()
+            return json.loads((self.folder / STAMP_FILE).read_text()) == self._stamp()
         return False

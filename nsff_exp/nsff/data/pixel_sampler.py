@@ -1,4 +1,4 @@
-"""Batches of pixels of a scene: what one training step looks at."""
+"""Sample the pixels of a training step."""
 
 import dataclasses
 
@@ -8,12 +8,15 @@ from torch import Tensor
 
 from nsff.data.scene import Scene
 
-AT_ONCE = 128  # pixels of any frames
+GATHER_CHUNK = 128  # pixels gathered between releases of mapped pages
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatch:
-    """n pixels of a frame: first `n_uniform` drawn over the whole frame, then hard-mined ones from its motion mask."""
+    """n pixels of one frame: first `n_uniform` from the whole frame, then hard-mined ones from its motion mask.
+
+    `uv` and flow are (right, down) in pixels, `rgb` is 0..1.
+    """
 
     frame: int
     n_uniform: int
@@ -29,7 +32,7 @@ class TrainBatch:
 
 @dataclasses.dataclass(frozen=True)
 class BackgroundBatch:
-    """n pixels of any frames, well outside their motion masks."""
+    """n pixels from all frames, well outside their motion masks."""
 
     frames: Int[Tensor, " n"]
     uv: Float[Tensor, "n 2"]
@@ -37,7 +40,7 @@ class BackgroundBatch:
 
 
 def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, " a"], hard: Int[Tensor, " b"]) -> TrainBatch:
-    """The pixels with the given flat (row-major) indices of a frame, uniform ones first."""
+    """Gather pixels of a frame by flat (row-major) indices, uniform ones first, on the compute device."""
     index = torch.cat([uniform, hard])
     width = scene.intrinsics.width
     uv = torch.stack([index % width, index // width], dim=-1).to(scene.images.dtype)
@@ -60,12 +63,20 @@ def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, " a"], hard: Int
 
 
 def moving_pixels(scene: Scene, frame: int) -> Int[Tensor, " m"]:
-    """Flat indices of the pixels of a frame inside its motion mask; none if the mask is empty."""
+    """Flat (row-major) indices of the pixels inside the motion mask of a frame, possibly none."""
     return scene.motion_masks[frame].flatten().nonzero().squeeze(-1).to(scene.device)
 
 
 def draw_batch(scene: Scene, frame: int, n_uniform: int, n_hard: int, generator: torch.Generator) -> TrainBatch:
-    """Draw pixels of a frame without replacement; fewer hard ones where the mask is smaller, none where it is empty."""
+    """Draw pixels of a frame without replacement, uniformly and from its motion mask.
+
+    Args:
+        scene: Scene to sample.
+        frame: Index of the frame.
+        n_uniform: Pixels from the whole frame, at most all of them.
+        n_hard: Pixels from the motion mask; fewer if the mask is smaller.
+        generator: Random generator on the compute device.
+    """
     n_pixels = scene.intrinsics.height * scene.intrinsics.width
     device = scene.device
     moving = moving_pixels(scene, frame) if n_hard else torch.empty(0, dtype=torch.long, device=device)
@@ -75,22 +86,21 @@ def draw_batch(scene: Scene, frame: int, n_uniform: int, n_hard: int, generator:
 
 
 def draw_background(scene: Scene, n: int, generator: torch.Generator) -> BackgroundBatch:
-    """Draw n pixels over all frames, with replacement, and keep those of the background."""
+    """Draw n pixels from all frames with replacement and return those in the background, at most n."""
     height, width = scene.intrinsics.height, scene.intrinsics.width
     index = torch.randint(scene.background.numel(), (n,), generator=generator, device=scene.device)
-    there = index.to(scene.images.device)
-    there = there[_pick_anywhere(scene, scene.background.flatten(), there)]
-    index = there.to(scene.device)
+    index = index.to(scene.images.device)  # differs from the compute device if the scene is memory-mapped
+    index = index[_gather_chunked(scene, scene.background.flatten(), index)]
+    rgb = _gather_chunked(scene, scene.images.flatten(0, 2), index).to(scene.device)
+    index = index.to(scene.device)
     uv = torch.stack([index % width, index // width % height], dim=-1).to(scene.images.dtype)
-    return BackgroundBatch(
-        index // (height * width), uv, _pick_anywhere(scene, scene.images.flatten(0, 2), there).to(scene.device)
-    )
+    return BackgroundBatch(index // (height * width), uv, rgb)
 
 
-def _pick_anywhere(scene: Scene, values: Tensor, index: Int[Tensor, " n"]) -> Tensor:
-    """Values of pixels of any frames, some at a time: of a mapped file each brings a long stretch into memory."""
-    parts = []
-    for some in index.split(AT_ONCE):
-        parts.append(values[some])
-        scene.forget()
-    return torch.cat(parts)
+def _gather_chunked(scene: Scene, values: Tensor, index: Int[Tensor, " n"]) -> Tensor:
+    """Gather in small chunks: each access to a memory-mapped array triggers read-ahead that would fill the memory."""
+    chunks = []
+    for chunk in index.split(GATHER_CHUNK):
+        chunks.append(values[chunk])
+        scene.release_pages()
+    return torch.cat(chunks)

@@ -1,4 +1,4 @@
-"""A scene folder (layout: docs/files.md) read, checked, and held on the device."""
+"""Read a scene folder (layout: docs/files.md), check it, and hold it on the device."""
 
 import dataclasses
 import logging
@@ -24,32 +24,33 @@ from nsff.scene_folder import SceneFolder, frame_files
 
 log = logging.getLogger("nsff")
 
-MASK_MARGIN = 0.01  # of the width: so near to a motion mask, a pixel is not taken for background either
+MASK_MARGIN = 0.01  # fraction of the image width; pixels closer to a motion mask are not background
 
-PARTS = ("disp", "flow_i1", "motion_masks")  # folders with a file a frame
-MOST_FLOW_BYTES = 64  # a pixel, unpacked: float64 flow and a mask take 17; a zip bomb takes more
-MOVING_FROM = 1  # grey level (0..255) of a mask from which a pixel counts as moving, as published
+PRIOR_FOLDERS = ("disp", "flow_i1", "motion_masks")  # each holds one or two files per frame
+MAX_FLOW_BYTES = 64  # per pixel, unpacked; float64 flow and a mask take 17, a file beyond this may be a zip bomb
+MIN_MOVING_GREY = 1  # grey level (0..255) of a mask from which a pixel counts as moving, as published
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What training and evaluation know of a scene: N frames of H x W pixels.
+    """Cameras, frames and priors of a scene: N frames of H x W pixels.
 
     Colours are 0..1. Flow is (right, down) in pixels of this size; forward flow of the last frame and backward flow of
-    the first are zero with an empty mask. Poses are scaled and recentred over the loaded frames.
+    the first are zero with an empty mask. Poses are scaled and recentred over the loaded frames. Disparity is as the
+    depth network gave it, up to scale and shift.
     """
 
     cameras: Cameras
-    c2w: Float[Tensor, "N 3 4"]  # of `cameras`, on the device
+    c2w: Float[Tensor, "N 3 4"]  # poses of `cameras`, on the compute device
     images: Float[Tensor, "N H W 3"]
     disparity: Float[Tensor, "N H W"]
     motion_masks: Bool[Tensor, "N H W"]
-    background: Bool[Tensor, "N H W"]  # well outside the motion masks
+    background: Bool[Tensor, "N H W"]  # farther than MASK_MARGIN from the motion masks
     flow_fwd: Float[Tensor, "N H W 2"]
     flow_fwd_mask: Bool[Tensor, "N H W"]
     flow_bwd: Float[Tensor, "N H W 2"]
     flow_bwd_mask: Bool[Tensor, "N H W"]
-    forget: Callable[[], None] = lambda: None  # pages of mapped files: see `cache`
+    release_pages: Callable[[], None] = lambda: None  # see FrameCache.release_pages; no-op for a scene in memory
 
     @property
     def device(self) -> torch.device:
@@ -65,7 +66,7 @@ class Scene:
         return self.cameras.timeline
 
     def camera(self, frame: int, intrinsics: Intrinsics | None = None) -> Camera:
-        """The camera of a frame; `intrinsics` for another size than that of training."""
+        """Camera of a frame, at the training size or with other intrinsics."""
         return self.cameras.camera(frame, self.device, intrinsics)
 
 
@@ -73,35 +74,42 @@ def load_scene(config: Config, device: torch.device) -> Scene:
     """Read frames `start_frame` to `end_frame` of `datadir` with all priors.
 
     Raises:
-        InputError: a file is missing, broken, of another size, or holds NaN; the line names it and the script to run.
+        InputError: A file is missing, broken, of the wrong size or holds NaN; the message names the file and the script
+            to run.
     """
     folder, indices = Path(config.datadir), config.frame_range
     cameras, frames_folder = load_cameras(config), SceneFolder(folder).frames_folder(config.final_height)
     size = cameras.intrinsics.height, cameras.intrinsics.width
-    nothing = np.zeros((*size, 2), np.float32), np.zeros(size, bool)
+    no_flow = np.zeros((*size, 2), np.float32), np.zeros(size, bool)
     images, flow_remedy = SceneFolder(folder).list_images(), f"run run_flows_video.py --data_path {folder}"
     depth_remedy = f"run run_midas.py --data_path {folder}"
 
-    def used(name: str, suffixes: tuple[str, ...], remedy: str) -> list[Path]:
+    def files_in(name: str, suffixes: tuple[str, ...], remedy: str) -> list[Path]:
         paths = frame_files(folder / name, images, indices, suffixes, remedy)
         if paths[0].stem not in (f"{indices.start:05d}", images[indices.start].stem):
-            log.info("%s: files are taken in the order of their names, %s first", folder / name, paths[0].name)
+            log.info(
+                "%s: files are matched to frames in the order of their names; the first is %s",
+                folder / name,
+                paths[0].name,
+            )
         return paths
 
     def flow(row: int, direction: str) -> tuple[np.ndarray, np.ndarray]:
         if row == (len(indices) - 1 if direction == "fwd" else 0):
-            return nothing
+            return no_flow
         return _read_flow(folder, f"{indices[row]:05d}_{direction}", size)
 
     def mask(row: int) -> Bool[np.ndarray, "H W"]:
         return _read_motion_mask(masks[row], size)
 
-    frames = used(frames_folder.name, IMAGE_SUFFIXES, depth_remedy)
-    disparities = used("disp", (".npy",), depth_remedy)
-    masks = used("motion_masks", IMAGE_SUFFIXES, flow_remedy)
-    name = f".cache_{config.final_height}_F{indices.start:02d}-{indices.stop:02d}"
-    sources = [path for part in PARTS for path in sorted((folder / part).glob("*"))] + list_images(frames_folder)
-    cache = FrameCache(folder / name, len(indices), config.cache_gb, sources, f"{MASK_MARGIN} {MOVING_FROM}")
+    frames = files_in(frames_folder.name, IMAGE_SUFFIXES, depth_remedy)
+    disparities = files_in("disp", (".npy",), depth_remedy)
+    masks = files_in("motion_masks", IMAGE_SUFFIXES, flow_remedy)
+    cache_name = f".cache_{config.final_height}_F{indices.start:02d}-{indices.stop:02d}"
+    sources = [path for name in PRIOR_FOLDERS for path in sorted((folder / name).glob("*"))] + list_images(
+        frames_folder
+    )
+    cache = FrameCache(folder / cache_name, len(indices), config.cache_gb, sources, f"{MASK_MARGIN} {MIN_MOVING_GREY}")
     arrays = cache.fill({
         "images": lambda row: _read_frame(frames[row], frames[0], size, folder),
         "disparity": lambda row: _read_disparity(disparities[row], size, depth_remedy),
@@ -112,26 +120,26 @@ def load_scene(config: Config, device: torch.device) -> Scene:
         "flow_bwd": lambda row: flow(row, "bwd")[0],
         "flow_bwd_mask": lambda row: flow(row, "bwd")[1],
     })  # fmt: skip
-    if not cache.maps:  # what is mapped stays where it is: pixels go to the device one batch at a time
+    if not cache.maps:  # mapped arrays stay on the CPU; each batch moves its own pixels
         arrays = {name: array.to(device) for name, array in arrays.items()}
-    return Scene(cameras, torch.from_numpy(cameras.c2w).to(device), forget=cache.forget, **arrays)
+    return Scene(cameras, torch.from_numpy(cameras.c2w).to(device), release_pages=cache.release_pages, **arrays)
 
 
 def background_of(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """What is farther than `MASK_MARGIN` from everything that moves: masks are coarse, and shadows lie around them."""
+    """Mask the pixels farther than `MASK_MARGIN` from the motion mask, which is coarse and misses shadows around it."""
     size = 2 * round(MASK_MARGIN * mask.shape[1]) + 1
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     return cv2.dilate(mask.astype(np.uint8), disk) == 0
 
 
 def _read_frame(path: Path, first: Path, size: tuple[int, int], folder: Path) -> Float[np.ndarray, "H W 3"]:
-    """A frame, which must have the size of the first."""
+    """Read a frame and check that it has the size of the first."""
     frame = to_float(read_pixels(path))
     if frame.shape[:2] != size:
-        (height, width), (other_height, other_width) = size, frame.shape[:2]
+        (height, width), (frame_height, frame_width) = size, frame.shape[:2]
         raise InputError(
-            f"{path} is {other_width}x{other_height}, {first.name} is {width}x{height}; "
-            f"run run_midas.py --data_path {folder} to make them one size"
+            f"{path} is {frame_width}x{frame_height}, {first.name} is {width}x{height}; "
+            f"run run_midas.py --data_path {folder} to resize all frames alike"
         )
     return frame
 
@@ -139,13 +147,13 @@ def _read_frame(path: Path, first: Path, size: tuple[int, int], folder: Path) ->
 def _read_disparity(path: Path, size: tuple[int, int], remedy: str) -> Float[np.ndarray, "H W"]:
     disparity = read_or_raise(path, lambda: real_numbers(np.load(path, allow_pickle=False)).astype(np.float32), remedy)
     if disparity.ndim != 2 or not np.isfinite(disparity).all():
-        raise InputError(f"{path} must be (H, W) without NaN (found shape {disparity.shape}); {remedy}")
+        raise InputError(f"{path} must be (H, W) without NaN or infinity (its shape is {disparity.shape}); {remedy}")
     return cv2.resize(disparity, size[::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def _read_motion_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     pixels = cv2.resize(read_pixels(path)[..., 0], size[::-1], interpolation=cv2.INTER_NEAREST)
-    return pixels >= MOVING_FROM
+    return pixels >= MIN_MOVING_GREY
 
 
 def _read_flow(
@@ -156,14 +164,17 @@ def _read_flow(
     def read() -> tuple[np.ndarray, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > MOST_FLOW_BYTES * size[0] * size[1] + 4096:
-            raise ValueError(f"unpacks to {unpacked / 1e6:.0f} MB")
+        if unpacked > MAX_FLOW_BYTES * size[0] * size[1] + 4096:
+            raise ValueError(f"unpacks to {unpacked / 1e6:.0f} MB, too much for a flow of this size")
         with np.load(path, allow_pickle=False) as data:
             return real_numbers(data["flow"]).astype(np.float32), data["mask"].astype(bool)
 
     flow, mask = read_or_raise(path, read, remedy)
     if flow.shape != (*size, 2) or mask.shape != size:
-        raise InputError(f"{path} has flow of shape {flow.shape}, the frames ask for {(*size, 2)}; {remedy}")
+        raise InputError(
+            f"{path} has flow of shape {flow.shape} and a mask of shape {mask.shape}, "
+            f"expected {(*size, 2)} and {size}; {remedy}"
+        )
     if not np.isfinite(flow).all():
-        raise InputError(f"{path} holds NaN or infinity; {remedy}")
+        raise InputError(f"{path}: the flow has NaN or infinity; {remedy}")
     return flow, mask

@@ -1,4 +1,4 @@
-"""Frame numbers and the time that the dynamic field takes."""
+"""Convert frame indices to the time coordinate of the dynamic field."""
 
 import dataclasses
 import math
@@ -11,29 +11,30 @@ FlowDirection = Literal["forward", "backward"]
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """`n_frames` frames, evenly spaced in [-1, 1).
+    """Times of `n_frames` frames, evenly spaced in [-1, 1).
 
-    Time is relative to the frames that were loaded: frame 0 is `start_frame` of the sequence.
+    Indices count the loaded frames: frame 0 is `start_frame` of the sequence. A timestamp is a fractional index.
     """
 
     n_frames: int
 
     @property
     def step(self) -> float:
-        """Time between two frames."""
+        """Time between consecutive frames."""
         return 2.0 / self.n_frames
 
-    def time_of(self, frame: float) -> float:
-        """Time of a frame, or of a moment between two; -1 for the first.
+    def time_of(self, timestamp: float) -> float:
+        """Convert a timestamp in frames to field time: -1 for frame 0, `step` more for each frame.
 
-        Frames -1 and n_frames are legal: the field is queried there at the two ends, as published.
+        Note:
+            Timestamps -1 and n_frames are legal: at both ends of the sequence the field is queried there, as published.
         """
-        return frame / self.n_frames * 2.0 - 1.0
+        return timestamp / self.n_frames * 2.0 - 1.0
 
-    def split(self, frame: float) -> tuple[int, float]:
-        """The last frame that is not after a moment, and how far the moment is beyond it (0 .. 1, in frames)."""
-        first = math.floor(frame)
-        return first, frame - first
+    def split(self, timestamp: float) -> tuple[int, float]:
+        """Split a timestamp into (floor, remainder): a frame index and a fraction in [0, 1)."""
+        frame = math.floor(timestamp)
+        return frame, timestamp - frame
 
     def is_first(self, frame: int) -> bool:
         return frame == 0
@@ -42,15 +43,19 @@ class Timeline:
         return frame == self.n_frames - 1
 
     def check_frame(self, frame: int, option: str = "target_idx") -> int:
-        """`frame` if the sequence has it.
+        """Return `frame` if the sequence contains it.
+
+        Args:
+            frame: Index among the loaded frames.
+            option: Name of the option it came from, for the message.
 
         Raises:
-            InputError: it is outside 0 .. n_frames - 1.
+            InputError: The index is outside 0 to n_frames - 1.
         """
         if not 0 <= frame < self.n_frames:
             raise InputError(f"{option} = {frame} is outside the sequence: choose 0 to {self.n_frames - 1}")
         return frame
 
-    def known_flow(self, frame: int) -> FlowDirection:
-        """The direction in which a frame's motion has been seen: backward for the last one, else forward."""
+    def supervised_flow(self, frame: int) -> FlowDirection:
+        """Direction in which scene flow of a frame is supervised: backward for the last frame, otherwise forward."""
         return "backward" if self.is_last(frame) else "forward"

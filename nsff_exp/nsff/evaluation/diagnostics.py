@@ -267,7 +267,7 @@ def _pictures(fields: Fields, config: Config, scene: Scene, frame: int) -> dict[
     """A frame of the video and the layers of its render, the latter at half size."""
     camera, sampling = scene.camera(frame, scene.intrinsics.divided_by(2)), DepthSampling.of(config)
     timestamp = scene.timeline.time_of(frame)
-    direction = scene.timeline.known_flow(frame)
+    direction = scene.timeline.supervised_flow(frame)
     rendered = render_frame(fields, camera, timestamp, sampling, config.rays_per_chunk, direction)
     static = render_static(fields.static, camera, sampling, config.rays_per_chunk)
     layers = ("rgb", "static", "dynamic", "blend", "depth", "flow")

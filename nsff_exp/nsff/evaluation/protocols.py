@@ -30,7 +30,7 @@ import numpy as np
 
 from nsff.config import Config
 from nsff.data.cameras import Cameras
-from nsff.data.scene import MOVING_FROM
+from nsff.data.scene import MIN_MOVING_GREY
 from nsff.errors import InputError, UsageError
 from nsff.evaluation.metrics import OPENCV_PSNR, Image, Mask, Rules
 from nsff.io import list_images, read_pixels, to_float
@@ -197,7 +197,7 @@ def _read_truth(path: Path, size: tuple[int, int]) -> Image:
 
 def _read_mask(path: Path, size: tuple[int, int]) -> Mask:
     pixels = cv2.resize(_read_matching(path, size), size, interpolation=cv2.INTER_NEAREST)[..., 0]
-    return pixels >= MOVING_FROM
+    return pixels >= MIN_MOVING_GREY
 
 
 def _read_matching(path: Path, size: tuple[int, int]) -> np.ndarray:

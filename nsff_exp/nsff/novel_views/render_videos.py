@@ -155,7 +155,7 @@ class ViewRenderer:
                 self.fields, camera, self.timeline, view.timestamp, planes, config.netchunk, with_flow
             )
         time, sampling = self.timeline.time_of(view.timestamp), DepthSampling.of(config)
-        flow = self.timeline.known_flow(round(view.timestamp)) if with_flow else None
+        flow = self.timeline.supervised_flow(round(view.timestamp)) if with_flow else None
         return render_frame(self.fields, camera, time, sampling, config.rays_per_chunk, flow)
 
     def static(self, view: RenderView) -> Float[Tensor, "h w 3"]:

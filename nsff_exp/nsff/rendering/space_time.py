@@ -59,7 +59,7 @@ def _source_frames(timeline: Timeline, timestamp: float) -> list[_SourceFrame]:
     """Choose the two frames around a timestamp, or the one at it."""
     first, fraction = timeline.split(timestamp)
     if not fraction:
-        return [_SourceFrame(timeline.time_of(first), 0.0, 1.0, timeline.known_flow(first))]
+        return [_SourceFrame(timeline.time_of(first), 0.0, 1.0, timeline.supervised_flow(first))]
     before = _SourceFrame(timeline.time_of(first), fraction, 1.0 - fraction, "forward")
     return [before, _SourceFrame(timeline.time_of(first + 1), 1.0 - fraction, fraction, "backward")]
 

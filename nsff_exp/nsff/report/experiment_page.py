@@ -144,7 +144,7 @@ def input_pictures(scene: Scene) -> Iterator[Image]:
         row = np.concatenate([frame, marked, colormaps["inferno"](near)[..., :3]], axis=1)
         picture = (row * 255.0).round().astype(np.uint8)
         yield picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]
-        scene.forget()
+        scene.release_pages()
 
 
 def find_videos(folder: Path) -> dict[str, Path]:

@@ -107,7 +107,7 @@ class Trainer:
         self._average_gradients()
         self.optimizer.step()
         self.step += 1
-        self.scene.forget()  # memory-mapped pages that this step has read; they would pile up
+        self.scene.release_pages()  # memory-mapped pages that this step has read; they would pile up
         n = batch.n_uniform
         colour_error = ((render.ref.blended.rgb.detach()[:n] - batch.rgb[:n]) ** 2).mean()
         return StepReport(frame, terms.detach(), loss.detach(), colour_error, rate)
