@@ -1,4 +1,4 @@
-"""Makes the package `nsff` importable in the scripts of this folder, in a fresh clone without an installation."""
+"""Make the package `nsff` importable in the scripts of this folder, in a fresh clone without an installation."""
 
 import sys
 from pathlib import Path

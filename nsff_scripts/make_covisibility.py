@@ -1,4 +1,4 @@
-"""Masks of what the video has seen of the held-out cameras' pictures: covisible/ (evaluation.py --protocol dycheck).
+"""Co-visibility masks of the held-out views for evaluation.py --protocol dycheck: covisible/.
 
 python make_covisibility.py --data_path SCENE/dense/
 """
@@ -13,10 +13,10 @@ from nsff.scene_folder import SceneFolder
 
 
 def main(argv: list[str]) -> None:
-    """Make the masks that are missing."""
+    """Make missing masks."""
     parser = Parser(__doc__)
     parser.add_argument("--data_path", type=Path, required=True, help="the `dense` folder")
-    parser.add_argument("--resize_height", type=int, help="which images_<W>x<H>, where there are several")
+    parser.add_argument("--resize_height", type=int, help="height H of images_<W>x<H>, where several exist")
     args = parser.parse_args(argv)
     log.info("%s", make_covisibility(SceneFolder(args.data_path), DisFlow(), args.resize_height))
 

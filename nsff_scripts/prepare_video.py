@@ -1,8 +1,8 @@
-"""From a video file to all files of a scene, stage by stage; run it again and it goes on where it stopped.
+"""From a video file to all files of a scene, stage by stage; the same command resumes where it stopped.
 
     python prepare_video.py --video clip.mp4 --data_path SCENE
 
-Networks are used where their weights are there (download_models.py), else methods that need none.
+Networks are used where their weights are installed (download_models.py), else methods that need none.
 """
 
 from pathlib import Path
@@ -13,19 +13,20 @@ from nsff.errors import UsageError
 from nsff.prep.options import (
     add_capture,
     add_depth,
+    add_device,
     add_flow,
     capture_settings,
     depth_settings,
     flow_settings,
     pick_device,
 )
-from nsff.prep.pipeline import STAGES, prepare, resolve_methods
+from nsff.prep.pipeline import STAGES, PrepareSettings, prepare, resolve_methods
 
 
 def main(argv: list[str]) -> None:
-    """Run all stages and say where the page is."""
+    """Run all stages and print their summary and the path of the page."""
     parser = Parser(__doc__)
-    parser.add_argument("--data_path", type=Path, required=True, help="folder of the scene; all is written below")
+    parser.add_argument("--data_path", type=Path, required=True, help="folder of the scene, which receives all files")
     parser.add_argument(
         "--views",
         type=Path,
@@ -33,17 +34,18 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--force", choices=STAGES, help="run this stage and those after it again")
     add_capture(parser)
-    add_depth(parser, alone=False)
-    add_flow(parser, device=False)
+    add_depth(parser, model_option=False)
+    add_flow(parser)
+    add_device(parser)
     args = parser.parse_args(argv)
-    depths, flow = resolve_methods(depth_settings(args), flow_settings(args, args.resize_height))
-    captured = capture_settings(args)
-    if args.views is not None and (captured.source.fps or captured.source.max_frames or captured.source.start):
-        raise UsageError("--views go by the number of the frame: not with --fps, --max_frames or --start")
-    device = pick_device(args.device)
-    page, lines = prepare(args.data_path, captured, depths, flow, args.views, args.force, device)
+    depth, flow = resolve_methods(depth_settings(args), flow_settings(args, args.resize_height))
+    capture = capture_settings(args)
+    if args.views is not None and (capture.source.fps or capture.source.max_frames or capture.source.start):
+        raise UsageError("--views are matched by frame number: not with --fps, --max_frames or --start")
+    settings = PrepareSettings(capture, depth, flow, args.views)
+    page, lines = prepare(args.data_path, settings, pick_device(args.device), args.force)
     print("\n".join(lines))
-    print(f"prepared: {args.data_path / 'dense'}; look at {page}")
+    print(f"prepared: {args.data_path / 'dense'}; check the pictures in {page}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from nsff.scene_folder import SceneFolder
 
 
 def main(argv: list[str]) -> None:
-    """Write both files."""
+    """Write poses_bounds.npy and scene.json."""
     parser = Parser(__doc__)
     parser.add_argument("--data_path", type=Path, required=True, help="the `dense` folder: images/ and sparse/")
     folder = SceneFolder(parser.parse_args(argv).data_path)

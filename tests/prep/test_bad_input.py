@@ -106,7 +106,7 @@ def movie(n_frames: int, picture: Callable[[int], np.ndarray]) -> Callable[[Path
         (lambda path: None, "is missing; give --video"),
         (movie(3, textured), "gives 3 frames, at least 10"),
         (movie(12, lambda k: np.zeros((120, 200, 3), np.uint8)), "12 of 12 frames are black or blank"),
-        (movie(12, textured), "no cameras could be found: frames must share things that stand still"),
+        (movie(12, textured), "no cameras could be found: frames must share textured static things"),
     ],
 )
 def test_bad_videos(make, words, tmp_path):
@@ -127,7 +127,7 @@ def test_frames_of_others_are_spared(tmp_path):
     ("script", "words"),
     [
         ("save_poses_nerf.py", "holds no COLMAP model"),
-        ("run_flows_video.py", "must have one folder images_<W>x<H>"),
+        ("run_flows_video.py", "folders images_<W>x<H>"),
         ("run_midas.py", "no weights at"),
     ],
 )
@@ -168,8 +168,8 @@ def test_a_wrong_command_line_is_one_line():
 )  # fmt: skip
 def test_options_may_be_abbreviated(words, name, value):
     parser = Parser(None)
-    add_depth(parser, alone=False)
-    add_flow(parser, device=False)
+    add_depth(parser, model_option=False)
+    add_flow(parser)
     assert getattr(parser.parse_args(words), name) == value
 
 
@@ -249,7 +249,7 @@ def test_no_room_for_what_colmap_notes_down(tmp_path, monkeypatch):
         write_image(tmp_path / "in" / f"{k:02d}.png", textured(k))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     error = refuse("run_colmap.py", "--images", tmp_path / "in", "--data_path", tmp_path / "scene")
-    assert "1 MB are free, 7 MB are needed" in error
+    assert "needs 7 MB of disk, 1 MB are free" in error
     assert not list((tmp_path / "scene").glob(".partial*"))
 
 

@@ -10,8 +10,8 @@ from nsff.config_loader import load_config
 from nsff.data.scene import load_scene
 from nsff.demo.scene import Settings, write_demo_scene
 from nsff.errors import InputError
-from nsff.prep.depth.disparity import DepthSettings, make_disparity
-from nsff.prep.make_flows import FlowSettings, make_flows
+from nsff.prep.depth_stage import DepthSettings, make_disparity
+from nsff.prep.flow_stage import FlowSettings, make_flows
 from nsff.scene_folder import SceneFolder
 
 CPU = torch.device("cpu")

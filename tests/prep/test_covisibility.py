@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nsff.errors import InputError
 from nsff.io import read_image
-from nsff.prep.covisibility import arrives, covisible, make_covisibility
+from nsff.prep.covisibility import covisible, ends_inside, make_covisibility
 from nsff.prep.flow import DisFlow
 from nsff.scene_folder import SceneFolder
 
@@ -30,7 +30,7 @@ def test_what_leaves_the_frame_is_not_seen():
     assert mask[:, :28].all()
     assert not mask[:, 31:].any()
     assert not covisible(view, [frame] * 4, exact(10)).any()  # five frames at least
-    assert not arrives(np.full((5, 5, 2), -9.0, np.float32)).any()
+    assert not ends_inside(np.full((5, 5, 2), -9.0, np.float32)).any()
 
 
 def test_masks_of_a_scene(golden, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from nsff.errors import InputError
 from nsff.prep.depth.midas import MidasNet, input_size
 from nsff.prep.raft import RaftFlow
-from nsff.prep.weights import fill, read_weights
+from nsff.prep.weights import load_state, read_weights
 
 CPU = torch.device("cpu")
 
@@ -61,15 +61,15 @@ def write_weights(path: Path, keys: dict[str, Any], name: str) -> Path:
 
 @pytest.mark.parametrize("name", ["raft_things", "raft_small"])
 def test_raft(keys, recorded, name, tmp_path):
-    raft = RaftFlow(write_weights(tmp_path / "raft.pth", keys, f"{name}_keys"), CPU, iterations=4)
+    raft = RaftFlow(write_weights(tmp_path / "raft.pth", keys, f"{name}_keys"), CPU, n_updates=4)
     images = torch.from_numpy(np.stack([recorded["raft/image1"], recorded["raft/image2"]])) / 127.5 - 1.0
     expected = recorded[f"{name}/flow_4_iters"]
-    np.testing.assert_allclose(raft.flow_of(images).numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(raft.estimate(images).numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_midas(keys, recorded, tmp_path):
     path, net = write_weights(tmp_path / "midas.pt", keys, "midas_keys"), MidasNet().eval()
-    fill(net, read_weights(path), path)
+    load_state(net, read_weights(path), path)
     with torch.no_grad():
         disparity = net(torch.from_numpy(recorded["midas/image_normalized"])[None])[0].numpy()
     expected = recorded["midas/disparity"]

@@ -73,4 +73,4 @@ def test_motion_masks(recorded, golden, frame, tmp_path):
 def test_the_model_is_read_with_its_camera(scene):
     model = read_model(scene)
     assert model.names == [f"{k:05d}.png" for k in range(N)]
-    assert (model.size, model.focal, model.centre) == ((192, 108), (170.0, 170.0), (96.0, 54.0))
+    assert (model.size, model.focal, model.principal_point) == ((192, 108), (170.0, 170.0), (96.0, 54.0))

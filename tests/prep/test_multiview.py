@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 from nsff.prep.flow import DisFlow
-from nsff.prep.motion_masks import common_mask
-from nsff.prep.multiview.inpaint_depth import fill
+from nsff.prep.motion_masks import confirmed_regions
+from nsff.prep.multiview.inpaint_depth import inpaint_depth
 from nsff.prep.multiview.plane_sweep import inverse_depth_planes, sweep
-from nsff.prep.multiview.triangulate import Measured, expected_flow, measure, neighbours_of, triangulate
+from nsff.prep.multiview.triangulate import MeasuredDepth, measure_depth, neighbour_indices, static_flow, triangulate
 from toy_frames import SIZE, K, look_from
 
 
@@ -39,10 +39,10 @@ def photograph(k: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def measured() -> Measured:
+def measured() -> MeasuredDepth:
     """Of the frame in the middle."""
     frames = [photograph(k) for k in range(9)]
-    return measure(frames, 4, np.stack([look_from(x) for x in X]), WIDE, 1.0 / FRONT, DisFlow())
+    return measure_depth(frames, 4, np.stack([look_from(x) for x in X]), WIDE, 1.0 / FRONT, DisFlow())
 
 
 def test_walls_and_boards_are_where_they_are(measured):
@@ -50,8 +50,8 @@ def test_walls_and_boards_are_where_they_are(measured):
     board[13:47, 81:105] = True
     wall[7:53, 74:112] = wall[20:56, 20:60] = False
     for part, expected in ((board, FRONT), (wall, BACK)):
-        assert measured.fits[part].mean() > 0.95
-        errors = np.abs(measured.inverse_depth[part & measured.fits] / expected - 1.0)
+        assert measured.valid[part].mean() > 0.95
+        errors = np.abs(measured.inverse_depth[part & measured.valid] / expected - 1.0)
         assert np.median(errors) < 0.01
         assert np.mean(errors < 0.05) > 0.97
 
@@ -60,9 +60,11 @@ def test_what_moves_is_seen(measured):
     top, left = 25 + 4 * (4 % 3), round(40 - 100.0 * X[4] * THING)
     thing = np.zeros((72, 128), bool)
     thing[top : top + 20, left : left + 20] = True
-    assert measured.moves[thing].mean() > 0.8
-    assert (measured.moves & ~thing).mean() < 0.03
-    assert np.median(measured.slowest[thing]) == pytest.approx(THING, rel=0.1)  # it moves up and down only
+    assert measured.moving[thing].mean() > 0.8
+    assert (measured.moving & ~thing).mean() < 0.03
+    assert np.median(measured.min_motion_inverse_depth[thing]) == pytest.approx(
+        THING, rel=0.1
+    )  # it moves up and down only
 
 
 def test_a_sweep_at_the_border():
@@ -84,13 +86,13 @@ def test_planes_are_a_pixel_apart():
 
 
 def test_neighbours_at_the_ends():
-    assert sorted(neighbours_of(20, 40)) == [16, 18, 19, 21, 22, 24]
-    assert sorted(neighbours_of(0, 40)) == [1, 2, 4, 6, 8]
-    assert sorted(neighbours_of(1, 3)) == [0, 2]
+    assert sorted(neighbour_indices(20, 40)) == [16, 18, 19, 21, 22, 24]
+    assert sorted(neighbour_indices(0, 40)) == [1, 2, 4, 6, 8]
+    assert sorted(neighbour_indices(1, 3)) == [0, 2]
 
 
 def test_expected_flow_by_hand():
-    flow, inside = expected_flow(np.full(SIZE, 0.25), look_from(0.5), look_from(0.0), K)
+    flow, inside = static_flow(np.full(SIZE, 0.25), look_from(0.5), look_from(0.0), K)
     np.testing.assert_allclose(flow, np.broadcast_to([-10.0, 0.0], flow.shape), atol=1e-4)  # f x rho = 80 / 2 / 4
     assert inside[:, 10:].all()
     assert not inside[:, :10].any()
@@ -111,8 +113,8 @@ def test_triangulation_of_a_known_depth():
     assert (parallax[20:] < lengths[20:]).all()
 
 
-def measured_by_hand(near: np.ndarray, moving: np.ndarray, slowest: float = 0.0) -> Measured:
-    return Measured(near, np.ones(near.shape, bool), moving, np.full(near.shape, slowest))
+def measured_by_hand(near: np.ndarray, moving: np.ndarray, slowest: float = 0.0) -> MeasuredDepth:
+    return MeasuredDepth(near, np.ones(near.shape, bool), moving, np.full(near.shape, slowest))
 
 
 @pytest.mark.parametrize(("slowest", "expected"), [(-3.0, 0.5), (0.3, 0.5), (0.55, 0.55), (7.0, 0.5)])
@@ -122,7 +124,7 @@ def test_what_moves_stands_on_what_is_below(slowest, expected):
     near[:4] = 0.6  # a lamp: nearer things exist
     moving = np.zeros(SIZE, bool)
     moving[8:20, 20:30] = True
-    filled = fill(measured_by_hand(near, moving, slowest), np.full((*SIZE, 3), 90, np.uint8))
+    filled = inpaint_depth(measured_by_hand(near, moving, slowest), np.full((*SIZE, 3), 90, np.uint8))
     np.testing.assert_allclose(filled[moving], expected, atol=0.02)
     still = cv2.dilate(moving.astype(np.uint8), np.ones((7, 7))) == 0
     np.testing.assert_allclose(filled[still], near[still], atol=1e-4)
@@ -132,14 +134,14 @@ def test_a_long_thing_follows_the_ground():
     near = np.broadcast_to(np.linspace(0.2, 0.6, SIZE[1]), SIZE).copy()
     moving = np.zeros(SIZE, bool)
     moving[12:20] = True
-    filled = fill(measured_by_hand(near, moving), np.full((*SIZE, 3), 90, np.uint8))
+    filled = inpaint_depth(measured_by_hand(near, moving), np.full((*SIZE, 3), 90, np.uint8))
     np.testing.assert_allclose(filled[15, 10:25], near[15, 10:25].clip(np.median(near)), atol=0.03)
     np.testing.assert_allclose(filled[15, 40:55], near[15, 40:55], atol=0.05)
 
 
 def test_nothing_known_is_flat():
-    nothing = Measured(np.zeros(SIZE), np.zeros(SIZE, bool), np.zeros(SIZE, bool), np.zeros(SIZE))
-    assert np.ptp(fill(nothing, np.zeros((*SIZE, 3), np.uint8))) == 0.0
+    nothing = MeasuredDepth(np.zeros(SIZE), np.zeros(SIZE, bool), np.zeros(SIZE, bool), np.zeros(SIZE))
+    assert np.ptp(inpaint_depth(nothing, np.zeros((*SIZE, 3), np.uint8))) == 0.0
 
 
 def test_parts_are_kept_whole_or_not_at_all():
@@ -148,5 +150,5 @@ def test_parts_are_kept_whole_or_not_at_all():
     epipolar[5:15, 5:15] = True
     unexplained[20:30, 40:50] = True  # errs alone
     epipolar[2:6, 40:60] = True  # errs alone
-    assert np.array_equal(common_mask(unexplained, epipolar), np.pad(np.ones((10, 20), bool), ((5, 21), (5, 39))))
-    assert not common_mask(np.zeros(SIZE, bool), epipolar).any()
+    assert np.array_equal(confirmed_regions(unexplained, epipolar), np.pad(np.ones((10, 20), bool), ((5, 21), (5, 39))))
+    assert not confirmed_regions(np.zeros(SIZE, bool), epipolar).any()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from nsff.cli import Parser
 from nsff.io import Image, write_image
-from nsff.prep import make_flows as flows
+from nsff.prep import flow_stage
 from nsff.prep.depth.midas import MidasDepth, input_size
 from nsff.prep.flow import DisFlow
 from nsff.prep.network_sizes import NO_LIMITS, long_side_size, network_size, resize_image
@@ -38,8 +38,8 @@ def test_the_long_side_is_fixed(frame, midas, raft, mask_rcnn):
 def typed(text: str) -> argparse.Namespace:
     """The options of depth and flow, as prepare_video.py has them."""
     parser = Parser(None)
-    add_depth(parser, alone=False)
-    add_flow(parser, device=False)
+    add_depth(parser, model_option=False)
+    add_flow(parser)
     return parser.parse_args(text.split())
 
 
@@ -59,7 +59,7 @@ def test_the_published_command(frame, midas, raft, mask_rcnn):
     args = typed(PUBLISHED)
     depths, flow = depth_settings(args), flow_settings(args, None)
     assert input_size(*frame, depths.limits) == midas
-    assert network_size(*frame, (flow.flow_width, None), flows.LONG_SIDE) == raft
+    assert network_size(*frame, (flow.flow_width, None), flow_stage.FLOW_LONG_SIDE) == raft
     assert network_size(*frame, flow.semantic_limits, 960) == mask_rcnn
 
 
@@ -101,7 +101,7 @@ def test_flow_is_computed_at_that_size(frame, flow_width, seen, tmp_path):
     for path in paths:
         write_image(path, np.zeros((frame[1], frame[0], 3), np.uint8))
     method, folder = Noted(), SceneFolder(tmp_path)
-    flows._write_flows(folder, paths, (54, 96), method, flow_width)
+    flow_stage._write_flows(folder, paths, (54, 96), method, flow_width)
     assert method.sizes == {seen}
     assert np.load(folder.flow(0, 1))["flow"].shape == (96, 54, 2)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from nsff.errors import InputError
 from nsff.io import read_frames, write_image
-from nsff.prep.depth.disparity import DepthSettings, make_disparity
+from nsff.prep.depth_stage import DepthSettings, make_disparity
 from nsff.prep.masks import find_moving
 from nsff.prep.semantic_masks import MaskRcnn
 from nsff.scene_folder import SceneFolder

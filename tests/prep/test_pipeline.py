@@ -14,8 +14,8 @@ from nsff.config_loader import load_config
 from nsff.data.scene import load_scene
 from nsff.errors import InputError
 from nsff.io import list_images, read_image
-from nsff.prep.colmap import SfmResult, SfmSettings, is_whole, reconstruct, undistort
-from nsff.prep.heldout_views import lens_of, list_views, undistort_views, undistorted
+from nsff.prep.colmap import SfmResult, SfmSettings, is_complete, reconstruct, undistort
+from nsff.prep.heldout_views import camera_from_report, list_views, undistort_image, undistort_views
 from nsff.prep.poses_bounds import load_cameras
 from nsff.scene_folder import SceneFolder
 from skimage.transform import SimilarityTransform
@@ -45,7 +45,7 @@ def test_cameras_are_the_true_ones(prepared):
 
 def test_the_same_frames_give_the_same_cameras(prepared):
     _, scene, _ = prepared
-    first, again = (reconstruct(scene / "frames", None, SfmSettings(features=500)) for _ in range(2))
+    first, again = (reconstruct(scene / "frames", None, SfmSettings(n_features=500)) for _ in range(2))
     assert len(first.registered) == 12
     for image_id, image in first.model.images.items():
         expected = again.model.images[image_id].cam_from_world().matrix()
@@ -59,15 +59,15 @@ def test_cut_off_files_of_colmap_are_noticed(prepared, tmp_path):
     result = SfmResult(model, [path.name for path in list_images(scene / "dense" / "images", "")], 0.0)
     undistort(result, scene / "dense" / "images", tmp_path / "again")
     assert {path.name for path in (tmp_path / "again").iterdir()} == {"images", "sparse"}
-    assert is_whole(tmp_path / "again", result)
+    assert is_complete(tmp_path / "again", result)
     for name in ("images/00004.png", "sparse/images.bin"):
         path = tmp_path / "again" / name
         content = path.read_bytes()
         path.write_bytes(content[:-2] if path.suffix == ".png" else b"")
-        assert not is_whole(tmp_path / "again", result)
+        assert not is_complete(tmp_path / "again", result)
         path.write_bytes(content)
     (tmp_path / "again" / "images" / "00007.png").unlink()
-    assert not is_whole(tmp_path / "again", result)
+    assert not is_complete(tmp_path / "again", result)
 
 
 def test_again_nothing_is_made_twice(prepared, prepare):
@@ -75,7 +75,7 @@ def test_again_nothing_is_made_twice(prepared, prepare):
     before = {path: path.stat().st_mtime_ns for path in scene.rglob("*.n*")}
     out = prepare(clip, scene)
     assert out.returncode == 0
-    assert out.stderr.count("is done") == 4
+    assert out.stderr.count("is up to date") == 4
     assert {path: path.stat().st_mtime_ns for path in scene.rglob("*.n*")} == before
 
 
@@ -85,9 +85,9 @@ def test_what_was_lost_is_made_again(prepared, prepare):
     (scene / "dense" / "disp" / "00003.npy").unlink()
     out = prepare(clip, scene)
     assert out.returncode == 0
-    assert "== poses is done" in out.stderr
-    assert "== depth is done" not in out.stderr
-    assert "== flow is done" not in out.stderr  # it was made from the frames that depth makes anew
+    assert "== poses is up to date" in out.stderr
+    assert "== depth is up to date" not in out.stderr
+    assert "== flow is up to date" not in out.stderr  # it was made from the frames that depth makes anew
     assert (scene / "dense" / "disp" / "00003.npy").is_file()
     np.testing.assert_array_equal(np.load(scene / "dense" / "poses_bounds.npy"), poses)
 
@@ -108,21 +108,21 @@ def views(prepared, tmp_path) -> Path:
 
 def test_held_out_views_lose_their_lens_as_the_frames_did(prepared, prepare, views):
     clip, scene, _ = prepared
-    lens = lens_of(json.loads((scene / "dense" / "sfm.json").read_text())["lens"])
+    lens = camera_from_report(json.loads((scene / "dense" / "sfm.json").read_text())["lens"])
     raw, ideal = (read_image(scene / name / "00003.png") for name in ("frames", "dense/images"))
-    np.testing.assert_array_equal(undistorted(raw, lens), ideal)
+    np.testing.assert_array_equal(undistort_image(raw, lens), ideal)
     out = prepare(clip, scene, "--views", str(views))
     assert out.returncode == 0, out.stderr[-2000:]
-    assert out.stderr.count("is done") == 4
+    assert out.stderr.count("is up to date") == 4
     assert "held-out views: 2" in out.stdout
     made = read_image(scene / "dense/mv_images/00003/cam01.jpg").astype(int)
     assert np.abs(made - ideal).mean() < 4.0  # JPEG of the given picture
     mask = iio.imread(scene / "dense/mv_masks/00003/cam01.png")
     assert mask.shape == ideal.shape[:2]
     assert set(np.unique(mask)) == {0, 255}
-    assert prepare(clip, scene, "--views", str(views)).stderr.count("is done") == 5
+    assert prepare(clip, scene, "--views", str(views)).stderr.count("is up to date") == 5
     shutil.rmtree(views / "mv_images/00004")
-    assert prepare(clip, scene, "--views", str(views)).stderr.count("is done") == 4
+    assert prepare(clip, scene, "--views", str(views)).stderr.count("is up to date") == 4
     assert not (scene / "dense/mv_images/00004").exists()  # nothing of other views stays
 
 

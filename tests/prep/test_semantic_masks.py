@@ -7,7 +7,7 @@ import torch
 from nsff.io import Mask
 from nsff.prep.motion_masks import motion_mask
 from nsff.prep.network_sizes import NO_LIMITS, Limits
-from nsff.prep.semantic_masks import MaskRcnn, grow
+from nsff.prep.semantic_masks import MaskRcnn, dilate
 from skimage.morphology import disk, erosion
 
 PERSON = 1
@@ -34,7 +34,7 @@ def things(*places: tuple[int | slice, int | slice]) -> Mask:
     ],
 )
 def test_things_grow_by_a_pixel(mask, n_grown):
-    grown = grow(mask)
+    grown = dilate(mask)
     assert grown.sum() == n_grown
     assert grown[mask].all()
 
@@ -44,7 +44,7 @@ def test_growing_things_is_eroding_the_background(density):
     """As the published code does it, on a map that is 1 where nothing movable is; borders included."""
     mask = np.random.default_rng(0).random((40, 60)) < density
     background = erosion(1.0 - mask.astype(np.float32), disk(1))
-    np.testing.assert_array_equal(grow(mask), background < 1e-3)
+    np.testing.assert_array_equal(dilate(mask), background < 1e-3)
 
 
 def test_thin_things_stay_in_the_motion_mask():

@@ -7,14 +7,14 @@ from nsff.errors import InputError, UsageError
 from nsff.io import atomic_write, read_image, write_array, write_image
 from nsff.prep import pipeline, weights
 from nsff.prep.colmap import longest_run
-from nsff.prep.depth.disparity import DepthSettings
+from nsff.prep.depth_stage import DepthSettings
 from nsff.prep.flow import DisFlow, consistent
-from nsff.prep.make_flows import FlowSettings
-from nsff.prep.masks import read_own_masks
+from nsff.prep.flow_stage import FlowSettings
+from nsff.prep.masks import read_user_masks
 from nsff.prep.motion_masks import disk, epipolar_distance, epipolar_mask, fundamental, motion_mask, parse_threshold
-from nsff.prep.poses_bounds import Model, camera_warnings, load_cameras, poses_bounds
-from nsff.prep.semantic_masks import MOVABLE, union
-from nsff.prep.video import Source, choose_frames, extract_frames, measure_video, shrink
+from nsff.prep.poses_bounds import ColmapModel, camera_warnings, load_cameras, poses_bounds
+from nsff.prep.semantic_masks import MOVABLE, movable_mask
+from nsff.prep.video import FrameSource, evenly_spaced_indices, extract_frames, probe_video, shrink
 from nsff.prep.weights import MASK_RCNN, MIDAS, RAFT
 from nsff.scene_folder import SceneFolder
 from toy_frames import SIZE, K, look_from, textured
@@ -23,12 +23,12 @@ from toy_frames import SIZE, K, look_from, textured
 
 
 def test_frames_are_chosen_evenly():
-    assert choose_frames(10, 30.0) == list(range(10))
-    assert choose_frames(10, 30.0, fps=10.0) == [0, 3, 6, 9]
-    assert choose_frames(100, 25.0, max_frames=4) == [0, 25, 50, 75]
-    assert choose_frames(100, 25.0, start=1.0, end=1.2) == [25, 26, 27, 28, 29]
-    assert choose_frames(10, 30.0, fps=60.0) == list(range(10))  # there are no more than there are
-    assert choose_frames(10, 30.0, start=9.0) == []
+    assert evenly_spaced_indices(10, 30.0) == list(range(10))
+    assert evenly_spaced_indices(10, 30.0, fps=10.0) == [0, 3, 6, 9]
+    assert evenly_spaced_indices(100, 25.0, max_frames=4) == [0, 25, 50, 75]
+    assert evenly_spaced_indices(100, 25.0, start=1.0, end=1.2) == [25, 26, 27, 28, 29]
+    assert evenly_spaced_indices(10, 30.0, fps=60.0) == list(range(10))  # there are no more than there are
+    assert evenly_spaced_indices(10, 30.0, start=9.0) == []
 
 
 def test_frames_shrink_to_even_sides():
@@ -39,8 +39,8 @@ def test_frames_shrink_to_even_sides():
 def test_a_video_becomes_frames(tmp_path):
     clip = [textured(k) for k in range(12)]
     iio.imwrite(tmp_path / "my clip.mp4", np.stack(clip), plugin="FFMPEG", fps=12, macro_block_size=2, quality=9)
-    assert measure_video(tmp_path / "my clip.mp4") == (12, 12.0)
-    paths = extract_frames(tmp_path / "frames", Source(video=tmp_path / "my clip.mp4"))
+    assert probe_video(tmp_path / "my clip.mp4") == (12, 12.0)
+    paths = extract_frames(tmp_path / "frames", FrameSource(video=tmp_path / "my clip.mp4"))
     assert [path.name for path in paths] == [f"{k:05d}.png" for k in range(12)]
     for k, path in enumerate(paths):
         errors = [np.abs(read_image(path).astype(int) - frame).mean() for frame in clip]
@@ -51,13 +51,13 @@ def test_a_video_becomes_frames(tmp_path):
 # cameras
 
 
-def ideal_model(**changes) -> Model:
+def ideal_model(**changes) -> ColmapModel:
     points = np.array([[0.0, 0.0, z] for z in range(1, 22)])
     values = {
-        "names": ["a.png"], "size": (64, 36), "focal": (80.0, 80.0), "centre": (32.0, 18.0),
-        "w2c": look_from(2.0)[None], "points": points, "seen": [np.arange(21)],
+        "names": ["a.png"], "size": (64, 36), "focal": (80.0, 80.0), "principal_point": (32.0, 18.0),
+        "w2c": look_from(2.0)[None], "points": points, "observed": [np.arange(21)],
     }  # fmt: skip
-    return Model(**(values | changes))
+    return ColmapModel(**(values | changes))
 
 
 def test_poses_bounds_by_hand():
@@ -71,7 +71,7 @@ def test_poses_bounds_by_hand():
 def test_odd_cameras_are_named():
     assert camera_warnings(ideal_model()) == []
     assert "differ by 2.5%" in camera_warnings(ideal_model(focal=(80.0, 82.0)))[0]
-    assert "principal point (35.0, 18.0)" in camera_warnings(ideal_model(centre=(35.0, 18.0)))[0]
+    assert "principal point (35.0, 18.0)" in camera_warnings(ideal_model(principal_point=(35.0, 18.0)))[0]
 
 
 def test_cameras_come_back_from_the_file(tmp_path):
@@ -135,8 +135,8 @@ def test_movable_things_only():
     for k in range(3):
         masks[k, 0, k] = 1.0
     found = {"labels": torch.tensor([1, 3, 18]), "scores": torch.tensor([0.9, 0.9, 0.4]), "masks": masks}
-    assert union(found)[0].all()  # a person
-    assert not union(found)[1:].any()  # a car, and a doubtful dog
+    assert movable_mask(found)[0].all()  # a person
+    assert not movable_mask(found)[1:].any()  # a car, and a doubtful dog
     assert len(MOVABLE) == 9
 
 
@@ -155,7 +155,7 @@ def test_consistency_at_the_border():
     there = np.full((*SIZE, 2), [10.0, 0.0], np.float32)
     agree = consistent(there, -there)
     assert agree[:, :50].all()
-    assert not agree[:, 56:].any()  # arrives outside
+    assert not agree[:, 56:].any()  # ends_inside outside
 
 
 # files
@@ -166,8 +166,8 @@ def test_nothing_half_written(tmp_path):
     write_array(path, np.arange(3))
 
     def write_half() -> None:
-        with atomic_write(path) as file:
-            file.write(b"half")
+        with atomic_write(path) as partial:
+            partial.write_bytes(b"half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -203,22 +203,22 @@ def stage(tmp_path):
     """A stage that made its file after its input, and the stamp of that run."""
     made, stamp = tmp_path / "made", tmp_path / "stamp.json"
     made.write_text("x")
-    stamp.write_text('{"settings": {"a": 1}, "said": ["done well"]}')
+    stamp.write_text('{"settings": {"a": 1}, "summary": ["done well"]}')
     return pipeline.Stage("poses", {"a": 1}, lambda: "", lambda: [made]), stamp, made
 
 
 def test_what_is_done_stays_done(stage):
     stage, stamp, made = stage
     before = made.stat().st_mtime - 5
-    assert pipeline._done(stage, stamp, before) == ["done well"]
-    assert pipeline._done(stage, stamp, before + 10) is None  # the input is newer
-    changed = pipeline.Stage("poses", {"a": 2}, stage.run, stage.makes)
-    assert pipeline._done(changed, stamp, before) is None
+    assert pipeline._summary_if_current(stage, stamp, before) == ["done well"]
+    assert pipeline._summary_if_current(stage, stamp, before + 10) is None  # the input is newer
+    changed = pipeline.Stage("poses", {"a": 2}, stage.run, stage.outputs)
+    assert pipeline._summary_if_current(changed, stamp, before) is None
     stamp.write_text("{")
-    assert pipeline._done(stage, stamp, before) is None
+    assert pipeline._summary_if_current(stage, stamp, before) is None
     stamp.unlink()
     made.unlink()
-    assert pipeline._done(stage, stamp, before) is None
+    assert pipeline._summary_if_current(stage, stamp, before) is None
 
 
 def test_own_masks(tmp_path):
@@ -226,32 +226,32 @@ def test_own_masks(tmp_path):
     labels[5:9, 5:9] = 1  # a label, not white
     write_image(tmp_path / "0.png", labels)
     write_image(tmp_path / "1.png", np.zeros_like(labels))
-    masks = read_own_masks(tmp_path, 2)
+    masks = read_user_masks(tmp_path, 2)
     assert [mask.sum() for mask in masks] == [16, 0]
     with pytest.raises(InputError, match="2 masks for 3 frames"):
-        read_own_masks(tmp_path, 3)
-    assert [mask.sum() for mask in read_own_masks(tmp_path, 1, [0], 2)] == [16]  # one frame of two was taken
+        read_user_masks(tmp_path, 3)
+    assert [mask.sum() for mask in read_user_masks(tmp_path, 1, [0], 2)] == [16]  # one frame of two was taken
     write_image(tmp_path / "0.png", np.zeros_like(labels))
     with pytest.raises(InputError, match="all masks are black"):
-        read_own_masks(tmp_path, 2)
+        read_user_masks(tmp_path, 2)
 
 
 def test_frames_of_others_are_not_replaced(tmp_path):
     for k in range(12):
         write_image(tmp_path / "frames" / f"{k:02d}.png", textured(k))
     with pytest.raises(InputError, match="frames was not made by run_colmap"):
-        extract_frames(tmp_path / "frames", Source(images=tmp_path / "frames"))
+        extract_frames(tmp_path / "frames", FrameSource(images=tmp_path / "frames"))
     assert len(list((tmp_path / "frames").iterdir())) == 12
 
 
 def test_numbers_in_names_of_masks_count(tmp_path):
     for k in range(12):
         write_image(tmp_path / f"mask{k}.png", np.full((4, 4 + k, 3), 255, np.uint8))
-    assert [mask.shape[1] for mask in read_own_masks(tmp_path, 12)] == list(range(4, 16))
+    assert [mask.shape[1] for mask in read_user_masks(tmp_path, 12)] == list(range(4, 16))
 
 
 def test_numbers_in_names_count(tmp_path):
     for k in range(12):
         write_image(tmp_path / "in" / f"frame{k}.png", np.full((60, 80, 3), 0, np.uint8) + textured(k, 60, 80))
-    paths = extract_frames(tmp_path / "frames", Source(images=tmp_path / "in"))
+    paths = extract_frames(tmp_path / "frames", FrameSource(images=tmp_path / "in"))
     np.testing.assert_array_equal(read_image(paths[2]), textured(2, 60, 80))  # not frame10

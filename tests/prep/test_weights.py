@@ -8,13 +8,12 @@ import pytest
 import torch
 from nsff.cli import Parser
 from nsff.errors import InputError, UsageError
-from nsff.prep import downloads, pipeline, raft, weights
-from nsff.prep import make_flows as flows
-from nsff.prep.depth.disparity import DepthSettings
+from nsff.prep import downloads, flow_stage, pipeline, raft, weights
+from nsff.prep.depth_stage import DepthSettings
 from nsff.prep.flow import DisFlow
-from nsff.prep.make_flows import FlowSettings
+from nsff.prep.flow_stage import FlowSettings
 from nsff.prep.options import add_flow, flow_settings
-from nsff.prep.raft import HALVED, RaftFlow, use_mixed_precision
+from nsff.prep.raft import HALF_PRECISION_PARTS, RaftFlow, use_mixed_precision
 from nsff.prep.weights import MASK_RCNN, MIDAS, RAFT, RAFT_SMALL, find_weights, has_weights, read_weights
 from torchvision.models import optical_flow
 
@@ -68,16 +67,16 @@ def test_methods_agree_with_the_weights_that_are_found(scripts):
     write(scripts / "model.pt")  # as the published instructions have it
     assert pipeline.resolve_methods(DepthSettings(), FlowSettings())[0].method == "midas"
     write(Path(MASK_RCNN))
-    assert flows.chosen_semantic("auto", True) == "maskrcnn"
+    assert flow_stage.resolve_semantic("auto", True) == "maskrcnn"
     assert pipeline.resolve_methods(DepthSettings(), FlowSettings())[1].semantic == "maskrcnn"
 
 
 def test_weights_at_their_published_place_are_not_fetched_again(scripts):
     midas = next(item for item in downloads.DOWNLOADS if item.name == "midas")
-    assert downloads.folder_of(midas, scripts / "models") is None
+    assert downloads.installed_folder(midas, scripts / "models") is None
     write(scripts / "model.pt")
-    assert downloads.folder_of(midas, scripts / "models") == scripts
-    assert downloads.folder_of(midas, scripts / "elsewhere") is None
+    assert downloads.installed_folder(midas, scripts / "models") == scripts
+    assert downloads.installed_folder(midas, scripts / "elsewhere") is None
 
 
 def test_a_checkpoint_of_training_gives_its_model(tmp_path):
@@ -126,11 +125,13 @@ def test_weights_of_the_small_network(scripts):
     with pytest.raises(InputError, match=r"models/raft-small\.pth; run download_models\.py --only raft_small"):
         pipeline.resolve_methods(DepthSettings(), settings_of("--small"))  # asked for: not replaced by DIS
     write(scripts / RAFT_SMALL)
-    assert flows.find_raft(settings_of("--small")) == scripts / RAFT_SMALL
+    assert flow_stage.find_raft(settings_of("--small")) == scripts / RAFT_SMALL
     assert pipeline.resolve_methods(DepthSettings(), settings_of("--small"))[1].method == "raft"
-    assert flows.find_raft(settings_of("--small", "--model", str(write(Path("my.pth"))))) == Path("my.pth").absolute()
-    assert [item.file for item in downloads.choose("raft_small")] == [Path(RAFT_SMALL).name]
-    assert "raft_small" not in {item.name for item in downloads.choose(None)}
+    assert (
+        flow_stage.find_raft(settings_of("--small", "--model", str(write(Path("my.pth"))))) == Path("my.pth").absolute()
+    )
+    assert [item.file for item in downloads.select_downloads("raft_small")] == [Path(RAFT_SMALL).name]
+    assert "raft_small" not in {item.name for item in downloads.select_downloads(None)}
 
 
 def test_options_reach_raft(scripts, monkeypatch):
@@ -140,11 +141,11 @@ def test_options_reach_raft(scripts, monkeypatch):
         asked.append(given)
         return DisFlow()
 
-    monkeypatch.setattr(flows, "RaftFlow", network)
+    monkeypatch.setattr(flow_stage, "RaftFlow", network)
     for name in (RAFT, RAFT_SMALL):
         write(scripts / name)
     for words in ([], ["--small"], ["--mixed_precision"]):
-        flows._flow_method(settings_of(*words), CPU)
+        flow_stage._load_flow_method(settings_of(*words), CPU)
     large, small = scripts / RAFT, scripts / RAFT_SMALL
     assert asked == [(large, CPU, False, False), (small, CPU, True, False), (large, CPU, False, True)]
 
@@ -161,9 +162,9 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_mixed_precision_has_no_effect_on_a_cpu(raft_files, caplog):
-    plain = RaftFlow(raft_files["small"], CPU, iterations=2)
+    plain = RaftFlow(raft_files["small"], CPU, n_updates=2)
     assert caplog.records == []
-    mixed = RaftFlow(raft_files["small"], CPU, mixed_precision=True, iterations=2)
+    mixed = RaftFlow(raft_files["small"], CPU, mixed_precision=True, n_updates=2)
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.WARNING, "--mixed_precision has no effect on a CPU: flow is computed in float32")
     ]
@@ -173,7 +174,7 @@ def test_mixed_precision_has_no_effect_on_a_cpu(raft_files, caplog):
 @pytest.mark.parametrize("name", ["small", "large"])
 def test_mixed_precision_computes_in_float16(raft_files, name):
     """The parts that CUDA would run, here under the CPU's autocast: float16 inside, float32 correlation and flow."""
-    flow = RaftFlow(raft_files[name], CPU, iterations=3)
+    flow = RaftFlow(raft_files[name], CPU, n_updates=3)
     expected = flow(*images())
     use_mixed_precision(flow.model, "cpu")
     seen = {}
@@ -202,7 +203,7 @@ def test_mixed_precision_is_for_cuda(raft_files, monkeypatch):
     monkeypatch.setattr(raft.torch, "autocast", autocast)
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: module)  # there need not be a GPU
     RaftFlow(raft_files["large"], torch.device("cuda"), mixed_precision=True)
-    assert entered == [("cuda", torch.float16)] * len(HALVED)
+    assert entered == [("cuda", torch.float16)] * len(HALF_PRECISION_PARTS)
     entered.clear()
     RaftFlow(raft_files["large"], torch.device("cuda"))
     assert entered == []

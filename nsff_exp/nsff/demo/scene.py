@@ -21,7 +21,7 @@ from jaxtyping import Float
 from nsff.demo.raycast import Camera, Layer, Placement, Solid, exact_flow, look_at, render, rotation
 from nsff.errors import InputError
 from nsff.io import write_array
-from nsff.prep.video import measure_video
+from nsff.prep.video import probe_video
 from nsff.scene_folder import N_CAMERAS
 
 PATHS = ("cameras", "smooth")
@@ -249,7 +249,7 @@ def write_video(path: Path, frames: list[Path]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         pictures = np.stack([iio.imread(frame) for frame in frames])
         iio.imwrite(partial, pictures, plugin="FFMPEG", fps=VIDEO_FPS, quality=VIDEO_QUALITY, macro_block_size=2)
-        if measure_video(partial)[0] != len(frames):  # ffmpeg says nothing where the disk is full
+        if probe_video(partial)[0] != len(frames):  # ffmpeg says nothing where the disk is full
             raise OSError("not all frames were written; is the disk full?")
         partial.replace(path)
     except OSError as error:

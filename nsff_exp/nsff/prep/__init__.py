@@ -1,1 +1,1 @@
-"""From a video to the files of a scene."""
+"""Preparation: from a video to the files of a scene."""

@@ -1,4 +1,4 @@
-"""The stage that makes undistorted frames and cameras of a video or a folder of images."""
+"""First stage of the preparation: undistorted frames and cameras from a video or a folder of images."""
 
 import dataclasses
 import json
@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
+import torch
 from filelock import FileLock, Timeout
 
 from nsff.errors import InputError
 from nsff.io import TMP_PREFIX, write_text
 from nsff.prep.colmap import (
-    LEAST_ANGLE,
-    LOOSE_OFF,
-    MORE_FEATURES,
-    MORE_OVERLAP,
+    MAX_ERROR_RETRY,
+    MIN_RAY_ANGLE,
+    N_FEATURES_RETRY,
+    OVERLAP_RETRY,
     SfmResult,
     SfmSettings,
     check_registered,
@@ -26,75 +27,90 @@ from nsff.prep.colmap import (
     reconstruct,
     undistort,
 )
-from nsff.prep.masks import find_moving, read_own_masks, write_masks
-from nsff.prep.semantic_masks import mask_rcnn_if_there
-from nsff.prep.video import Source, chosen, extract_frames
+from nsff.prep.masks import find_moving, read_user_masks, write_colmap_masks
+from nsff.prep.semantic_masks import load_mask_rcnn_if_present
+from nsff.prep.video import FrameSource, extract_frames, select_frames
 
 log = logging.getLogger("nsff")
 
 REPORT, LOCK = "sfm.json", ".lock"
-MASKS_WORTH = 0.002  # share of the pixels: if less moves, a second try with masks changes nothing
+MIN_MOVING_FRACTION = 0.002  # Of the pixels; below it, masks would not change the reconstruction.
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptureSettings:
-    """Which frames of what, and how SfM sees them; `masks` is a folder, white = moving."""
+    """Settings of frames and cameras.
 
-    source: Source
+    Attributes:
+        source: frames to use.
+        masks: folder of the user's motion masks, white = moving; None detects motion.
+        camera_model: COLMAP's name of the camera model.
+    """
+
+    source: FrameSource
     masks: Path | None = None
     camera_model: str = "SIMPLE_RADIAL"
 
 
-def make_cameras(scene: Path, settings: CaptureSettings) -> str:
-    """Write `frames/` and `dense/{images,sparse,sfm.json}` of a scene; returns a line about what was made.
+def make_cameras(scene: Path, settings: CaptureSettings, device: torch.device) -> str:
+    """Write `frames/` and `dense/{images,sparse,sfm.json}` of a scene.
+
+    Args:
+        scene: folder of the scene.
+        settings: frames and camera model.
+        device: device of Mask R-CNN, which runs if its weights are present and no masks are given.
+
+    Returns:
+        A summary line.
 
     Raises:
-        InputError: no usable frames, or no cameras; what to try is said. Or another run is at it.
+        InputError: the frames are unusable or give no cameras, or another run holds the lock of the scene.
     """
-    _spare_images_of_others(scene / "dense")
+    _protect_foreign_images(scene / "dense")
     scene.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(scene / LOCK, timeout=0):
-            return _make_cameras(scene, settings)
+            return _make_cameras(scene, settings, device)
     except Timeout as error:
         raise InputError(f"another run is making the cameras of {scene}; wait for it, or stop it") from error
 
 
-def _make_cameras(scene: Path, settings: CaptureSettings) -> str:
-    for rubble in scene.glob(f"{TMP_PREFIX}*"):
-        shutil.rmtree(rubble, ignore_errors=True)  # of a run that was killed
+def _make_cameras(scene: Path, settings: CaptureSettings, device: torch.device) -> str:
+    for stale_folder in scene.glob(f"{TMP_PREFIX}*"):  # left by a killed run
+        shutil.rmtree(stale_folder, ignore_errors=True)
     frames = extract_frames(scene / "frames", settings.source)
     names = [path.name for path in frames]
-    with tempfile.TemporaryDirectory(dir=scene, prefix=TMP_PREFIX) as aside:
-        result = _register(frames, settings, Path(aside))
-    kept = longest_run(names, result.registered)
-    check_registered(names, kept)
-    if (angle := ray_angle(result.model)) < LEAST_ANGLE:
+    with tempfile.TemporaryDirectory(dir=scene, prefix=TMP_PREFIX) as temporary:
+        result = _register(frames, settings, device, Path(temporary))
+    run = longest_run(names, result.registered)
+    check_registered(names, run)
+    angle = ray_angle(result.model)
+    if angle < MIN_RAY_ANGLE:
         raise InputError(
-            f"the camera only turns: rays to a point differ by {angle:.2f} degrees (median), {LEAST_ANGLE:.0f} is "
-            "needed; depth cannot be seen without moving sideways"
+            f"the camera only rotates: rays to a point differ by {angle:.2f} degrees (median), {MIN_RAY_ANGLE:.0f} is "
+            "needed; depth cannot be measured unless the camera moves sideways"
         )
-    _drop_others(result.model, kept)
+    _deregister_others(result.model, run)
     camera = next(iter(result.model.cameras.values()))
     report = {
-        "frames": len(names), "registered": len(kept), "error_px": result.error, "focal_px": camera.mean_focal_length(),
-        "left_out": sorted(set(names) - set(kept)), "ray_angle_deg": angle,
+        "frames": len(names), "registered": len(run), "error_px": result.error, "focal_px": camera.mean_focal_length(),
+        "left_out": sorted(set(names) - set(run)), "ray_angle_deg": angle,
         "lens": {
             "model": camera.model_name, "width": camera.width, "height": camera.height, "params": list(camera.params)
         },
     }  # fmt: skip
-    write_text(scene / "dense" / REPORT, json.dumps(report, indent=1) + "\n")  # first: it says that images/ are ours
-    undistort(dataclasses.replace(result, registered=kept), scene / "frames", scene / "dense")
+    write_text(scene / "dense" / REPORT, json.dumps(report, indent=1) + "\n")  # first: it marks images/ as ours
+    undistort(dataclasses.replace(result, registered=run), scene / "frames", scene / "dense")
     summary = (
-        f"cameras: {len(kept)} of {len(names)} frames, error {result.error:.2f} px, focal length "
+        f"cameras: {len(run)} of {len(names)} frames, error {result.error:.2f} px, focal length "
         f"{camera.mean_focal_length():.1f} px"
     )
     log.info("%s", summary)
     return summary
 
 
-def _spare_images_of_others(dense: Path) -> None:
-    """Only frames that an earlier run made are replaced."""
+def _protect_foreign_images(dense: Path) -> None:
+    """Refuse to replace frames that no earlier run made."""
     if (dense / "images").exists() and not (dense / REPORT).is_file():
         raise InputError(
             f"{dense / 'images'} was not made by run_colmap.py and would be replaced; keep your frames elsewhere, and "
@@ -102,41 +118,43 @@ def _spare_images_of_others(dense: Path) -> None:
         )
 
 
-def _register(frames: list[Path], settings: CaptureSettings, aside: Path) -> SfmResult:
-    """SfM, in up to three tries: plain (or with given masks), with masks of what moves, with more features.
+def _register(frames: list[Path], settings: CaptureSettings, device: torch.device, temporary: Path) -> SfmResult:
+    """Run structure from motion up to three times: plain (or with given masks), with motion masks, with more features.
 
     Raises:
-        InputError: no try gives cameras.
+        InputError: no attempt gives cameras.
     """
     images, sfm = frames[0].parent, SfmSettings(settings.camera_model)
     masks = None
     if settings.masks is not None:
-        masks = write_masks(
-            aside / "given", frames, read_own_masks(settings.masks, len(frames), *chosen(settings.source))
+        indices, n_source = select_frames(settings.source)
+        masks = write_colmap_masks(
+            temporary / "given", frames, read_user_masks(settings.masks, len(frames), indices, n_source)
         )
-    movable = mask_rcnn_if_there() if masks is None else None  # bad weights are refused before the long part
-    best = _try(images, masks, sfm, None)
+    # Load the network first, so that bad weights are refused before the long part.
+    movable = load_mask_rcnn_if_present(device) if masks is None else None
+    best = _attempt(images, masks, sfm, None)
     if masks is None:
         moving = find_moving(frames, best, movable)
-        share = float(np.mean([mask.mean() for mask in moving]))
-        if share > MASKS_WORTH:
-            log.info("%.1f %% of the pixels move: trying again without them", 100 * share)
-            masks = write_masks(aside / "moving", frames, moving)
-            best = _try(images, masks, sfm, best)
+        fraction = float(np.mean([mask.mean() for mask in moving]))
+        if fraction > MIN_MOVING_FRACTION:
+            log.info("%.1f %% of the pixels move: trying again without them", 100 * fraction)
+            masks = write_colmap_masks(temporary / "moving", frames, moving)
+            best = _attempt(images, masks, sfm, best)
     if best is None or len(best.registered) < len(frames):
-        log.info("not all frames registered: trying again with more features, wider overlap, looser matches")
-        more = dataclasses.replace(sfm, features=MORE_FEATURES, overlap=MORE_OVERLAP, off=LOOSE_OFF)
-        best = _try(images, masks, more, best)
+        log.info("not all frames registered: trying again with more features, wider overlap and a looser threshold")
+        retry = dataclasses.replace(sfm, n_features=N_FEATURES_RETRY, overlap=OVERLAP_RETRY, max_error=MAX_ERROR_RETRY)
+        best = _attempt(images, masks, retry, best)
     if best is None:
         raise InputError(
-            "no cameras could be found: frames must share things that stand still and have texture, seen by a camera "
-            "that moves sideways; try --masks DIR, another stretch (--start, --end), more frames (--fps)"
+            "no cameras could be found: frames must share textured static things, filmed by a camera that moves "
+            "sideways; try --masks DIR, another stretch (--start, --end), more frames (--fps)"
         )
     return best
 
 
-def _try(images: Path, masks: Path | None, sfm: SfmSettings, best: SfmResult | None) -> SfmResult | None:
-    """The new result if it registers more, or as many with a smaller error; else the best so far."""
+def _attempt(images: Path, masks: Path | None, sfm: SfmSettings, best: SfmResult | None) -> SfmResult | None:
+    """Return the new result if it registers more frames, or as many with a smaller error; else the best so far."""
     result = reconstruct(images, masks, sfm)
     if result is None:
         return best
@@ -146,7 +164,8 @@ def _try(images: Path, masks: Path | None, sfm: SfmSettings, best: SfmResult | N
     return best
 
 
-def _drop_others(model: pycolmap.Reconstruction, kept: list[str]) -> None:
+def _deregister_others(model: pycolmap.Reconstruction, names: list[str]) -> None:
+    """Remove the poses of all frames that are not named."""
     for image in list(model.images.values()):
-        if image.has_pose and image.name not in set(kept):
+        if image.has_pose and image.name not in set(names):
             model.deregister_frame(image.frame_id)

@@ -1,4 +1,4 @@
-"""Masks that keep what moves out of structure from motion: the user's own, or found from optical flow."""
+"""Masks that keep moving things out of structure from motion: the user's, or detected from optical flow."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,65 +9,76 @@ from jaxtyping import Float
 
 from nsff.cli import progress_bar
 from nsff.errors import InputError
-from nsff.io import Image, Mask, list_images, natural_order, read_frames, read_image, write_image
+from nsff.io import Flow, Image, Mask, list_images, natural_order, read_frames, read_image, write_image
 from nsff.prep.colmap import SfmResult
 from nsff.prep.flow import DisFlow, consistent
 from nsff.prep.motion_masks import epipolar_distance, epipolar_mask, fundamental, motion_mask
 
-WIDTH = 480  # pixels: moving things are looked for at this width
-MOVING_ABOVE = 1.5  # pixels there; cameras of the first try are not exact
-MOSTLY = 0.4  # share of the pixels: if more than these contradict the cameras of a pair, the cameras are wrong
-RANSAC_PIXELS, RANSAC_STEP = 1.0, 8  # pairs without (right) cameras: the geometry that every 8th pixel agrees on
+DETECTION_WIDTH = 480  # Pixels; frames are reduced to this width to detect motion.
+MOVING_ABOVE = 1.5  # Pixels of epipolar distance at that width; generous, as first cameras are not exact.
+MAX_OUTLIER_FRACTION = 0.4  # If more pixels contradict the cameras of a pair, the cameras are not believed.
+RANSAC_PIXELS, RANSAC_STRIDE = 1.0, 8  # Inlier threshold; every 8th row and column takes part.
+RANSAC_MIN_POINTS = 50  # With fewer consistent pixels no geometry is fitted.
+RANSAC_CONFIDENCE, RANSAC_ITERATIONS = 0.999, 2000
 
 
-def write_masks(folder: Path, frames: list[Path], moving: list[Mask]) -> Path:
-    """Masks as COLMAP wants them: `<image name>.png` at the size of the frame, black = no features."""
+def write_colmap_masks(folder: Path, frames: list[Path], moving: list[Mask]) -> Path:
+    """Write motion masks as COLMAP reads them: `<image name>.png` at the size of the frame, black = no features."""
     for path, mask in zip(frames, moving, strict=True):
         size = read_image(path).shape[1::-1]
-        still = cv2.resize((~mask).astype(np.uint8) * 255, size, interpolation=cv2.INTER_NEAREST)
-        write_image(folder / f"{path.name}.png", still)
+        static = cv2.resize((~mask).astype(np.uint8) * 255, size, interpolation=cv2.INTER_NEAREST)
+        write_image(folder / f"{path.name}.png", static)
     return folder
 
 
 def find_moving(
     frames: list[Path], result: SfmResult | None, movable: Callable[[Image], Mask] | None = None
 ) -> list[Mask]:
-    """What moves, at a small size, from flow and the cameras of the first try (or, without, RANSAC).
+    """Detect moving pixels from optical flow and the cameras of the first attempt.
+
+    Pairs without cameras, or whose cameras most pixels contradict, use the epipolar geometry that RANSAC finds.
 
     Args:
-        frames: their files.
-        result: of the first try.
-        movable: finds things that are able to move as well.
+        frames: paths of the frames.
+        result: result of the first attempt; None if it failed.
+        movable: detector of movable things, whose masks are added.
+
+    Returns:
+        One mask per frame, `DETECTION_WIDTH` pixels wide.
     """
     first = read_image(frames[0])
-    size = (WIDTH, round(first.shape[0] * WIDTH / first.shape[1]))
-    small = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in read_frames(frames)]
+    size = (DETECTION_WIDTH, round(first.shape[0] * DETECTION_WIDTH / first.shape[1]))
+    images = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in read_frames(frames)]
     poses, intrinsics = _poses(result, size, first.shape[1])
     method = DisFlow()
-    found: list[tuple[list, list]] = [([], []) for _ in frames]
-    for index in progress_bar(range(len(frames) - 1), desc="what moves", unit="pair"):
-        fwd, bwd = method(small[index], small[index + 1]), method(small[index + 1], small[index])
-        for here, there, flow, back in ((index, index + 1, fwd, bwd), (index + 1, index, bwd, fwd)):
-            agree, names = consistent(flow, back), (frames[here].name, frames[there].name)
+    distances: list[list[Float[np.ndarray, "H W"]]] = [[] for _ in frames]
+    agreements: list[list[Mask]] = [[] for _ in frames]
+    for index in progress_bar(range(len(frames) - 1), desc="motion", unit="pair"):
+        fwd, bwd = method(images[index], images[index + 1]), method(images[index + 1], images[index])
+        for source, target, flow, inverse in ((index, index + 1, fwd, bwd), (index + 1, index, bwd, fwd)):
+            agree = consistent(flow, inverse)
+            first_pose, second_pose = poses.get(frames[source].name), poses.get(frames[target].name)
             distance = None
-            if all(name in poses for name in names):
-                distance = epipolar_distance(flow, fundamental(poses[names[0]], poses[names[1]], intrinsics))
-            if distance is None or np.mean(distance[agree] > MOVING_ABOVE) > MOSTLY:
-                distance = _distance_from_flow(flow, agree)
+            if first_pose is not None and second_pose is not None:
+                distance = epipolar_distance(flow, fundamental(first_pose, second_pose, intrinsics))
+            if distance is None or np.mean(distance[agree] > MOVING_ABOVE) > MAX_OUTLIER_FRACTION:
+                distance = _distance_by_ransac(flow, agree)
             if distance is not None:
-                found[here][0].append(distance)
-                found[here][1].append(agree)
+                distances[source].append(distance)
+                agreements[source].append(agree)
     masks = []
-    for image, each in zip(small, found, strict=True):
-        moves = epipolar_mask(*each, MOVING_ABOVE) if each[0] else np.zeros(size[::-1], bool)
-        masks.append(motion_mask(moves, None if movable is None else movable(image)))
+    for image, per_pair, agree_per_pair in zip(images, distances, agreements, strict=True):
+        epipolar = np.zeros(size[::-1], bool)
+        if per_pair:
+            epipolar = epipolar_mask(per_pair, agree_per_pair, MOVING_ABOVE)
+        masks.append(motion_mask(epipolar, None if movable is None else movable(image)))
     return masks
 
 
 def _poses(
     result: SfmResult | None, size: tuple[int, int], width: int
 ) -> tuple[dict[str, Float[np.ndarray, "3 4"]], Float[np.ndarray, "3 3"]]:
-    """w2c of each registered frame, and intrinsics at the small size (the little lens distortion is left out)."""
+    """w2c by frame name, and intrinsics of frames resized from `width` to `size` (lens distortion is neglected)."""
     if result is None:
         return {}, np.eye(3)
     camera = next(iter(result.model.cameras.values()))
@@ -77,38 +88,40 @@ def _poses(
     return {image.name: image.cam_from_world().matrix() for image in images}, intrinsics
 
 
-def _distance_from_flow(flow: Float[np.ndarray, "H W 2"], agree: Mask) -> Float[np.ndarray, "H W"] | None:
-    """Distances from the epipolar geometry that most pixels follow; None if there is none."""
-    rows, columns = np.nonzero(agree[::RANSAC_STEP, ::RANSAC_STEP])
-    start = np.stack([columns, rows], axis=1) * RANSAC_STEP
-    if len(start) < 50:
+def _distance_by_ransac(flow: Flow, agree: Mask) -> Float[np.ndarray, "H W"] | None:
+    """Distances from the epipolar geometry that most consistent pixels follow; None if RANSAC finds none."""
+    rows, columns = np.nonzero(agree[::RANSAC_STRIDE, ::RANSAC_STRIDE])
+    start = np.stack([columns, rows], axis=1) * RANSAC_STRIDE
+    if len(start) < RANSAC_MIN_POINTS:
         return None
     arrival = start + flow[start[:, 1], start[:, 0]]
-    matrix, _ = cv2.findFundamentalMat(start.astype(np.float64), arrival, cv2.USAC_MAGSAC, RANSAC_PIXELS, 0.999, 2000)
+    matrix, _ = cv2.findFundamentalMat(
+        start.astype(np.float64), arrival, cv2.USAC_MAGSAC, RANSAC_PIXELS, RANSAC_CONFIDENCE, RANSAC_ITERATIONS
+    )
     return epipolar_distance(flow, matrix) if matrix is not None and matrix.shape == (3, 3) else None
 
 
-def read_own_masks(folder: Path, n_frames: int, chosen: Sequence[int] = (), n_all: int = 0) -> list[Mask]:
-    """Masks that the user made, one a frame, in the order of their names: 0 = still, bright (or any label) = moving.
+def read_user_masks(folder: Path, n_frames: int, indices: Sequence[int] = (), n_source: int = 0) -> list[Mask]:
+    """Read the user's motion masks, one per frame in natural order: 0 = static, bright (or any label) = moving.
 
     Args:
-        folder: of the masks.
-        n_frames: the frames that are used.
-        chosen: which frames of their source these are; a mask for each of all `n_all` of them is welcome as well.
-        n_all: frames of the source.
+        folder: folder of the masks.
+        n_frames: number of frames in use.
+        indices: their indices in the source, for a folder with one mask per source frame.
+        n_source: number of frames of the source.
 
     Raises:
-        InputError: not one for each frame, or nothing in any of them.
+        InputError: the number of masks fits neither the frames in use nor the source, or all masks are black.
     """
     paths = sorted(list_images(folder, "give a folder with a mask for each frame"), key=natural_order)
-    if len(paths) == n_all and len(chosen) == n_frames:
-        paths = [paths[k] for k in chosen]
+    if len(paths) == n_source and len(indices) == n_frames:
+        paths = [paths[k] for k in indices]
     if len(paths) != n_frames:
-        raise InputError(f"{folder} has {len(paths)} masks for {n_frames} frames; give one for each")
+        raise InputError(f"{folder} has {len(paths)} masks for {n_frames} frames; give one mask per frame")
     masks = []
     for path in paths:
         brightest = read_image(path).max(axis=-1)
         masks.append(brightest > 0.5 * max(1, brightest.max()))
     if not any(mask.any() for mask in masks):
-        raise InputError(f"{folder}: all masks are black; what moves must be white")
+        raise InputError(f"{folder}: all masks are black; paint moving things white")
     return masks

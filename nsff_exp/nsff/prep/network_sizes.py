@@ -1,4 +1,4 @@
-"""Sizes of the images that networks (and optical flow) see, made from the size of the frames."""
+"""Input sizes of the networks and of optical flow, derived from the size of the frames."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ from jaxtyping import UInt8
 
 from nsff.io import Image
 
-Limits = tuple[int | None, int | None]  # widest, highest, as the user typed them; None = not typed
+Limits = tuple[int | None, int | None]  # largest width and height that the user gave; None = no limit
 NO_LIMITS: Limits = (None, None)
 
 
@@ -21,15 +21,15 @@ def long_side_size(width: int, height: int, long_side: int) -> tuple[int, int]:
 
 
 def network_size(width: int, height: int, limits: Limits, long_side: int) -> tuple[int, int]:
-    """Largest size (width, height) within the limits that the user typed; without any, the long side is fixed."""
+    """Largest size (width, height) within the user's limits; `long_side_size` if there are no limits."""
     if limits == NO_LIMITS:
         return long_side_size(width, height, long_side)
-    typed = zip((width, height), limits, strict=True)
-    scale = min(limit / side for side, limit in typed if limit is not None)
+    sides = zip((width, height), limits, strict=True)
+    scale = min(limit / side for side, limit in sides if limit is not None)
     return max(1, round(scale * width)), max(1, round(scale * height))
 
 
 def resize_image(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """An image at another size (width, height): area average where it shrinks, bilinear where it is enlarged."""
+    """Resize an image to (width, height): area average where it shrinks, bilinear where it grows."""
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -1,4 +1,4 @@
-"""Cameras and points of a COLMAP model, and the files made of them: poses_bounds.npy and scene.json."""
+"""Cameras and points of a COLMAP model, and the files made from them: poses_bounds.npy and scene.json."""
 
 import dataclasses
 import json
@@ -14,52 +14,65 @@ import pycolmap
 from jaxtyping import Float, Int
 
 from nsff.errors import InputError
+from nsff.geometry.poses import from_llff
 from nsff.io import read_array, write_array, write_text
 from nsff.scene_folder import SceneFolder
 
 log = logging.getLogger("nsff")
 
-NEAR_PERCENTILE, FAR_PERCENTILE = 5.0, 95.0  # of the depths of the points that a frame sees, as published
-INNER_SHARE = 0.95  # of the points: what the bounding box of scene.json holds, axis by axis, as published
-ODD_SHARE = 0.01  # of the size or focal length: from here on an ideal camera is a poor model
-POINT_BYTES = 43  # of a point in points3D.bin before its track: id, xyz, rgb, error
+NEAR_PERCENTILE, FAR_PERCENTILE = 5.0, 95.0  # Of the depths of the points that a frame observes, as published.
+INNER_FRACTION = 0.95  # Of the points; outer ones, per axis, do not extend the box of scene.json. As published.
+MAX_DEVIATION = 0.01  # Of the size or focal length; warn about cameras that deviate more from the ideal one.
+POINT_BYTES = 43  # Size of a point in points3D.bin before its track: id, xyz, rgb, error.
+COUNT_BYTES, TRACK_ELEMENT_BYTES = 8, 8
+MODEL_FILES = ("cameras", "images", "points3D")
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
-    """A COLMAP model with one ideal camera; n frames sorted by name, m points."""
+class ColmapModel:
+    """A COLMAP model with one ideal camera; n frames sorted by name, m points.
+
+    Attributes:
+        names: file names of the frames.
+        size: (width, height).
+        focal: (fx, fy) in pixels.
+        principal_point: (right, down) in pixels.
+        w2c: poses, axes right, down, forward.
+        points: 3-D points.
+        observed: indices of the points that each frame observes.
+    """
 
     names: list[str]
-    size: tuple[int, int]  # width, height
-    focal: tuple[float, float]  # fx, fy in pixels
-    centre: tuple[float, float]  # principal point, pixels
-    w2c: Float[np.ndarray, "n 3 4"]  # axes right, down, forward
+    size: tuple[int, int]
+    focal: tuple[float, float]
+    principal_point: tuple[float, float]
+    w2c: Float[np.ndarray, "n 3 4"]
     points: Float[np.ndarray, "m 3"]
-    seen: list[Int[np.ndarray, "..."]]  # which points each frame sees
+    observed: list[Int[np.ndarray, "..."]]
 
     @property
     def centres(self) -> Float[np.ndarray, "n 3"]:
-        """Where the cameras stand."""
+        """Camera centres in the world."""
         return -np.einsum("nji,nj->ni", self.w2c[:, :, :3], self.w2c[:, :, 3])
 
     def depths(self, frame: int) -> Float[np.ndarray, " k"]:
-        """Depth of the points that a frame sees."""
-        rotation, shift = self.w2c[frame, 2, :3], self.w2c[frame, 2, 3]
-        return self.points[self.seen[frame]] @ rotation + shift
+        """Depths of the points that a frame observes."""
+        forward, offset = self.w2c[frame, 2, :3], self.w2c[frame, 2, 3]
+        return self.points[self.observed[frame]] @ forward + offset
 
 
-def read_model(folder: SceneFolder) -> Model:
-    """The model in `sparse/` or `sparse/0/`, binary or text.
+def read_model(folder: SceneFolder) -> ColmapModel:
+    """Read the model in `sparse/` or `sparse/0/`, binary or text.
 
     Raises:
-        InputError: there is none, it cannot be read, or its cameras are not one ideal camera.
+        InputError: the model is missing or unreadable, or its cameras have distortion or different sizes.
     """
     remedy = f"run run_colmap.py --data_path {folder.root.parent}"
     places = [folder.root / "sparse", folder.root / "sparse" / "0"]
     for place in places:
         for suffix in (".bin", ".txt"):
-            if all((place / f"{name}{suffix}").is_file() for name in ("cameras", "images", "points3D")):
-                return _model_of(_read_reconstruction(place, suffix, remedy), place, remedy)
+            if all((place / f"{name}{suffix}").is_file() for name in MODEL_FILES):
+                return _to_model(_read_reconstruction(place, suffix, remedy), place, remedy)
     raise InputError(f"{places[0]} holds no COLMAP model (cameras, images, points3D as .bin or .txt); {remedy}")
 
 
@@ -67,37 +80,34 @@ def _read_reconstruction(place: Path, suffix: str, remedy: str) -> pycolmap.Reco
     try:
         return pycolmap.Reconstruction(place)
     except Exception as error:
-        with tempfile.TemporaryDirectory() as aside:
-            for name in ("cameras", "images", "points3D"):
-                shutil.copy(place / f"{name}{suffix}", aside)
+        with tempfile.TemporaryDirectory() as copy:
+            for name in MODEL_FILES:
+                shutil.copy(place / f"{name}{suffix}", copy)
             try:
-                _drop_tracks(Path(aside) / f"points3D{suffix}")
-                model = pycolmap.Reconstruction(aside)
+                _drop_tracks(Path(copy) / f"points3D{suffix}")
+                model = pycolmap.Reconstruction(copy)
             except Exception:
-                raise InputError(f"{place} cannot be read as a COLMAP model ({_short(error)}); {remedy}") from error
+                reason = " ".join(str(error).split())[:120]
+                raise InputError(f"{place} cannot be read as a COLMAP model ({reason}); {remedy}") from error
     log.info("the tracks of %s contradict its images and are ignored", place)
     return model
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
-
-
 def _drop_tracks(path: Path) -> None:
-    """Rewrite a points3D file with empty tracks: which frame sees a point stands in the images file as well."""
+    """Rewrite a points3D file with empty tracks; the images file holds the observations as well."""
     if path.suffix == ".txt":
         lines = [line.split() for line in path.read_text().splitlines() if line and not line.startswith("#")]
         path.write_text("".join(" ".join(words[:8]) + "\n" for words in lines))
         return
-    data, kept, at = path.read_bytes(), [], 8
+    data, points, offset = path.read_bytes(), [], COUNT_BYTES
     for _ in range(struct.unpack_from("<Q", data)[0]):
-        (length,) = struct.unpack_from("<Q", data, at + POINT_BYTES)
-        kept.append(data[at : at + POINT_BYTES] + struct.pack("<Q", 0))
-        at += POINT_BYTES + 8 + 8 * length
-    path.write_bytes(data[:8] + b"".join(kept))
+        (track_length,) = struct.unpack_from("<Q", data, offset + POINT_BYTES)
+        points.append(data[offset : offset + POINT_BYTES] + struct.pack("<Q", 0))
+        offset += POINT_BYTES + COUNT_BYTES + TRACK_ELEMENT_BYTES * track_length
+    path.write_bytes(data[:COUNT_BYTES] + b"".join(points))
 
 
-def _model_of(model: pycolmap.Reconstruction, place: Path, remedy: str) -> Model:
+def _to_model(model: pycolmap.Reconstruction, place: Path, remedy: str) -> ColmapModel:
     images = sorted((image for image in model.images.values() if image.has_pose), key=lambda image: image.name)
     if not images:
         raise InputError(f"{place} has no registered frame; {remedy}")
@@ -109,41 +119,41 @@ def _model_of(model: pycolmap.Reconstruction, place: Path, remedy: str) -> Model
         if (camera.width, camera.height) != (first.width, first.height):
             raise InputError(f"{place}: cameras of different sizes; {remedy}")
     order = {point_id: k for k, point_id in enumerate(model.points3D)}
-    return Model(
+    return ColmapModel(
         names=[image.name for image in images],
         size=(first.width, first.height),
         focal=(first.focal_length_x, first.focal_length_y),
-        centre=(first.principal_point_x, first.principal_point_y),
+        principal_point=(first.principal_point_x, first.principal_point_y),
         w2c=np.stack([image.cam_from_world().matrix() for image in images]),
         points=np.array([point.xyz for point in model.points3D.values()]).reshape(-1, 3),
-        seen=[
+        observed=[
             np.array([order[point.point3D_id] for point in image.points2D if point.has_point3D()], int)
             for image in images
         ],
     )
 
 
-def poses_bounds(model: Model) -> Float[np.ndarray, "n 17"]:
+def poses_bounds(model: ColmapModel) -> Float[np.ndarray, "n 17"]:
     """Rows of `poses_bounds.npy`: 3x5 matrix [down, right, back, centre, (h, w, f)], then near and far.
 
     Raises:
-        InputError: a frame sees no point in front of it.
+        InputError: a frame observes no point in front of it.
     """
     (width, height), rows = model.size, []
     for frame, (name, w2c, centre) in enumerate(zip(model.names, model.w2c, model.centres, strict=True)):
         right, down, forward = w2c[:, :3]
         depths = model.depths(frame)
         if not len(depths) or np.percentile(depths, NEAR_PERCENTILE) <= 0.0:
-            raise InputError(f"frame {name} sees no points in front of it: its pose is wrong; run run_colmap.py again")
+            raise InputError(f"frame {name} has no points in front of it: its pose is wrong; run run_colmap.py again")
         near, far = np.percentile(depths, [NEAR_PERCENTILE, FAR_PERCENTILE])
         matrix = np.stack([down, right, -forward, centre, [height, width, model.focal[0]]], axis=1)
         rows.append([*matrix.ravel(), near, far])
     return np.array(rows)
 
 
-def scene_box(model: Model) -> dict[str, Any]:
-    """`scene.json`: the box around cameras and points, without the outermost points, its centre and 1 / diagonal."""
-    edge = (1.0 - INNER_SHARE) / 2.0
+def scene_box(model: ColmapModel) -> dict[str, Any]:
+    """Content of `scene.json`: the box around cameras and inner points, its centre, and 1 / its diagonal."""
+    edge = (1.0 - INNER_FRACTION) / 2.0
     low, high = np.quantile(model.points, [edge, 1.0 - edge], axis=0)
     inner = model.points[((model.points >= low) & (model.points <= high)).all(axis=1)]
     content = np.concatenate([inner, model.centres])
@@ -155,23 +165,23 @@ def scene_box(model: Model) -> dict[str, Any]:
     }
 
 
-def camera_warnings(model: Model) -> list[str]:
-    """What of the camera the method cannot follow: it knows one focal length, and a centre in the middle."""
-    (width, height), (fx, fy), (cx, cy), found = model.size, model.focal, model.centre, []
-    if abs(fx - fy) > ODD_SHARE * fx:
-        found.append(f"focal lengths differ by {abs(fx - fy) / fx:.1%} (fx {fx:.1f}, fy {fy:.1f}); fx is used")
-    if abs(cx - width / 2) > ODD_SHARE * width or abs(cy - height / 2) > ODD_SHARE * height:
-        found.append(
+def camera_warnings(model: ColmapModel) -> list[str]:
+    """Describe deviations from the camera that the method assumes: one focal length, a centred principal point."""
+    (width, height), (fx, fy), (cx, cy), warnings = model.size, model.focal, model.principal_point, []
+    if abs(fx - fy) > MAX_DEVIATION * fx:
+        warnings.append(f"focal lengths differ by {abs(fx - fy) / fx:.1%} (fx {fx:.1f}, fy {fy:.1f}); fx is used")
+    if abs(cx - width / 2) > MAX_DEVIATION * width or abs(cy - height / 2) > MAX_DEVIATION * height:
+        warnings.append(
             f"principal point ({cx:.1f}, {cy:.1f}) is off the centre ({width / 2:.1f}, {height / 2:.1f}) of the frames"
         )
-    return found
+    return warnings
 
 
-def save_poses(folder: SceneFolder) -> Model:
-    """Write `poses_bounds.npy` and `scene.json` of a scene, a row for each file of `images/`.
+def save_poses(folder: SceneFolder) -> ColmapModel:
+    """Write `poses_bounds.npy`, with one row per file of `images/`, and `scene.json`.
 
     Raises:
-        InputError: no model, or frames without a pose.
+        InputError: the model is missing, or frames have no pose.
     """
     model = read_model(folder)
     files = [path.name for path in folder.list_images()]
@@ -192,15 +202,22 @@ def save_poses(folder: SceneFolder) -> Model:
 
 @dataclasses.dataclass(frozen=True)
 class Cameras:
-    """What `poses_bounds.npy` says, at the size of `images/`."""
+    """Cameras of `poses_bounds.npy`, at the size of `images/` and in the units of the reconstruction.
 
-    w2c: Float[np.ndarray, "n 3 4"]  # axes right, down, forward
-    size: tuple[int, int]  # width, height
+    Attributes:
+        w2c: poses, axes right, down, forward.
+        size: (width, height).
+        focal: focal length, pixels.
+        bounds: near and far depth per frame.
+    """
+
+    w2c: Float[np.ndarray, "n 3 4"]
+    size: tuple[int, int]
     focal: float
     bounds: Float[np.ndarray, "n 2"]
 
     def intrinsics(self, width: int, height: int) -> Float[np.ndarray, "3 3"]:
-        """Of frames resized to this width; the principal point in the middle, as published."""
+        """Intrinsics of frames resized to this size; the principal point is the centre, as published."""
         focal = self.focal * width / self.size[0]
         return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
 
@@ -209,18 +226,17 @@ def load_cameras(folder: SceneFolder) -> Cameras:
     """Read `poses_bounds.npy`.
 
     Raises:
-        InputError: missing, broken, or not as many rows as frames.
+        InputError: the file is missing or broken, or has not one row per frame.
     """
     remedy = f"run save_poses_nerf.py --data_path {folder.root}"
     rows = read_array(folder.poses_bounds, remedy)
     n_images = len(folder.list_images())
     if rows.ndim != 2 or rows.shape != (n_images, 17) or not np.isfinite(rows).all():
         raise InputError(f"{folder.poses_bounds} must be ({n_images}, 17) numbers, it has shape {rows.shape}; {remedy}")
-    matrix = rows[:, :15].reshape(-1, 3, 5)
-    down, right, back, centre = (matrix[:, :, k] for k in range(4))
-    rotation = np.stack([right, down, -back], axis=1)
-    shift = -np.einsum("nij,nj->ni", rotation, centre)
-    height, width, focal = matrix[0, :, 4]
-    return Cameras(
-        np.concatenate([rotation, shift[..., None]], axis=2), (round(width), round(height)), focal, rows[:, 15:]
-    )
+    c2w, sizes_and_focals, bounds = from_llff(rows)
+    right, up, back, centre = (c2w[:, :, k] for k in range(4))
+    rotation = np.stack([right, -up, -back], axis=1)
+    translation = -np.einsum("nij,nj->ni", rotation, centre)
+    height, width, focal = sizes_and_focals[0]
+    w2c = np.concatenate([rotation, translation[..., None]], axis=2)
+    return Cameras(w2c, (round(width), round(height)), float(focal), bounds)

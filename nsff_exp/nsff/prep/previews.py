@@ -1,4 +1,4 @@
-"""Picture sheets: what a stage made, small, side by side, to be looked at."""
+"""Contact sheets: small pictures of the results of a stage, for visual checks."""
 
 from pathlib import Path
 
@@ -10,39 +10,41 @@ from torch import from_numpy
 
 from nsff.io import Flow, Image, Mask, write_image
 
-WIDTH = 240  # of a picture on the sheet
-MOST_ROWS = 12  # frames on a sheet, evenly chosen
+PICTURE_WIDTH = 240  # Pixels of a picture on the sheet.
+MAX_ROWS = 12  # Frames of longer videos are subsampled evenly.
 MASK_COLOUR = np.array([255, 40, 40])
+MASK_ALPHA = 0.6
+CLIPPED_PERCENTILES = 1, 99  # Disparities beyond are clipped, so that outliers do not darken the picture.
 
 
-def chosen(n_frames: int) -> list[int]:
-    """The frames that a sheet shows."""
-    return sorted({round(k) for k in np.linspace(0, n_frames - 1, min(n_frames, MOST_ROWS))})
+def preview_indices(n_frames: int) -> list[int]:
+    """Choose the frames of a contact sheet: all, or `MAX_ROWS` evenly spaced ones."""
+    return sorted({round(k) for k in np.linspace(0, n_frames - 1, min(n_frames, MAX_ROWS))})
 
 
 def disparity_picture(disparity: Float[np.ndarray, "H W"]) -> Image:
-    """Near is bright; the outermost hundredth is clipped."""
-    low, high = np.percentile(disparity, [1, 99])
-    share = np.clip((disparity - low) / max(high - low, 1e-9), 0.0, 1.0)
-    return (colormaps["inferno"](share)[..., :3] * 255).astype(np.uint8)
+    """Colour a disparity: near is bright."""
+    low, high = np.percentile(disparity, CLIPPED_PERCENTILES)
+    brightness = np.clip((disparity - low) / max(high - low, 1e-9), 0.0, 1.0)
+    return (colormaps["inferno"](brightness)[..., :3] * 255).astype(np.uint8)
 
 
 def flow_picture(flow: Flow) -> Image:
-    """Hue is direction, saturation is length."""
-    from torchvision.utils import flow_to_image  # here: it takes seconds to import
+    """Colour a flow: hue is direction, saturation is length."""
+    from torchvision.utils import flow_to_image  # takes seconds to import
 
     return flow_to_image(from_numpy(np.ascontiguousarray(flow.transpose(2, 0, 1)))).permute(1, 2, 0).numpy()
 
 
 def mask_picture(image: Image, mask: Mask) -> Image:
-    """The frame with what moves in red."""
-    mixed = np.where(mask[..., None], 0.4 * image + 0.6 * MASK_COLOUR, image)
-    return mixed.astype(np.uint8)
+    """Tint the masked pixels of an image red."""
+    tinted = np.where(mask[..., None], (1.0 - MASK_ALPHA) * image + MASK_ALPHA * MASK_COLOUR, image)
+    return tinted.astype(np.uint8)
 
 
 def write_contact_sheet(path: Path, rows: list[list[Image]]) -> None:
-    """One row of pictures a frame."""
+    """Write pictures of one size as a contact sheet, one row per frame."""
     height, width = rows[0][0].shape[:2]
-    size = (WIDTH, max(1, round(WIDTH * height / width)))
+    size = (PICTURE_WIDTH, max(1, round(PICTURE_WIDTH * height / width)))
     small = [[cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in row] for row in rows]
     write_image(path, np.concatenate([np.concatenate(row, axis=1) for row in small]))

@@ -1,4 +1,4 @@
-"""RAFT (Teed and Deng 2020, arXiv:2003.12039): torchvision's network, with weights as published or torchvision's."""
+"""RAFT (Teed and Deng 2020, arXiv:2003.12039): torchvision's network, with published or torchvision's weights."""
 
 import logging
 import re
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from nsff.errors import InputError
 from nsff.io import Flow, Image
-from nsff.prep.weights import fill, read_weights
+from nsff.prep.weights import load_state, read_weights
 
 log = logging.getLogger("nsff")
 
-ITERATIONS = 20  # as published
-HALVED = ("feature_encoder", "context_encoder", "update_block", "mask_predictor")  # of mixed precision, as published
-STRIDE, LEAST_SIDE = 8, 128  # torchvision wants sides divisible by 8, and at least 128
+N_UPDATES = 20  # Updates of the flow per pair, as published.
+HALF_PRECISION_PARTS = ("feature_encoder", "context_encoder", "update_block", "mask_predictor")  # as published
+STRIDE, MIN_SIDE = 8, 128  # torchvision requires sides divisible by 8, and of at least 128 pixels.
 
-# The published name of each part (left) and torchvision's (right), applied in this order.
-RENAMED = (
+# Substitutions from published names of parameters to torchvision's, applied in this order.
+PUBLISHED_TO_TORCHVISION = (
     (r"^fnet\.", "feature_encoder."),
     (r"^cnet\.", "context_encoder."),
     (r"(encoder)\.conv1\.", r"\1.convnormrelu.0."),
@@ -39,41 +39,42 @@ RENAMED = (
 
 
 def to_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Published RAFT weights under torchvision's names; torchvision's own stay as they are.
+    """Rename published RAFT weights to torchvision's names; torchvision's own pass unchanged.
 
-    The norm of a strided block stands in published files under two names: as its last norm and as `downsample.1`.
+    Note:
+        Published files hold the norm of a strided block twice: as its last norm and as `downsample.1`.
     """
     renamed = {}
     last_norm = "norm4" if any(".layer1.0.conv3." in name for name in weights) else "norm3"
     for name, value in weights.items():
         if f".{last_norm}." in name and name.startswith(("fnet.", "cnet.")):
             continue
-        for published, ours in RENAMED:
-            name = re.sub(published, ours, name)
+        for published, torchvision in PUBLISHED_TO_TORCHVISION:
+            name = re.sub(published, torchvision, name)
         renamed[name] = value
     return renamed
 
 
 def use_mixed_precision(model: torch.nn.Module, device_type: str) -> None:
-    """Run the parts of RAFT under autocast in float16; the correlation and the flow stay in float32, as published."""
-    for name in HALVED:
-        if (part := getattr(model, name)) is not None:  # the small network predicts no mask
+    """Run the convolutions of RAFT under autocast in float16; correlation and flow stay in float32, as published."""
+    for name in HALF_PRECISION_PARTS:
+        if (part := getattr(model, name)) is not None:  # the small network has no mask predictor
             part.forward = torch.autocast(device_type, torch.float16)(part.forward)
     model.get_submodule("feature_encoder").register_forward_hook(lambda part, images, features: features.float())
 
 
 class RaftFlow:
-    """A `FlowMethod`. Sides are padded evenly to multiples of 8 by the border's pixels, as published.
+    """RAFT as a `FlowMethod`. Images are padded on all sides with border pixels to multiples of 8, as published.
 
     Args:
         path: weights of the large or the small network, published or torchvision's.
-        device: of the network.
+        device: device of the network.
         small: refuse weights of the large network.
-        mixed_precision: run the network in float16 where that is safe; on a CPU without effect.
-        iterations: updates of the flow.
+        mixed_precision: run the convolutions in float16; without effect on a CPU.
+        n_updates: updates of the flow per pair.
 
     Raises:
-        InputError: the file holds no weights, or of another network.
+        InputError: the file holds no weights, or those of another network.
     """
 
     def __init__(
@@ -82,37 +83,37 @@ class RaftFlow:
         device: torch.device,
         small: bool = False,
         mixed_precision: bool = False,
-        iterations: int = ITERATIONS,
+        n_updates: int = N_UPDATES,
     ):
-        from torchvision.models import optical_flow  # here: seconds, spared where no network runs
+        from torchvision.models import optical_flow  # takes seconds to import
 
         weights = to_torchvision(read_weights(path))
         is_large = "mask_predictor.conv.weight" in weights
         if small and is_large:
             raise InputError(
-                f"{path} holds weights of RAFT's large network; leave --small out, or give those of the small network "
-                "with --model"
+                f"{path} holds weights of RAFT's large network; leave --small out, or give weights of the small "
+                "network with --model"
             )
         model = optical_flow.raft_large(weights=None) if is_large else optical_flow.raft_small(weights=None)
-        fill(model, weights, path)
+        load_state(model, weights, path)
         if mixed_precision and device.type == "cpu":
             log.warning("--mixed_precision has no effect on a CPU: flow is computed in float32")
         elif mixed_precision:
             use_mixed_precision(model, device.type)
-        self.model, self.device, self.iterations = model.eval().to(device), device, iterations
+        self.model, self.device, self.n_updates = model.eval().to(device), device, n_updates
 
     @torch.no_grad()
     def __call__(self, first: Image, second: Image) -> Flow:
         images = np.stack([first, second]).astype(np.float32) / 127.5 - 1.0
-        flow = self.flow_of(torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device))
+        flow = self.estimate(torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device))
         return flow.permute(1, 2, 0).cpu().numpy()
 
     @torch.no_grad()
-    def flow_of(self, pair: Tensor) -> Tensor:
-        """Flow (2, h, w) from the first to the second of two images (2, 3, h, w) in -1..1."""
+    def estimate(self, pair: Tensor) -> Tensor:
+        """Estimate the flow (2, h, w), in pixels, from the first to the second of two images (2, 3, h, w) in -1..1."""
         height, width = pair.shape[2:]
-        rows, columns = (max(LEAST_SIDE, -(-side // STRIDE) * STRIDE) - side for side in (height, width))
+        rows, columns = (max(MIN_SIDE, -(-side // STRIDE) * STRIDE) - side for side in (height, width))
         left, top = columns // 2, rows // 2
         padded = F.pad(pair, (left, columns - left, top, rows - top), mode="replicate")
-        flow = self.model(padded[:1], padded[1:], num_flow_updates=self.iterations)[-1][0]
+        flow = self.model(padded[:1], padded[1:], num_flow_updates=self.n_updates)[-1][0]
         return flow[:, top : top + height, left : left + width]

@@ -1,29 +1,25 @@
-"""One page with the pictures of a prepared scene: open it in a browser, nothing else is needed."""
+"""HTML page with the contact sheets of a prepared scene, in one file."""
 
-import base64
-import html
 import io
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from nsff.io import write_text
 from nsff.prep.poses_bounds import Cameras, load_cameras
+from nsff.report.html import Page, Plot, data_url
 from nsff.scene_folder import SceneFolder
 
-SHEETS = (
-    ("disparity.jpg", "Frames and disparity (bright = near)"),
-    ("multiview.jpg", "Depth from neighbours: in red what moves; then what was filled in"),
-    ("flow_and_masks.jpg", "Frame, optical flow, in red where it is inconsistent, in red what moves"),
-)
-STYLE = "body{font-family:sans-serif;margin:2em auto;max-width:1000px;color:#222}img{max-width:100%}li{margin:.3em 0}"
+CONTACT_SHEETS = {  # title by file name
+    "disparity.jpg": "Frames and disparity (bright = near)",
+    "multiview.jpg": "Multi-view depth: moving pixels in red; filled-in pixels in red",
+    "flow_and_masks.jpg": "Frame; optical flow; inconsistent flow in red; motion mask in red",
+}
 
 
-def camera_path(cameras: Cameras) -> Figure:
-    """The cameras from above and from the side, in the units of the reconstruction."""
-    rotation = cameras.w2c[:, :, :3]
-    centres = -np.einsum("nji,nj->ni", rotation, cameras.w2c[:, :, 3])
+def plot_camera_path(cameras: Cameras) -> Figure:
+    """Plot the camera centres from above and from behind, in the units of the reconstruction."""
+    centres = -np.einsum("nji,nj->ni", cameras.w2c[:, :, :3], cameras.w2c[:, :, 3])
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     for axes, (a, b, title) in zip(figure.subplots(1, 2), ((0, 2, "from above"), (0, 1, "from behind")), strict=True):
         axes.plot(centres[:, a], centres[:, b], "-", color="0.7")
@@ -36,24 +32,22 @@ def camera_path(cameras: Cameras) -> Figure:
 
 
 def write_page(folder: SceneFolder, lines: list[str]) -> Path:
-    """Write `prepared.html` with the given lines, the camera path and the sheets; returns its path."""
-    picture = io.BytesIO()
-    camera_path(load_cameras(folder)).savefig(picture, format="png", dpi=90)
-    parts = [_image(picture.getvalue(), "png", "Camera path")]
-    for name, title in SHEETS:
+    """Write `prepared.html` with summary lines, the camera path and the contact sheets that exist.
+
+    Returns:
+        The path of the page.
+    """
+    page = Page(folder.root.absolute().parent.name)
+    for line in lines:
+        page.text(line)
+    plot = io.BytesIO()
+    plot_camera_path(load_cameras(folder)).savefig(plot, format="png", dpi=90)
+    page.plot(plot.getvalue(), "Camera path")
+    for name, title in CONTACT_SHEETS.items():
         path = folder.root / "sheets" / name
         if path.is_file():
-            parts.append(f"<h2>{html.escape(title)}</h2>" + _image(path.read_bytes(), "jpeg", title))
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    title = html.escape(folder.root.absolute().parent.name)
-    text = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
-        f"<h1>{title}</h1><ul>{items}</ul>{''.join(parts)}</html>\n"
-    )
+            page.heading(title)
+            page.blocks.append(Plot(title, data_url("image/jpeg", path.read_bytes())))  # legible at its own size only
     path = folder.root / "prepared.html"
-    write_text(path, text)
+    page.write(path)
     return path
-
-
-def _image(data: bytes, kind: str, text: str) -> str:
-    return f'<img alt="{html.escape(text)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'

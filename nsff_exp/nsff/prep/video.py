@@ -16,33 +16,43 @@ from nsff.cli import progress_bar
 from nsff.errors import InputError
 from nsff.io import TMP_PREFIX, Image, list_images, natural_order, read_frames, write_image
 
-LEAST_FRAMES = 10  # fewer give neither cameras nor a scene
-AS_STORED = ["-fps_mode", "passthrough"]  # each frame once, also where their rate varies
-MARKER = ".made_by_run_colmap"  # in a folder of frames that may be replaced
-LEAST_CONTRAST = 4.0  # standard deviation of grey levels: less is a black or blank frame
+MIN_FRAMES = 10  # Refuse shorter sequences: too few for structure from motion and for the motion of a scene.
+AS_STORED = ["-fps_mode", "passthrough"]  # Decode each frame once, also at a variable frame rate.
+MARKER = ".made_by_run_colmap"  # Only a folder with this file is replaced.
+MIN_CONTRAST = 4.0  # Standard deviation of grey levels; below it a frame counts as black or blank.
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """A video or a folder of images, and which of its frames; `longest`: most pixels of a side."""
+class FrameSource:
+    """A video or a folder of images, and the frames to take from it.
+
+    Attributes:
+        video: video file; None if `images` is given.
+        images: folder of frames; None if `video` is given.
+        fps: frames per second to keep; None keeps all.
+        max_frames: most frames to keep, evenly spaced; None keeps all.
+        start: first second to keep.
+        end: last second to keep; None keeps all to the end.
+        max_side: longer side of the written frames at most, pixels.
+    """
 
     video: Path | None = None
     images: Path | None = None
     fps: float | None = None
     max_frames: int | None = None
-    start: float = 0.0  # seconds
+    start: float = 0.0
     end: float | None = None
-    longest: int = 1024
+    max_side: int = 1024
 
     @property
     def path(self) -> Path:
-        """Of the one that was given."""
+        """Path of the video or of the folder."""
         path = self.video or self.images
         assert path is not None
         return path
 
 
-def choose_frames(
+def evenly_spaced_indices(
     n_frames: int,
     rate: float,
     *,
@@ -51,15 +61,15 @@ def choose_frames(
     start: float = 0.0,
     end: float | None = None,
 ) -> list[int]:
-    """Numbers of the frames to keep, evenly spaced.
+    """Choose evenly spaced frame indices of a video.
 
     Args:
-        n_frames: of the video.
-        rate: frames a second of the video.
-        fps: keep so many a second; None = all.
-        max_frames: keep at most so many.
+        n_frames: length of the video.
+        rate: frame rate of the video, frames per second.
+        fps: frames per second to keep; None keeps all.
+        max_frames: most frames to keep; None keeps all.
         start: seconds from the beginning.
-        end: seconds from the beginning; None = to the last frame.
+        end: seconds from the beginning; None means the last frame.
     """
     first = round(start * rate)
     last = n_frames if end is None else min(n_frames, round(end * rate))
@@ -70,104 +80,105 @@ def choose_frames(
     return [first + int(k * step) for k in range(count)]
 
 
-def measure_video(path: Path) -> tuple[int, float]:
-    """(frames, frames a second).
+def probe_video(path: Path) -> tuple[int, float]:
+    """Count the frames of a video and read its frame rate (frames per second).
 
     Raises:
-        InputError: not a video.
+        InputError: the file is missing or not a video.
     """
     if not path.is_file():
         raise InputError(f"{path} is missing; give --video FILE")
     try:
         rate = float(iio.immeta(path, plugin="FFMPEG")["fps"])
         n_frames, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
-    except Exception as error:  # ffmpeg's reader raises whatever it meets
+    except Exception as error:  # imageio's ffmpeg plugin raises exceptions of many types
         raise InputError(f"{path} cannot be read as a video; does it play?") from error
     if n_frames < 1 or not rate > 0.0:
         raise InputError(f"{path} has no frames; does it play?")
     return int(n_frames), rate
 
 
-def read_video(path: Path, wanted: list[int], longest: int) -> Iterator[Image]:
-    """The wanted frames, turned upright, their longer side at most `longest` pixels, sides even."""
-    left = iter([*wanted, -1])
-    following = next(left)
-    for number, frame in enumerate(iio.imiter(path, plugin="FFMPEG", output_params=AS_STORED)):
-        if number == following:
-            yield shrink(frame, longest)
-            following = next(left)
+def read_video(path: Path, indices: list[int], max_side: int) -> Iterator[Image]:
+    """Decode the frames with the given (ascending) indices, upright, reduced to `max_side` pixels with even sides."""
+    remaining = iter([*indices, -1])
+    following = next(remaining)
+    for index, frame in enumerate(iio.imiter(path, plugin="FFMPEG", output_params=AS_STORED)):
+        if index == following:
+            yield shrink(frame, max_side)
+            following = next(remaining)
             if following < 0:
                 return
 
 
-def shrink(image: Image, longest: int) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with its longer side at most `longest`, both even."""
+def shrink(image: Image, max_side: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Reduce an image to a longer side of at most `max_side` pixels; both sides become even."""
     height, width = image.shape[:2]
-    scale = min(1.0, longest / max(height, width))
+    scale = min(1.0, max_side / max(height, width))
     size = tuple(max(2, round(side * scale) // 2 * 2) for side in (width, height))
     return image if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def extract_frames(folder: Path, wanted: Source) -> list[Path]:
-    """Write the wanted frames as `00000.png ...`; frames of an earlier run make place.
+def extract_frames(folder: Path, source: FrameSource) -> list[Path]:
+    """Write the frames of a source as `00000.png ...`, replacing those of an earlier run.
 
     Raises:
-        InputError: too few frames, different sizes, or blank ones.
+        InputError: the folder was not made by an earlier run, or the frames are too few, of different sizes or blank.
     """
     if folder.exists() and not (folder / MARKER).is_file():
         raise InputError(
             f"{folder} was not made by run_colmap.py and would be replaced; move it away, or choose another --data_path"
         )
-    frames, total = _frames_of(wanted)
-    if total < LEAST_FRAMES:
+    frames, n_frames = _open_frames(source)
+    if n_frames < MIN_FRAMES:
         raise InputError(
-            f"{wanted.path} gives {total} frames, at least {LEAST_FRAMES} are needed; take more (--fps, --end)"
+            f"{source.path} gives {n_frames} frames, at least {MIN_FRAMES} are needed; take more (--fps, --end)"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=TMP_PREFIX) as aside:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=TMP_PREFIX) as temporary:
         contrast = []
-        for index, frame in enumerate(progress_bar(frames, total=total, desc="frames", unit="frame")):
-            write_image(Path(aside) / f"{index:05d}.png", frame)
-            contrast.append(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).std())
-        if len(contrast) < LEAST_FRAMES:
-            raise InputError(
-                f"{wanted.path} breaks off after {len(contrast)} frames; at least {LEAST_FRAMES} are needed"
-            )
-        blank = [f"{index:05d}" for index, value in enumerate(contrast) if value < LEAST_CONTRAST]
-        if blank:
-            raise InputError(
-                f"{wanted.path}: {len(blank)} of {len(contrast)} frames are black or blank ({', '.join(blank[:4])}); "
-                "cut them off with --start and --end"
-            )
+        for index, frame in enumerate(progress_bar(frames, total=n_frames, desc="frames", unit="frame")):
+            write_image(Path(temporary) / f"{index:05d}.png", frame)
+            contrast.append(float(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).std()))
+        _check_frames(contrast, source.path)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         (folder / MARKER).touch()
-        for path in sorted(Path(aside).iterdir()):
+        for path in sorted(Path(temporary).iterdir()):
             path.replace(folder / path.name)
     return list_images(folder, "run run_colmap.py again")
 
 
-def chosen(source: Source) -> tuple[list[int], int]:
-    """The numbers of the wanted frames, and of how many they are.
+def select_frames(source: FrameSource) -> tuple[list[int], int]:
+    """Choose the indices of the frames to take, and count all frames of the source.
 
     Raises:
-        InputError: no such video or folder.
+        InputError: the video or folder is missing or empty.
     """
     if source.video is None:
-        total, rate = len(list_images(source.path, "give --images DIR")), 1.0
+        n_frames, rate = len(list_images(source.path, "give --images DIR")), 1.0
     else:
-        total, rate = measure_video(source.video)
-    wanted = choose_frames(
-        total, rate, fps=source.fps, max_frames=source.max_frames, start=source.start, end=source.end
+        n_frames, rate = probe_video(source.video)
+    indices = evenly_spaced_indices(
+        n_frames, rate, fps=source.fps, max_frames=source.max_frames, start=source.start, end=source.end
     )
-    return wanted, total
+    return indices, n_frames
 
 
-def _frames_of(source: Source) -> tuple[Iterator[Image], int]:
-    """The wanted frames one by one, and how many."""
-    wanted, _ = chosen(source)
+def _check_frames(contrast: list[float], source: Path) -> None:
+    if len(contrast) < MIN_FRAMES:
+        raise InputError(f"{source} breaks off after {len(contrast)} frames; at least {MIN_FRAMES} are needed")
+    if blank := [f"{index:05d}" for index, value in enumerate(contrast) if value < MIN_CONTRAST]:
+        raise InputError(
+            f"{source}: {len(blank)} of {len(contrast)} frames are black or blank ({', '.join(blank[:4])}); "
+            "cut them off with --start and --end"
+        )
+
+
+def _open_frames(source: FrameSource) -> tuple[Iterator[Image], int]:
+    """Iterate over the selected frames, and count them."""
+    indices, _ = select_frames(source)
     if source.video is not None:
-        return read_video(source.video, wanted, source.longest), len(wanted)
+        return read_video(source.video, indices, source.max_side), len(indices)
     paths = sorted(list_images(source.path, "give --images DIR"), key=natural_order)
-    paths = [paths[k] for k in wanted]
-    return (shrink(image, source.longest) for image in read_frames(paths, upright=True)), len(paths)
+    paths = [paths[k] for k in indices]
+    return (shrink(image, source.max_side) for image in read_frames(paths, upright=True)), len(paths)

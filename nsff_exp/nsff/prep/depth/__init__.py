@@ -1,1 +1,1 @@
-"""Disparity of frames."""
+"""Networks that estimate the disparity of single frames."""

@@ -12,19 +12,20 @@ from torch import Tensor, nn
 
 from nsff.io import Image
 from nsff.prep.network_sizes import NO_LIMITS, Limits, long_side_size
-from nsff.prep.weights import fill, read_weights
+from nsff.prep.weights import load_state, read_weights
 
-LONG_SIDE = 640  # pixels of the network's input, where the user gives no limits; as published
-MULTIPLE = 32  # of the sides of the network's input
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-CHANNELS = 256  # of the decoder
+MIDAS_LONG_SIDE = 640  # Pixels of the network's input where the user gives no limits; as published.
+STRIDE = 32  # The sides of the network's input must be divisible by this.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CHANNELS = 256  # Width of the decoder.
 
 
 class _Residual(nn.Module):
-    """Two convolutions around a skip.
+    """Residual block of two convolutions.
 
     Note:
-        The published ReLU works in place, so that what is added is relu(x), not x. The weights were trained so.
+        The published ReLU works in place, so that the skip connection carries relu(x), not x. The weights were trained
+        with it.
     """
 
     def __init__(self) -> None:
@@ -38,23 +39,23 @@ class _Residual(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """Adds features of the encoder to what comes from the coarser level, and doubles the size."""
+    """Adds features of the encoder to those of the coarser level, and doubles the resolution."""
 
     def __init__(self) -> None:
         super().__init__()
         self.resConfUnit1, self.resConfUnit2 = _Residual(), _Residual()
 
-    def forward(self, x: Tensor, skipped: Tensor | None = None) -> Tensor:
-        if skipped is not None:
-            x = x + self.resConfUnit1(skipped)
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        if skip is not None:
+            x = x + self.resConfUnit1(skip)
         return F.interpolate(self.resConfUnit2(x), scale_factor=2, mode="bilinear", align_corners=True)
 
 
 class MidasNet(nn.Module):
-    """ResNeXt-101 and a RefineNet decoder; names as in the published files."""
+    """ResNeXt-101 encoder and RefineNet decoder; parameters are named as in the published files."""
 
     def __init__(self) -> None:
-        from torchvision.models import resnext101_32x8d  # here: seconds, spared where no network runs
+        from torchvision.models import resnext101_32x8d  # takes seconds to import
 
         super().__init__()
         net = resnext101_32x8d(weights=None)
@@ -76,7 +77,7 @@ class MidasNet(nn.Module):
         )
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
-        """Disparity of normalised images; sides divisible by 32."""
+        """Predict the disparity of normalised images whose sides are divisible by 32."""
         features, x = [], image
         for k in (1, 2, 3, 4):
             x = self.pretrained[f"layer{k}"](x)
@@ -88,38 +89,38 @@ class MidasNet(nn.Module):
 
 
 def input_size(width: int, height: int, limits: Limits) -> tuple[int, int]:
-    """Largest (width, height) within the limits, about the aspect ratio of the image, sides divisible by 32.
+    """Largest (width, height) within the limits, near the aspect ratio of the image, with sides divisible by 32.
 
     Args:
-        width: of the image.
-        height: of the image.
-        limits: widest and highest; without any, the image scaled to a longer side of 640 pixels is the limit.
+        width: width of the image.
+        height: height of the image.
+        limits: largest width and height; without any, those of the image scaled to a longer side of 640 pixels.
     """
     if limits == NO_LIMITS:
-        limits = long_side_size(width, height, LONG_SIDE)
-    most = [math.inf if limit is None else limit for limit in limits]
-    scale = min(most[0] / width, most[1] / height)
+        limits = long_side_size(width, height, MIDAS_LONG_SIDE)
+    max_width, max_height = (math.inf if limit is None else limit for limit in limits)
+    scale = min(max_width / width, max_height / height)
 
-    def fitted(side: int, limit: float) -> int:
-        rounded = round(scale * side / MULTIPLE) * MULTIPLE
-        return max(MULTIPLE, rounded if rounded <= limit else int(limit // MULTIPLE) * MULTIPLE)
+    def fit(side: int, limit: float) -> int:
+        rounded = round(scale * side / STRIDE) * STRIDE
+        return max(STRIDE, rounded if rounded <= limit else int(limit // STRIDE) * STRIDE)
 
-    return fitted(width, most[0]), fitted(height, most[1])
+    return fit(width, max_width), fit(height, max_height)
 
 
 class MidasDepth:
-    """Disparity of frames, larger = nearer, one by one."""
+    """Estimator of the disparity of single frames (larger = nearer), up to scale and shift."""
 
     def __init__(self, path: Path, device: torch.device, limits: Limits = NO_LIMITS):
         self.model, self.device, self.limits = MidasNet().eval(), device, limits
-        fill(self.model, read_weights(path), path)
+        load_state(self.model, read_weights(path), path)
         self.model.to(device)
 
     @torch.no_grad()
     def __call__(self, image: Image) -> Float[np.ndarray, "H W"]:
         height, width = image.shape[:2]
         small = cv2.resize(image / 255.0, input_size(width, height, self.limits), interpolation=cv2.INTER_AREA)
-        normalised = ((small - MEAN) / DEVIATION).astype(np.float32).transpose(2, 0, 1)
+        normalised = ((small - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32).transpose(2, 0, 1)
         disparity = self.model(torch.from_numpy(normalised)[None].to(self.device))
-        whole = F.interpolate(disparity[:, None], size=(height, width), mode="bicubic", align_corners=False)
-        return whole[0, 0].cpu().numpy()
+        resized = F.interpolate(disparity[:, None], size=(height, width), mode="bicubic", align_corners=False)
+        return resized[0, 0].cpu().numpy()

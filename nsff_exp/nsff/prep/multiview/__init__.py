@@ -1,1 +1,1 @@
-"""Depth from neighbouring frames and poses, without weights."""
+"""Depth from neighbouring frames and known poses, without weights."""

@@ -1,7 +1,7 @@
-"""Depth without any weights, of what stands still: from known poses, the colours and the flow of several neighbours.
+"""Depth of static pixels without weights, from known poses and the flow to several neighbours. Not part of the paper.
 
-A plane sweep gives a first depth. The neighbours, warped by it onto the frame, must then lie on it: where optical flow
-still finds a shift in most of them, something moves; elsewhere the shifts make the depth finer. Not part of the paper.
+A plane sweep gives an initial depth, by which the neighbours are warped onto the frame. Where optical flow still finds
+a shift to most warped neighbours, the pixel moves; elsewhere the shifts refine the depth by triangulation.
 """
 
 import dataclasses
@@ -16,105 +16,116 @@ from nsff.prep.flow import FlowMethod
 from nsff.prep.motion_masks import disk
 from nsff.prep.multiview.plane_sweep import inverse_depth_planes, sweep
 
-# Frames: far ones for parallax, near ones for what is seen there only; farther ones where some do not exist.
-OFFSETS, MOST_NEIGHBOURS = (-1, 1, -2, 2, -4, 4, -6, 6, -8, 8), 6
-STILL_BELOW = 0.7  # pixels of shift that flow may find between a frame and a warped neighbour
-STILL_SHARE = 0.34  # of the neighbours that see a point: it stands still if it lies where it should in so many
-LEAST_VIEWS = 2
-LEAST_PARALLAX = 1.0  # pixels between the direction to infinity and where a point was seen, over all neighbours
-SPECK_RADIUS = 3  # pixels: smaller moving specks are dropped
-ROBUST_ROUNDS, ROBUST_PIXELS = 5, 0.5  # reweighted least squares, near an absolute error beyond so many pixels
+# Frame offsets in order of preference: near frames show pixels that are soon occluded, far ones give parallax. Later
+# offsets stand in for those beyond the ends of the video.
+OFFSETS, MAX_NEIGHBOURS = (-1, 1, -2, 2, -4, 4, -6, 6, -8, 8), 6
+MAX_STATIC_SHIFT = 0.7  # Pixels of residual flow to a warped neighbour up to which a pixel is static in it.
+MIN_STATIC_FRACTION = 0.34  # A pixel is static if at least this fraction of the neighbours that show it say so.
+MIN_VIEWS = 2  # Pixels that fewer neighbours show are not measured.
+MIN_PARALLAX = 1.0  # Pixels of shift against a point at infinity, over all neighbours; below it, depth is unreliable.
+OPENING_RADIUS = 3  # Pixels: smaller moving specks are dropped.
+IRLS_ITERATIONS, IRLS_PIXELS = 5, 0.5  # Reweighted least squares: errors count linearly beyond this many pixels.
+MIN_DEPTH = 1e-3  # Nearer points, and those behind the camera, are not projected.
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """Inverse depth of the pixels of a frame, from its neighbours."""
+class MeasuredDepth:
+    """Inverse depth of the pixels of a frame, measured from its neighbours.
+
+    Attributes:
+        inverse_depth: in inverse units of the poses.
+        valid: pixels that are static, in view of enough neighbours and have parallax.
+        moving: pixels in view of enough neighbours that no static point explains.
+        min_motion_inverse_depth: inverse depth at which the pixel would move least between the adjacent frames; may be
+            negative or implausibly large.
+    """
 
     inverse_depth: Float[np.ndarray, "H W"]
-    fits: Bool[np.ndarray, "H W"]  # seen often enough, with parallax, and standing still
-    moves: Bool[np.ndarray, "H W"]  # seen often enough, and not where a still point would be
-    slowest: Float[np.ndarray, "H W"]  # inverse depth at which the pixel would move least; any number
+    valid: Bool[np.ndarray, "H W"]
+    moving: Bool[np.ndarray, "H W"]
+    min_motion_inverse_depth: Float[np.ndarray, "H W"]
 
 
-def neighbours_of(index: int, n_frames: int) -> list[int]:
-    """The frames that a frame is measured from."""
-    return [index + offset for offset in OFFSETS if 0 <= index + offset < n_frames][:MOST_NEIGHBOURS]
+def neighbour_indices(index: int, n_frames: int) -> list[int]:
+    """Choose the frames from which a frame is measured."""
+    return [index + offset for offset in OFFSETS if 0 <= index + offset < n_frames][:MAX_NEIGHBOURS]
 
 
-def measure(
+def measure_depth(
     frames: Sequence[Image],
     index: int,
     w2c: Float[np.ndarray, "n 3 4"],
     intrinsics: Float[np.ndarray, "3 3"],
     nearest: float,
     method: FlowMethod,
-) -> Measured:
-    """Inverse depth of one frame.
+) -> MeasuredDepth:
+    """Measure the inverse depth of one frame.
 
     Args:
-        frames: all frames, one size.
-        index: of the frame.
-        w2c: of all frames.
-        intrinsics: at this size.
-        nearest: depth of the nearest points of the scene, about.
-        method: of optical flow.
+        frames: all frames of the video.
+        index: the frame to measure.
+        w2c: poses of all frames, axes right, down, forward.
+        intrinsics: intrinsics at the size of the frames.
+        nearest: approximate depth of the nearest points of the scene.
+        method: optical flow.
     """
-    frame, others, camera = frames[index], neighbours_of(index, len(frames)), w2c[index]
-    planes = inverse_depth_planes(w2c[others], camera, intrinsics[0, 0], nearest)
-    first = sweep(frame, [frames[other] for other in others], w2c[others], camera, intrinsics, planes)
-    flows, seen, still = [], [], []
-    for other in others:
-        expected, inside = expected_flow(first, w2c[other], camera, intrinsics)
-        shift = method(frame, _warped(frames[other], expected))
-        flows.append(expected + shift)
-        seen.append(inside)
-        still.append(inside & (np.linalg.norm(shift, axis=-1) < STILL_BELOW))
-    views = np.sum(seen, axis=0)
-    stands = np.sum(still, axis=0) >= np.maximum(STILL_SHARE * views, 1.0)
-    inverse_depth, parallax = triangulate(flows, still, w2c[others], camera, intrinsics)
-    often = views >= LEAST_VIEWS
-    fits = often & stands & (parallax > LEAST_PARALLAX) & (inverse_depth > 0.0)
-    moves = cv2.morphologyEx((often & ~stands).astype(np.uint8), cv2.MORPH_OPEN, disk(SPECK_RADIUS)) > 0
-    near = [k for k in (index - 1, index + 1) if k in others]
-    plain = [method(frame, frames[other]) for other in near]
-    slowest, _ = triangulate(plain, [np.ones_like(moves)] * len(near), w2c[near], camera, intrinsics)
-    return Measured(inverse_depth, fits, moves, slowest)
+    frame, neighbours, camera = frames[index], neighbour_indices(index, len(frames)), w2c[index]
+    planes = inverse_depth_planes(w2c[neighbours], camera, intrinsics[0, 0], nearest)
+    initial = sweep(frame, [frames[k] for k in neighbours], w2c[neighbours], camera, intrinsics, planes)
+    flows, visible, static = [], [], []
+    for neighbour in neighbours:
+        expected, inside = static_flow(initial, w2c[neighbour], camera, intrinsics)
+        residual = method(frame, _warp(frames[neighbour], expected))
+        flows.append(expected + residual)
+        visible.append(inside)
+        static.append(inside & (np.linalg.norm(residual, axis=-1) < MAX_STATIC_SHIFT))
+    n_views = np.sum(visible, axis=0)
+    is_static = np.sum(static, axis=0) >= np.maximum(MIN_STATIC_FRACTION * n_views, 1.0)
+    inverse_depth, parallax = triangulate(flows, static, w2c[neighbours], camera, intrinsics)
+    in_view = n_views >= MIN_VIEWS
+    valid = in_view & is_static & (parallax > MIN_PARALLAX) & (inverse_depth > 0.0)
+    moving = cv2.morphologyEx((in_view & ~is_static).astype(np.uint8), cv2.MORPH_OPEN, disk(OPENING_RADIUS)) > 0
+    adjacent = [k for k in (index - 1, index + 1) if k in neighbours]
+    adjacent_flows = [method(frame, frames[k]) for k in adjacent]
+    everywhere = [np.ones_like(moving)] * len(adjacent)
+    min_motion, _ = triangulate(adjacent_flows, everywhere, w2c[adjacent], camera, intrinsics)
+    return MeasuredDepth(inverse_depth, valid, moving, min_motion)
 
 
-def expected_flow(
+def static_flow(
     inverse_depth: Float[np.ndarray, "H W"],
     neighbour: Float[np.ndarray, "3 4"],
     camera: Float[np.ndarray, "3 4"],
     intrinsics: Float[np.ndarray, "3 3"],
 ) -> tuple[Flow, Mask]:
-    """Flow to a neighbour if nothing moves, and where it ends inside of it.
+    """Flow to a neighbour in a static scene, and the mask of the pixels whose flow ends inside the neighbour.
 
     Args:
-        inverse_depth: of the frame.
-        neighbour: its w2c, axes right, down, forward.
+        inverse_depth: inverse depth of the frame.
+        neighbour: w2c of the neighbour, axes right, down, forward.
         camera: w2c of the frame.
-        intrinsics: of both.
+        intrinsics: intrinsics of both.
     """
     height, width = inverse_depth.shape
-    grid, rays = _rays(height, width, intrinsics)
+    pixels, rays = _pixel_rays(height, width, intrinsics)
     rotation = neighbour[:, :3] @ camera[:, :3].T
-    there = rays @ rotation.T + inverse_depth[..., None] * (neighbour[:, 3] - rotation @ camera[:, 3])
-    depth = there[..., 2:]
-    arrival = there[..., :2] / np.where(depth > 1e-3, depth, 1.0) * intrinsics[0, 0] + intrinsics[:2, 2]
-    inside = ((arrival >= 0.0) & (arrival <= [width - 1, height - 1])).all(-1) & (depth[..., 0] > 1e-3)
-    return (arrival - grid).astype(np.float32), inside
+    points = rays @ rotation.T + inverse_depth[..., None] * (neighbour[:, 3] - rotation @ camera[:, 3])
+    depth = points[..., 2:]
+    target = points[..., :2] / np.where(depth > MIN_DEPTH, depth, 1.0) * intrinsics[0, 0] + intrinsics[:2, 2]
+    inside = ((target >= 0.0) & (target <= [width - 1, height - 1])).all(-1) & (depth[..., 0] > MIN_DEPTH)
+    return (target - pixels).astype(np.float32), inside
 
 
-def _rays(
+def _pixel_rays(
     height: int, width: int, intrinsics: Float[np.ndarray, "3 3"]
 ) -> tuple[Float[np.ndarray, "H W 2"], Float[np.ndarray, "H W 3"]]:
     """Pixels (right, down), and their rays of depth 1."""
-    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float64)
-    directions = (grid - intrinsics[:2, 2]) / intrinsics[0, 0]
-    return grid, np.concatenate([directions, np.ones((height, width, 1))], axis=-1)
+    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float64)
+    directions = (pixels - intrinsics[:2, 2]) / intrinsics[0, 0]
+    return pixels, np.concatenate([directions, np.ones((height, width, 1))], axis=-1)
 
 
-def _warped(image: Image, flow: Flow) -> Image:
+def _warp(image: Image, flow: Flow) -> Image:
     height, width = image.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     return cv2.remap(image, x + flow[..., 0], y + flow[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
@@ -127,37 +138,37 @@ def triangulate(
     camera: Float[np.ndarray, "3 4"],
     intrinsics: Float[np.ndarray, "3 3"],
 ) -> tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
-    """Inverse depths that project each pixel to where its flows arrive, least squares made robust.
+    """Fit the inverse depth of each pixel to its flows by iteratively reweighted least squares.
 
-    A neighbour sees (R d + rho t), with d the ray of the pixel (depth 1) and rho its inverse depth: both coordinates
-    of the arrival are a linear equation in rho.
+    A neighbour with relative pose (R, t) sees the pixel at R d + rho t, with d the ray of the pixel (depth 1) and rho
+    its inverse depth, so that both coordinates of the flow's target give a linear equation in rho.
 
     Args:
-        flows: to each neighbour, pixels.
-        masks: where each is to be trusted.
-        neighbours: w2c of each, axes right, down, forward.
+        flows: flow to each neighbour, pixels.
+        masks: pixels where each flow is trusted.
+        neighbours: w2c of each neighbour, axes right, down, forward.
         camera: w2c of the frame.
-        intrinsics: of all.
+        intrinsics: intrinsics of all.
 
     Returns:
-        The inverse depths, and how far the points shift by them, in pixels, over all neighbours.
+        The inverse depths, and the parallax: the shift against a point at infinity, in pixels, over all neighbours.
     """
     height, width = flows[0].shape[:2]
     focal, centre = intrinsics[0, 0], intrinsics[:2, 2]
-    grid, rays = _rays(height, width, intrinsics)
+    pixels, rays = _pixel_rays(height, width, intrinsics)
     slopes, offsets, trusted = [], [], []
     for flow, mask, neighbour in zip(flows, masks, neighbours, strict=True):
         rotation = neighbour[:, :3] @ camera[:, :3].T
-        shift = neighbour[:, 3] - rotation @ camera[:, 3]
-        far, arrival = rays @ rotation.T, (grid + flow - centre) / focal
-        far_depth = np.maximum(far[..., 2:], 1e-3)  # a pixel of error weighs the same at every depth, nearly
-        slopes.append((shift[:2] - arrival * shift[2]) / far_depth * focal)
-        offsets.append((arrival * far[..., 2:] - far[..., :2]) / far_depth * focal)
-        trusted.append(mask[..., None] & (far[..., 2:] > 1e-3))
+        translation = neighbour[:, 3] - rotation @ camera[:, 3]
+        at_infinity, target = rays @ rotation.T, (pixels + flow - centre) / focal
+        depth = np.maximum(at_infinity[..., 2:], MIN_DEPTH)  # dividing by it makes errors nearly those of pixels
+        slopes.append((translation[:2] - target * translation[2]) / depth * focal)
+        offsets.append((target * at_infinity[..., 2:] - at_infinity[..., :2]) / depth * focal)
+        trusted.append(mask[..., None] & (at_infinity[..., 2:] > MIN_DEPTH))
     a, b, trust = np.stack(slopes), np.stack(offsets), np.stack(trusted).astype(np.float64)
     weight = trust
-    for _ in range(ROBUST_ROUNDS):
+    for _ in range(IRLS_ITERATIONS):
         rho = (weight * a * b).sum((0, -1)) / np.maximum((weight * a * a).sum((0, -1)), 1e-12)
         error = np.linalg.norm(a * rho[..., None] - b, axis=-1, keepdims=True)
-        weight = trust / np.maximum(error, ROBUST_PIXELS)
+        weight = trust / np.maximum(error, IRLS_PIXELS)
     return rho, np.sqrt((trust * (a * rho[..., None]) ** 2).sum((0, -1)))
