@@ -1,4 +1,4 @@
-"""The static and the dynamic radiance field. The rest of the package knows only the interface."""
+"""The static and the dynamic radiance field; other packages use them through `interface` only."""
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ __all__ = [
 
 
 class Fields(nn.Module):
-    """Both fields of a scene."""
+    """The static and the dynamic field of one scene."""
 
     def __init__(self, static: StaticField, dynamic: DynamicField):
         super().__init__()
@@ -30,8 +30,11 @@ class Fields(nn.Module):
 
 
 def build_optimizer(fields: Fields, config: Config) -> torch.optim.Optimizer:
-    """The published Adam, or one for hash grids: the gradient of a row is small and there are steps without any."""
-    # The published order: the optimiser state of a checkpoint counts parameters.
+    """Build Adam with the published settings, or with those of Mueller et al. (2022, section 4) for hash grids.
+
+    A row of a hash grid receives small, sparse gradients, hence the smaller epsilon and second-moment decay.
+    """
+    # In the published order: the optimiser state of a checkpoint refers to parameters by their position.
     parameters = [*fields.dynamic.parameters(), *fields.static.parameters()]
     if config.field == "hash":
         return torch.optim.Adam(parameters, lr=config.lrate, betas=(0.9, 0.99), eps=1e-15, fused=True)
@@ -39,7 +42,7 @@ def build_optimizer(fields: Fields, config: Config) -> torch.optim.Optimizer:
 
 
 def build_fields(config: Config) -> Fields:
-    """Untrained fields as the config describes them, on the CPU, from torch's global random state."""
+    """Build untrained fields on the CPU; initial values come from torch's global random state."""
     if config.field == "hash":
         return Fields(StaticHash(config), DynamicHash(config))
     size = (config.netdepth, config.netwidth, config.multires, config.multires_views, config.amp)

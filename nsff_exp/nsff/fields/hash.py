@@ -1,6 +1,6 @@
 """Hash-grid fields: small networks on features of multi-resolution grids (Mueller et al. 2022, arXiv:2201.05989).
 
-Not part of the paper; same inputs and outputs as the published networks, at a fraction of the cost.
+An extension of the paper: same inputs and outputs as the published networks, at a fraction of their cost.
 """
 
 import torch
@@ -13,21 +13,25 @@ from nsff.fields.encoding import encode, encode_rows, encoded_size
 from nsff.fields.hash_grid import HashGrid, make_layout
 from nsff.fields.interface import DynamicField, DynamicSamples, Radiance, StaticField, StaticSamples
 
-# The grids cover +- these in NDC and time: rays of other cameras and warped points leave +-1, times of neighbours too
-# (two frames beyond the ends are inside for 8 frames or more). Further out, the border goes on.
-REACH = (1.5, 1.5, 1.05, 1.5)  # x, y, z, t
-COARSEST = 16  # cells an axis of the coarsest level, over the whole box
-N_FREQS = 4  # of the encoding that goes beside the features
-# Scene flow has a grid of its own, coarse in space and fine in time. From the features of colour and density it learnt
-# slowly: 15 px off on moving pixels of Balloon1 after 5 minutes on a core, 6 px after 4 with its own (medians, one run
-# each). Why is not known; Adam scaling shared features by the larger gradients would explain it.
-MOTION_LEVELS, MOTION_CELLS = 4, (8, 64)
-FLOW_SCALE = 0.1  # scene flow is small in NDC (a pixel of 480 is 0.004): raw values are of order 1
-INITIAL_FLOW = 0.1  # of its last layer
+# Half the extent of the grids in NDC (x, y, z) and time. It exceeds 1 because rays of other cameras, warped points and
+# neighbouring times leave +-1; two frames beyond either end stay inside for videos of 8 frames or more. Beyond the
+# extent, features are those of the nearest point of the border.
+GRID_EXTENT = (1.5, 1.5, 1.05, 1.5)
+COARSEST_CELLS = 16  # cells per axis of the coarsest level, over the whole extent
+N_FREQS = 4  # frequencies of the positional encoding that is concatenated with the grid features
+# Scene flow has its own grid, coarse in space and fine in time. With features shared with colour and density it
+# converged slowly: the median error on moving pixels of Balloon1 was 15 px after 5 minutes on one core, against 6 px
+# after 4 minutes with its own grid (one run each). The cause is not known; one candidate is that Adam scales the shared
+# features by the larger gradients of colour and density.
+MOTION_LEVELS = 4
+MOTION_CELLS = (8, 64)  # cells per spatial axis of the coarsest and the finest level
+# Scene flow is tanh(this * raw output), which keeps raw outputs near 1: a pixel of a 480-pixel row is 0.004 in NDC.
+FLOW_SCALE = 0.1
+INITIAL_FLOW_SCALE = 0.1  # the initial weights of the last scene-flow layer are scaled by this
 
 
 class _Heads(nn.Module):
-    """Density, colour and other raw outputs from features."""
+    """Map features to raw colour, which depends on the view direction, and to other raw outputs, which do not."""
 
     def __init__(self, n_inputs: int, n_others: int, config: Config):
         super().__init__()
@@ -48,7 +52,7 @@ class _Heads(nn.Module):
         return self.rgb(colour), self.others(hidden).view(n_rays, colour.shape[1], -1)
 
     def without_colour(self, features: Float[Tensor, "e m"]) -> Float[Tensor, "o m"]:
-        """The other outputs only; features and outputs lie in rows, as the grid's kernels write them."""
+        """Compute the other outputs only, with one column per point, the order in which the grid kernels write."""
         first, last = self.trunk[0], self.others
         assert isinstance(first, nn.Linear)
         hidden = torch.addmm(first.bias[:, None], first.weight, features).relu_()
@@ -56,21 +60,21 @@ class _Heads(nn.Module):
 
 
 def mixed_precision(like: Tensor, amp: bool) -> torch.autocast:
-    """Products in bfloat16 on CUDA if `amp`."""
+    """Run matrix products in bfloat16 if `amp` is set and `like` is on a CUDA device."""
     return torch.autocast(like.device.type, torch.bfloat16, enabled=amp and like.is_cuda)
 
 
 class StaticHash(StaticField):
-    """(x, y, z) in NDC and view direction -> colour, density, blend weight."""
+    """Static field: (x, y, z) in NDC and view direction -> colour, density, blend weight."""
 
     box: Tensor
 
     def __init__(self, config: Config):
         super().__init__()
         self.amp, finest = config.amp, config.hash_finest
-        layout = make_layout((COARSEST,) * 3, (finest,) * 3, config.hash_levels, config.hash_log2_rows)
+        layout = make_layout((COARSEST_CELLS,) * 3, (finest,) * 3, config.hash_levels, config.hash_log2_rows)
         self.grid = HashGrid(layout, config.hash_features)
-        self.register_buffer("box", 2.0 * torch.tensor(REACH[:3]), persistent=False)
+        self.register_buffer("box", 2.0 * torch.tensor(GRID_EXTENT[:3]), persistent=False)
         self.heads = _Heads(self.grid.n_outputs + encoded_size(3, N_FREQS), 2, config)
 
     def forward(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
@@ -91,7 +95,7 @@ class StaticHash(StaticField):
 
 
 class _Motion(nn.Module):
-    """Scene flow and disocclusion, backward and forward, from unit points and their encoding."""
+    """Predict scene flow and disocclusion, backward and forward, from points in the unit box and their encoding."""
 
     def __init__(self, n_times: int, n_encoded: int, config: Config):
         super().__init__()
@@ -102,7 +106,7 @@ class _Motion(nn.Module):
             nn.Linear(self.grid.n_outputs + n_encoded, config.hash_width), nn.ReLU(inplace=True), last
         )
         with torch.no_grad():
-            last.weight[:6] *= INITIAL_FLOW
+            last.weight[:6] *= INITIAL_FLOW_SCALE
             last.bias[:6] = 0.0
 
     def forward(self, unit: Float[Tensor, "m 4"], encoded: Float[Tensor, "m e"]) -> Float[Tensor, "m 8"]:
@@ -111,19 +115,22 @@ class _Motion(nn.Module):
 
 
 class DynamicHash(DynamicField):
-    """(x, y, z, t) in NDC and time and view direction -> colour, density, scene flow, disocclusion."""
+    """Dynamic field: (x, y, z) in NDC, time and view direction -> colour, density, scene flow, disocclusion."""
 
     box: Tensor
 
     def __init__(self, config: Config):
         super().__init__()
         self.amp = config.amp
-        finest, n_times = config.hash_dynamic_finest, max(2, round(config.n_frames * REACH[3] * config.hash_time))
+        finest, n_times = config.hash_dynamic_finest, max(2, round(config.n_frames * GRID_EXTENT[3] * config.hash_time))
         layout = make_layout(
-            (COARSEST,) * 3 + (min(4, n_times),), (finest,) * 3 + (n_times,), config.hash_levels, config.hash_log2_rows
+            (COARSEST_CELLS,) * 3 + (min(4, n_times),),
+            (finest,) * 3 + (n_times,),
+            config.hash_levels,
+            config.hash_log2_rows,
         )
         self.grid = HashGrid(layout, config.hash_features)
-        self.register_buffer("box", 2.0 * torch.tensor(REACH), persistent=False)
+        self.register_buffer("box", 2.0 * torch.tensor(GRID_EXTENT), persistent=False)
         encoded = encoded_size(4, N_FREQS)
         self.heads = _Heads(self.grid.n_outputs + encoded, 1, config)
         self.motion = _Motion(n_times, encoded, config)
@@ -131,14 +138,14 @@ class DynamicHash(DynamicField):
     def forward(
         self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> DynamicSamples:
-        """All outputs at points; scene flow in NDC units a frame, -1..1."""
+        """Compute all outputs; scene flow is in NDC units per frame, -1..1."""
         unit, encoded = self._unit_and_encoded(points_ndc, time)
-        seen = self._radiance(unit, encoded, viewdirs)
-        # Motion stays in full precision: scene flow is small against the 8 bits of bfloat16.
+        radiance = self._radiance(unit, encoded, viewdirs)
+        # Motion stays in float32: the 8-bit mantissa of bfloat16 is too coarse for scene flow.
         motion = self.motion(unit, encoded).view(*points_ndc.shape[:2], 8)
         sf_bwd, sf_fwd, prob = motion.split([3, 3, 2], dim=-1)
         prob_bwd, prob_fwd = prob.unbind(-1)
-        return DynamicSamples(seen.rgb_raw, seen.sigma_raw, sf_bwd, sf_fwd, prob_bwd, prob_fwd)
+        return DynamicSamples(radiance.rgb_raw, radiance.sigma_raw, sf_bwd, sf_fwd, prob_bwd, prob_fwd)
 
     def radiance(
         self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
@@ -160,11 +167,11 @@ class DynamicHash(DynamicField):
     def _unit_and_encoded(
         self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]
     ) -> tuple[Float[Tensor, "m 4"], Float[Tensor, "m e"]]:
-        """Points in the unit box of the grids, and their encoding."""
+        """Compute the position in the unit box of the grids, and the positional encoding, of every sample."""
         xyzt = _with_time(points_ndc, time)
         return xyzt / self.box + 0.5, encode(xyzt, N_FREQS)
 
 
 def _with_time(points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "m 4"]:
-    """Points and the time of their ray, one below the other."""
+    """Append the time of its ray to each point and flatten rays and samples (m = n s)."""
     return torch.cat([points_ndc, time[:, None, None].expand_as(points_ndc[..., :1])], dim=-1).view(-1, 4)

@@ -1,4 +1,4 @@
-"""What a field gives at a point, whatever it is made of."""
+"""Interface of the static and the dynamic field, whatever represents them."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @dataclasses.dataclass(frozen=True)
 class Radiance:
-    """What can be composited: a field at n rays x s samples."""
+    """Colour and density of n rays x s samples, the inputs of volume rendering."""
 
     rgb_raw: Float[Tensor, "n s 3"]  # colour before the sigmoid
     sigma_raw: Float[Tensor, "n s"]  # density before the ReLU
@@ -17,38 +17,41 @@ class Radiance:
 
 @dataclasses.dataclass(frozen=True)
 class StaticSamples(Radiance):
-    """The time-independent field."""
+    """Outputs of the time-independent field."""
 
     blend_w: Float[Tensor, "n s"]  # 0..1, 1 = dynamic (the paper's v is the opposite)
 
 
 @dataclasses.dataclass(frozen=True)
 class DynamicSamples(Radiance):
-    """The time-dependent field."""
+    """Outputs of the time-dependent field."""
 
-    sf_bwd: Float[Tensor, "n s 3"]  # scene flow to the frame before, NDC units a frame
-    sf_fwd: Float[Tensor, "n s 3"]  # scene flow to the frame after
-    prob_bwd: Float[Tensor, "n s"]  # probability (0..1) that the point is disoccluded in the frame before
-    prob_fwd: Float[Tensor, "n s"]
+    sf_bwd: Float[Tensor, "n s 3"]  # scene flow to the previous frame, NDC units per frame
+    sf_fwd: Float[Tensor, "n s 3"]  # scene flow to the next frame
+    prob_bwd: Float[Tensor, "n s"]  # probability (0..1) that the point is disoccluded in the previous frame
+    prob_fwd: Float[Tensor, "n s"]  # the same for the next frame
 
-    def __getitem__(self, rows: slice) -> "DynamicSamples":
-        return DynamicSamples(**{name: value[rows] for name, value in vars(self).items()})
+    def __getitem__(self, rays: slice) -> "DynamicSamples":
+        return DynamicSamples(**{name: value[rays] for name, value in vars(self).items()})
 
 
 class StaticField(nn.Module):
-    """Maps NDC points and unit view directions to `StaticSamples`."""
+    """Map from NDC points and unit view directions to `StaticSamples`."""
 
     def forward(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
         raise NotImplementedError
 
     def geometry(self, points_ndc: Float[Tensor, "n s 3"]) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
-        """(raw density, blend weight), which no view direction changes; cheaper where the field can."""
+        """Compute raw density and blend weight, which do not depend on the view direction.
+
+        Subclasses override this where skipping the colour is cheaper.
+        """
         samples = self(points_ndc, torch.zeros_like(points_ndc[:, 0]))
         return samples.sigma_raw, samples.blend_w
 
 
 class DynamicField(nn.Module):
-    """Maps NDC points, the time of each ray and unit view directions to `DynamicSamples`."""
+    """Map from NDC points, the time of each ray (-1..1) and unit view directions to `DynamicSamples`."""
 
     def forward(
         self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
@@ -58,9 +61,9 @@ class DynamicField(nn.Module):
     def radiance(
         self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> Radiance:
-        """Colour and density alone; cheaper where the field can."""
+        """Compute colour and density; subclasses override this where skipping scene flow is cheaper."""
         return self(points_ndc, time, viewdirs)
 
     def geometry(self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
-        """Raw density alone; cheaper where the field can."""
+        """Compute raw density; subclasses override this where skipping the other outputs is cheaper."""
         return self(points_ndc, time, torch.zeros_like(points_ndc[:, 0])).sigma_raw

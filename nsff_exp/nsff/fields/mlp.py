@@ -1,7 +1,8 @@
 """The published networks: 8 layers of width W with a skip (paper, section 3; figures 2 and 4 of its supplement).
 
-Parameter names are those of the published checkpoints. The forward pass is restructured, same maths: heads stacked into
-one product, feature layer folded into the view layer, the view direction's share once a ray.
+Parameter names are those of the published checkpoints. The forward pass computes the same function in fewer products:
+the heads are stacked into one, the feature layer is folded into the view layer, and the term of the view direction is
+computed once per ray.
 """
 
 from collections.abc import Sequence
@@ -16,19 +17,19 @@ from nsff.fields.encoding import encode, encoded_size
 from nsff.fields.interface import DynamicField, DynamicSamples, StaticField, StaticSamples
 from nsff.fields.mlp_weights import SKIP, MlpWeights
 
-INITIAL_FLOW_SCALE = 1e-2  # scene flow starts near zero: the weights of its head are scaled by this
+INITIAL_FLOW_SCALE = 1e-2  # the initial weights of the scene-flow head are scaled by this, so that flow starts near 0
 
 
 def forward_plain(
     x: Float[Tensor, "n s c"], view_term: Float[Tensor, "n v"], n_freqs: int, weights: MlpWeights
 ) -> Float[Tensor, "n s o"]:
-    """Raw outputs [rgb (3), density, other heads] at the points `x`.
+    """Compute the raw outputs [rgb (3), density, other heads] at the points `x`.
 
     Args:
         x: points in NDC, with time where the field has it.
-        view_term: what the view direction adds to the view layer, once a ray, its bias included.
+        view_term: contribution of the view direction to the view layer, including its bias, per ray.
         n_freqs: frequencies of the encoding of `x`.
-        weights: of this field.
+        weights: weights of the field, restructured.
     """
     encoded = hidden = encode(x, n_freqs)
     for layer, (weight, bias) in enumerate(weights.trunk):
@@ -42,13 +43,13 @@ def forward_plain(
 
 
 class _Mlp(nn.Module):
-    """Trunk, view layer and colour of both fields; subclasses add their heads.
+    """Trunk, view layer and colour head of either field; subclasses add the other heads.
 
-    Modules are made in the published order, which the optimiser state of a checkpoint refers to.
+    Modules are created in the published order, because the optimiser state of a checkpoint refers to it.
 
     Note:
-        With `amp`, products on CUDA are in bfloat16 (sums inside them in float32) and all that follows in float32; the
-        raw outputs, scene flow too, then carry 8 bits of mantissa.
+        With `amp`, matrix products on CUDA run in bfloat16 with float32 accumulation, and everything after them in
+        float32; raw outputs, including scene flow, then have an 8-bit mantissa.
     """
 
     def __init__(self, n_channels: int, depth: int, width: int, n_freqs: int, n_freqs_views: int, amp: bool):
@@ -73,7 +74,7 @@ class _Mlp(nn.Module):
     def _restructured(
         self, viewdirs: Float[Tensor, "n 3"], heads: Sequence[nn.Linear]
     ) -> tuple[Float[Tensor, "n v"], int, MlpWeights]:
-        """(view term, frequencies, weights) as `forward_plain` takes them."""
+        """Compute the arguments (view term, frequencies, weights) of `forward_plain`."""
         feature, view_layer = self.feature_linear, self.views_linears[0]
         assert isinstance(view_layer, nn.Linear)
         width = feature.weight.shape[0]
@@ -91,7 +92,7 @@ class _Mlp(nn.Module):
 
 
 class StaticMlp(_Mlp, StaticField):
-    """(x, y, z) in NDC and view direction -> colour, density, blend weight."""
+    """Static field: (x, y, z) in NDC and view direction -> colour, density, blend weight."""
 
     def __init__(self, depth: int, width: int, n_freqs: int = 10, n_freqs_views: int = 4, amp: bool = False):
         super().__init__(3, depth, width, n_freqs, n_freqs_views, amp)
@@ -104,7 +105,7 @@ class StaticMlp(_Mlp, StaticField):
 
 
 class DynamicMlp(_Mlp, DynamicField):
-    """(x, y, z, t) in NDC and time and view direction -> colour, density, scene flow, disocclusion."""
+    """Dynamic field: (x, y, z) in NDC, time and view direction -> colour, density, scene flow, disocclusion."""
 
     def __init__(self, depth: int, width: int, n_freqs: int = 10, n_freqs_views: int = 4, amp: bool = False):
         super().__init__(4, depth, width, n_freqs, n_freqs_views, amp)

@@ -1,4 +1,4 @@
-"""The weights of one MLP in the form in which they are multiplied."""
+"""Weights of one MLP, restructured for fewer matrix products."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-SKIP = 4  # the encoded point is put in front of the output of this layer
+SKIP = 4  # the encoded point is concatenated before the output of this layer
 
 
 @dataclasses.dataclass(frozen=True)
 class MlpWeights:
-    """Trunk, one stacked product after it, and the colour layer.
+    """Weights of the trunk, of one stacked layer after it, and of the colour head.
 
-    `feature_linear` has no nonlinearity behind it, so it is folded into the view layer; the heads that read the last
-    hidden layer are stacked below: rows [view layer (v), density, other heads].
+    `feature_linear` has no activation, so it is folded into the view layer. The heads that read the last hidden layer
+    are stacked below it: rows [view layer (v), density, other heads].
     """
 
     trunk: tuple[tuple[Tensor, Tensor], ...]  # (weight, bias) of each layer
@@ -24,7 +24,7 @@ class MlpWeights:
     rgb_bias: Float[Tensor, "3"]
 
     def flatten(self) -> list[Tensor]:
-        """All tensors in one list, as autograd wants them."""
+        """List all tensors, the form in which autograd functions take inputs."""
         return [
             *(tensor for layer in self.trunk for tensor in layer),
             self.last, self.head_bias, self.rgb, self.rgb_bias,
@@ -32,6 +32,6 @@ class MlpWeights:
 
     @staticmethod
     def unflatten(flat: Sequence[Tensor]) -> "MlpWeights":
-        """Inverse of `flatten`."""
+        """Invert `flatten`."""
         *trunk, last, head_bias, rgb, rgb_bias = flat
         return MlpWeights(tuple(zip(trunk[::2], trunk[1::2], strict=True)), last, head_bias, rgb, rgb_bias)

@@ -1,4 +1,4 @@
-"""A multi-resolution hash grid as a torch module: kernels for a CPU and for CUDA, plain torch elsewhere."""
+"""Multi-resolution hash grid as a torch module, with kernels for CPU and CUDA and plain torch elsewhere."""
 
 from typing import Any
 
@@ -12,20 +12,21 @@ from nsff.fields.hash_grid.layout import GridLayout, make_layout
 
 try:
     from nsff.fields.hash_grid import cpu
-except ImportError:  # numba is not there for every platform: the twin is
+except ImportError:  # numba does not support every platform; `reference` takes over
     cpu = None  # type: ignore[assignment]
 
 __all__ = ["GridLayout", "HashGrid", "make_layout"]
 
-INITIAL_RANGE = 1e-4  # features start in +- this (Mueller et al. 2022, section 4)
+INITIAL_RANGE = 1e-4  # initial features are uniform in +- this (Mueller et al. 2022, section 4)
 
 
 class _Interpolate(torch.autograd.Function):
-    """`reference.interpolate` by kernels: features lie (e, n) in memory, so that a level writes one span.
+    """Compute `reference.interpolate` by kernels, which write features as (e, n): each level writes contiguous memory.
 
     Note:
-        The gradient of the table is added to `table.grad` in place: a training step asks for it several times, and
-        each sum of whole tables would cost as much as the kernel. `backward` works as ever, `autograd.grad` does not.
+        The gradient of the table is accumulated into `table.grad` in place. A training step backpropagates through the
+        grid several times, and adding whole tables would cost as much as the kernel. Therefore `Tensor.backward`
+        works as usual, but `torch.autograd.grad` with respect to the table does not.
     """
 
     @staticmethod
@@ -38,7 +39,7 @@ class _Interpolate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> Any:
-        """Gradient to the points; that to the table goes into `table.grad`."""
+        """Return the gradient with respect to the points; add that of the table to `table.grad`."""
         (points,), table = ctx.saved_tensors, ctx.table
         rows, kernels = grad_out.T.contiguous(), cuda if points.is_cuda else cpu
         grad_points = None
@@ -52,14 +53,14 @@ class _Interpolate(torch.autograd.Function):
 
 
 def has_kernels(points: Tensor) -> bool:
-    """Whether there are kernels for the device and type of the points."""
+    """Return True if kernels support the device and dtype of the points."""
     if points.dtype != torch.float32:
         return False
     return cuda.available() if points.is_cuda else cpu is not None and points.device.type == "cpu"
 
 
 class HashGrid(nn.Module):
-    """Features of points in the unit box, linear along each axis within the cells of each level."""
+    """Trainable features of points in the unit box, interpolated multilinearly on each level."""
 
     def __init__(self, layout: GridLayout, n_features: int):
         super().__init__()
@@ -68,7 +69,7 @@ class HashGrid(nn.Module):
 
     @property
     def n_outputs(self) -> int:
-        """Features of all levels together."""
+        """Number of features per point, over all levels."""
         return self.layout.n_levels * self.table.shape[1]
 
     def forward(self, points: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:

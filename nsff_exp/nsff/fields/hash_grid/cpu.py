@@ -1,7 +1,8 @@
-"""The hash grid on a CPU: numba kernels, compiled for the number of axes and features, on torch's threads, no atomics.
+"""Hash-grid interpolation on a CPU: numba kernels, specialised for the number of axes and features.
 
-Forward and gradient to the points run in parallel over levels and spans of points, the gradient to the table over
-levels: no two threads write to one place. Points go through in blocks that stay in the cache.
+The forward pass runs in parallel over levels and spans of points, the gradient of the points over spans, the gradient
+of the table over levels, so that no two threads write to one address and no atomics are needed. Points are processed
+in blocks that stay in the cache, by as many threads as torch uses.
 """
 
 import functools
@@ -20,18 +21,18 @@ from torch import Tensor
 
 from nsff.fields.hash_grid.layout import GridLayout
 
-BLOCK = 64  # points whose corners are worked out at once
-SPAN = 4096  # points a task
+BLOCK = 64  # points per cache block; their corners are computed together
+SPAN = 4096  # points per parallel task
 
 ONE, ZERO = np.float32(1.0), np.float32(0.0)
 _compiled = functools.partial(njit, fastmath=True, nogil=True, cache=True)
 
 
 class _Grid(NamedTuple):
-    """A `GridLayout` as the kernels take it.
+    """A `GridLayout` in the form of a kernel argument.
 
-    `axes` and `features` are empty arrays with so many dimensions: that number is part of their type, so kernels are
-    compiled for it and the loops over it are unrolled.
+    `axes` and `features` are empty arrays whose number of dimensions is the number of axes and of features. It is part
+    of their numba type, so kernels are specialised for it and their inner loops unrolled.
     """
 
     cells: np.ndarray
@@ -46,7 +47,7 @@ class _Grid(NamedTuple):
 @_compiled
 @no_type_check
 def _corner_arrays(grid):
-    """Room for what `_find_corners` finds: weight and row (corner, point), low and high (axis, point)."""
+    """Allocate the outputs of `_find_corners`: weight and row (corner, point), low and high (axis, point)."""
     n_axes = grid.axes.ndim
     weight, row = np.empty((1 << n_axes, BLOCK), np.float32), np.empty((1 << n_axes, BLOCK), np.uint32)
     return weight, row, np.empty((n_axes, BLOCK), np.float32), np.empty((n_axes, BLOCK), np.float32)
@@ -55,9 +56,9 @@ def _corner_arrays(grid):
 @_compiled
 @no_type_check
 def _find_corners(points, start, count, level, grid, weight, row, low, high):
-    """Rows and weights of the corners around points, and the weights of the lower and upper node along each axis.
+    """Compute rows and weights of the corners around points, and the weights of the lower and upper node per axis.
 
-    Bit `axis` of a corner's number tells the upper from the lower node.
+    Bit `axis` of a corner's index is 1 for the upper node along that axis.
     """
     n_axes, hashed, mask = grid.axes.ndim, grid.hashed[level], grid.mask[level]
     term = np.empty(BLOCK, np.uint32)
@@ -136,14 +137,14 @@ def _backward_table_level(points, grad_out, level, grid, grad_table):
 def _backward_table(points, grad_out, grid, grad_table):
     n_levels = grid.cells.shape[0]
     for task in prange(n_levels):
-        level = n_levels - 1 - task  # the fine, slow ones first
+        level = n_levels - 1 - task  # fine levels are the slowest, so they start first
         _backward_table_level(points, grad_out, level, grid, grad_table)
 
 
 @_compiled
 @no_type_check
 def _fold(dot, count, low, high, slope, grid):
-    """Derivatives of sum of weight * dot along each axis, into slope[axis, 0], one axis after the other."""
+    """Write the derivative of sum(weight * dot) along each axis to slope[axis, 0]; overwrites `dot`."""
     n_axes = grid.axes.ndim
     for axis in range(n_axes - 1, -1, -1):
         half = 1 << axis
@@ -151,9 +152,10 @@ def _fold(dot, count, low, high, slope, grid):
             for b in range(count):
                 slope[axis, c, b] = dot[half + c, b] - dot[c, b]
                 dot[c, b] = dot[c, b] * low[axis, b] + dot[half + c, b] * high[axis, b]
-            for done in range(axis + 1, n_axes):
+            for folded in range(axis + 1, n_axes):
                 for b in range(count):
-                    slope[done, c, b] = slope[done, c, b] * low[axis, b] + slope[done, half + c, b] * high[axis, b]
+                    lower, upper = slope[folded, c, b], slope[folded, half + c, b]
+                    slope[folded, c, b] = lower * low[axis, b] + upper * high[axis, b]
 
 
 @_compiled
@@ -189,18 +191,19 @@ def _backward_points(points, grad_out, table, grid, grad_points):
 
 
 def _run(kernel: Any, *arguments: Any) -> None:
-    """Run a kernel; it is compiled, or read from the cache on disk, when it sees arguments of new types.
+    """Run a kernel, after compiling it or reading it from the disk cache for arguments of new types.
 
-    One process at a time: numba's index of what is cached is no safer than any file that two programs write.
+    A file lock serialises compilation across processes, because numba's cache index is not safe against concurrent
+    writes.
     """
     threads = torch.get_num_threads()
     types = tuple(numba.typeof(argument) for argument in arguments)
     if types not in kernel.signatures:
-        # One temporary folder serves all users on some systems; os.getuid is missing where each has their own.
+        # Users may share the temporary folder, so the name has the user id; os.getuid is missing on Windows only.
         lock = Path(tempfile.gettempdir()) / f"nsff_kernels_{getattr(os, 'getuid', int)()}.lock"
         with FileLock(lock):
             kernel.compile(types)
-            if torch.get_num_threads() != threads:  # numba started its threads, and set OpenMP's number: torch's too
+            if torch.get_num_threads() != threads:  # starting numba's threads also resets OpenMP's count
                 torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     kernel(*arguments)
@@ -213,7 +216,7 @@ def _grid(layout: GridLayout, n_features: int) -> _Grid:
 
 
 def forward(points: Float[Tensor, "n d"], table: Float[Tensor, "rows f"], layout: GridLayout) -> Float[Tensor, "e n"]:
-    """Features of points; see `reference.interpolate`."""
+    """Interpolate features as `reference.interpolate` does, transposed: one column per point."""
     out = points.new_empty(layout.n_levels * table.shape[1], len(points))
     _run(_forward, points.numpy(), table.numpy(), _grid(layout, table.shape[1]), out.numpy())
     return out
@@ -225,16 +228,16 @@ def backward_table(
     grad_table: Float[Tensor, "rows f"],
     layout: GridLayout,
 ) -> None:
-    """Add the gradient to the table, from that to the features, to `grad_table`."""
+    """Backpropagate from features to the table; adds to `grad_table`."""
     grid = _grid(layout, grad_table.shape[1])
-    with numba.parallel_chunksize(1):  # levels differ in cost: they are handed out one by one
+    with numba.parallel_chunksize(1):  # levels differ in cost, so they are scheduled one by one
         _run(_backward_table, points.numpy(), grad_out.numpy(), grid, grad_table.numpy())
 
 
 def backward_points(
     points: Float[Tensor, "n d"], grad_out: Float[Tensor, "e n"], table: Float[Tensor, "rows f"], layout: GridLayout
 ) -> Float[Tensor, "n d"]:
-    """Gradient to the points from that to the features; 0 along an axis where a point is outside."""
+    """Backpropagate from features to the points; 0 along an axis on which a point is outside."""
     grad = torch.zeros_like(points)
     grid = _grid(layout, table.shape[1])
     _run(_backward_points, points.numpy(), grad_out.numpy(), table.numpy(), grid, grad.numpy())

@@ -1,27 +1,28 @@
-"""Where the nodes of a multi-resolution hash grid lie in its table (Mueller et al., arXiv:2201.05989, section 3)."""
+"""Layout of a multi-resolution hash grid in its feature table (Mueller et al., arXiv:2201.05989, section 3)."""
 
 import dataclasses
 import math
 
 import numpy as np
 
-# Factors of the spatial hash (equation 4 there); the fourth, for time, is one more large prime.
+# Factors of the spatial hash (equation 4 of the paper), extended by another large prime for time.
 PRIMES = (1, 2654435761, 805459861, 3674653429)
 MAX_DIMS = len(PRIMES)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # eq=False: two layouts are the same only if they are one
+@dataclasses.dataclass(frozen=True, eq=False)  # identity equality, so that layouts can be cache keys
 class GridLayout:
-    """L levels of a grid over the box [0, 1]^d, all in one table of rows.
+    """Layout of L grid levels over the box [0, 1]^d in one table.
 
-    A level with few enough nodes has a row for each node; in a finer one, nodes share rows by a hash of their position.
+    A level is dense, with one row per node, if its nodes fit into the allowed number of rows; otherwise nodes are
+    hashed by position and collide.
     """
 
-    cells: np.ndarray  # (L, d) int32: cells a level along each axis; one node more
-    strides: np.ndarray  # (L, d) uint32: row = sum of position * stride (dense) or its exclusive or (hashed)
+    cells: np.ndarray  # (L, d) int32: cells per level and axis; an axis of n cells has n + 1 nodes
+    strides: np.ndarray  # (L, d) uint32: row = sum (dense) or exclusive or (hashed) of position * stride
     hashed: np.ndarray  # (L,) bool
-    first_row: np.ndarray  # (L,) int64
-    mask: np.ndarray  # (L,) uint32: rows of a hashed level, less one
+    first_row: np.ndarray  # (L,) int64: offset of the level in the table
+    mask: np.ndarray  # (L,) uint32: rows of the level minus 1, the bit mask of a hashed level
     n_rows: int
 
     @property
@@ -34,7 +35,13 @@ class GridLayout:
 
 
 def make_layout(coarsest: tuple[int, ...], finest: tuple[int, ...], n_levels: int, log2_rows: int) -> GridLayout:
-    """Levels in geometric progression from `coarsest` to `finest` cells an axis, at most 2^log2_rows rows each.
+    """Lay out levels in geometric progression of resolution (equations 2 and 3 of the paper).
+
+    Args:
+        coarsest: cells along each axis of the coarsest level.
+        finest: the same for the finest level.
+        n_levels: number of levels; a single level is the finest.
+        log2_rows: binary logarithm of the largest number of rows of a level.
 
     Raises:
         ValueError: not 2 to 4 axes, or fewer cells on the finest level than on the coarsest.
@@ -43,9 +50,9 @@ def make_layout(coarsest: tuple[int, ...], finest: tuple[int, ...], n_levels: in
         raise ValueError(f"a grid has 2 to {MAX_DIMS} axes")
     if n_levels < 1 or any(not 1 <= low <= high for low, high in zip(coarsest, finest, strict=True)):
         raise ValueError(f"levels run from {coarsest} to {finest} cells: 1 <= coarsest <= finest")
-    share = np.linspace(0.0, 1.0, n_levels)[:, None] if n_levels > 1 else np.ones((1, 1))
+    progress = np.linspace(0.0, 1.0, n_levels)[:, None] if n_levels > 1 else np.ones((1, 1))
     low, high = np.log(np.array(coarsest)), np.log(np.array(finest))
-    cells = np.round(np.exp(low + share * (high - low))).astype(np.int32)
+    cells = np.round(np.exp(low + progress * (high - low))).astype(np.int32)
     rows, hashed, strides = [], [], []
     for level in cells.tolist():
         nodes = [n + 1 for n in level]

@@ -1,4 +1,4 @@
-"""The hash grid in plain torch: what the kernels are tested against, and the fallback where none can run."""
+"""Hash-grid interpolation in plain torch: reference for the tests of the kernels, and fallback where none can run."""
 
 import functools
 import operator
@@ -9,15 +9,23 @@ from torch import Tensor
 
 from nsff.fields.hash_grid.layout import GridLayout
 
-WORD = 0xFFFFFFFF  # the kernels count in 32 bits
+UINT32_MASK = 0xFFFFFFFF  # products wrap around as in the kernels, which hash in 32-bit unsigned integers
 
 
 def interpolate(
     points: Float[Tensor, "n d"], table: Float[Tensor, "rows f"], layout: GridLayout
 ) -> Float[Tensor, "n e"]:
-    """Features of all levels at points of the unit box; outside, those of the nearest point of the box.
+    """Interpolate the features of all levels at points of the unit box, multilinearly within each cell.
 
-    Differentiable in both, by autograd. Features of a level lie together: e = level * f + feature.
+    Differentiable in points and table.
+
+    Args:
+        points: coordinates; those outside [0, 1] are clamped, and their gradient along that axis is 0.
+        table: f features per row.
+        layout: of the table.
+
+    Returns:
+        Features; column level * f + i is feature i of a level.
     """
     inside = points.clamp(0.0, 1.0)
     levels = []
@@ -29,8 +37,10 @@ def interpolate(
         features = []
         for corner in range(1 << layout.n_dims):
             upper = [corner >> axis & 1 for axis in range(layout.n_dims)]
-            weights = [fraction[:, a] if up else 1.0 - fraction[:, a] for a, up in enumerate(upper)]
-            terms = [(cell[:, a] + up) * int(layout.strides[level, a]) & WORD for a, up in enumerate(upper)]
+            weights = [fraction[:, axis] if up else 1.0 - fraction[:, axis] for axis, up in enumerate(upper)]
+            terms = [
+                (cell[:, axis] + up) * int(layout.strides[level, axis]) & UINT32_MASK for axis, up in enumerate(upper)
+            ]
             row = functools.reduce(operator.xor if layout.hashed[level] else operator.add, terms)
             if layout.hashed[level]:
                 row = row & int(layout.mask[level])
