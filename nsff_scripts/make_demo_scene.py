@@ -11,7 +11,7 @@ from pathlib import Path
 
 import _nsff_path  # noqa: F401  (before nsff: makes it importable)
 from nsff.cli import Parser, run_script
-from nsff.demo.scene import PATHS, Settings, write_demo_scene, write_video
+from nsff.demo.scene import PATHS, DemoSettings, write_demo_scene, write_video
 from nsff.scene_folder import N_CAMERAS, SceneFolder
 
 SIDES = range(16, 1025)  # pixels; making a frame of 1024x1024 takes over 1 GB of memory
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--video", type=Path, help="also write the frames as this mp4 file, twice the training size")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists and is not empty")
     args = parser.parse_args(argv)
-    settings = Settings(*args.size, n_frames=args.frames, seed=args.seed, path=args.path)
+    settings = DemoSettings(*args.size, n_frames=args.frames, seed=args.seed, path=args.path)
     write_demo_scene(args.data_path, settings, args.overwrite)
     if args.video is not None:
         write_video(args.video, SceneFolder(args.data_path).list_images())

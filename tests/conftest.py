@@ -126,21 +126,21 @@ def trunk_file(trunk, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in scene, 12 frames at 64x36 with all files; to be copied, not changed."""
-    from nsff.demo.scene import Settings, write_demo_scene
+    from nsff.demo.scene import DemoSettings, write_demo_scene
 
     folder = tmp_path_factory.mktemp("small") / "scene"
-    write_demo_scene(folder, Settings(64, 36, n_frames=12))
+    write_demo_scene(folder, DemoSettings(64, 36, n_frames=12))
     return folder
 
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of 12 frames of the built-in room, from a hand-held camera; its truth is beside it, in `truth`."""
-    from nsff.demo.scene import Settings, write_demo_scene, write_video
+    from nsff.demo.scene import DemoSettings, write_demo_scene, write_video
     from nsff.scene_folder import SceneFolder
 
     folder = tmp_path_factory.mktemp("video")
-    write_demo_scene(folder / "truth", Settings(160, 90, n_frames=12, path="smooth"))
+    write_demo_scene(folder / "truth", DemoSettings(160, 90, n_frames=12, path="smooth"))
     write_video(folder / "a clip.mp4", SceneFolder(folder / "truth").list_images())
     return folder / "a clip.mp4"
 

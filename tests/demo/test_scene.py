@@ -1,4 +1,4 @@
-"""The synthetic scene: the depth, flow, masks and cameras it claims hold when the other package reads them."""
+"""The synthetic scene: depth, flow, masks and cameras agree with each other as training reads them."""
 
 import dataclasses
 import subprocess
@@ -21,7 +21,7 @@ from nsff.geometry.poses import scene_scale
 from nsff.geometry.rays import camera_rays, pixel_grid, project, world_to_camera
 
 WIDTH, HEIGHT, N_FRAMES = 64, 36, 24
-TINY = demo_scene.Settings(width=32, height=18, n_frames=3, path="smooth")
+TINY = demo_scene.DemoSettings(width=32, height=18, n_frames=3, path="smooth")
 SCRIPTS = Path(make_demo_scene.__file__).parent
 # (frame, neighbour): both ends, ordinary steps both ways, and the jump from camera 12 back to camera 1 both ways.
 PAIRS = [(0, 1), (5, 6), (6, 5), (11, 12), (12, 11), (17, 18), (23, 22)]
@@ -30,7 +30,7 @@ PAIRS = [(0, 1), (5, 6), (6, 5), (11, 12), (12, 11), (17, 18), (23, 22)]
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("demo") / "dense"
-    demo_scene.write_demo_scene(path, demo_scene.Settings(WIDTH, HEIGHT, N_FRAMES))
+    demo_scene.write_demo_scene(path, demo_scene.DemoSettings(WIDTH, HEIGHT, N_FRAMES))
     return path
 
 
@@ -43,24 +43,24 @@ def scene(folder: Path) -> Scene:
 
 @pytest.fixture
 def coarse_textures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the looks do not matter: most of the time for a tiny scene is spent on its textures."""
+    """Use small texture tiles where their content does not matter: they take most of the time of a tiny scene."""
     monkeypatch.setattr(demo_scene, "TEXELS", 64)
 
 
 def prior(scene: Scene, frame: int, neighbour: int) -> tuple[np.ndarray, np.ndarray]:
-    """Flow and mask from a frame to its neighbour, as read."""
+    """Flow from a frame to its neighbour and its mask, as loaded."""
     if neighbour > frame:
         return scene.flow_fwd[frame].numpy(), scene.flow_fwd_mask[frame].numpy()
     return scene.flow_bwd[frame].numpy(), scene.flow_bwd_mask[frame].numpy()
 
 
 def targets(flow: np.ndarray) -> np.ndarray:
-    """Where each pixel goes: (right, down), float32."""
+    """Target of each pixel: (right, down), float32."""
     return (np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), axis=-1) + flow).astype(np.float32)
 
 
 def reprojected(scene: Scene, folder: Path, frame: int, neighbour: int) -> tuple[np.ndarray, np.ndarray]:
-    """Flow that the true depth and the read poses give if nothing moves, and the depth seen by the neighbour."""
+    """Flow of a static scene by the true depth and the loaded poses, and the depth of its points in the neighbour."""
     scale = scene_scale(np.load(folder / "poses_bounds.npy")[:, 15:17], Config.bd_factor)
     pixels = pixel_grid(scene.intrinsics, torch.device("cpu"))
     origins, directions = camera_rays(pixels, scene.c2w[frame], scene.intrinsics)
@@ -71,11 +71,11 @@ def reprojected(scene: Scene, folder: Path, frame: int, neighbour: int) -> tuple
 
 
 def warp_error(scene: Scene, frame: int, neighbour: int, shift: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-    """Squared difference of a frame and its neighbour fetched by flow + shift."""
+    """Squared difference between a frame and its neighbour, sampled at flow + shift."""
     target = targets(prior(scene, frame, neighbour)[0] + np.array(shift))
     image = scene.images[neighbour].numpy()
-    fetched = cv2.remap(image, target[..., 0], target[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return (fetched - scene.images[frame].numpy()) ** 2
+    warped = cv2.remap(image, target[..., 0], target[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return (warped - scene.images[frame].numpy()) ** 2
 
 
 def decibel(mean_squared_error: float) -> float:
@@ -86,7 +86,7 @@ def tree(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
-def test_the_reader_reads_what_the_writer_wrote(folder: Path, scene: Scene) -> None:
+def test_demo_scene_loads_with_its_bounds_and_focal(folder: Path, scene: Scene) -> None:
     assert scene.images.shape == (N_FRAMES, HEIGHT, WIDTH, 3)
     assert scene.intrinsics.focal == pytest.approx(0.85 * WIDTH)
     near, far = np.load(folder / "poses_bounds.npy")[:, 15:17].T
@@ -95,10 +95,10 @@ def test_the_reader_reads_what_the_writer_wrote(folder: Path, scene: Scene) -> N
     np.testing.assert_allclose(depth.max((1, 2)), far, rtol=1e-6)
     assert 3.5 < far.max() / near.min() < 5.5
     nearest_scaled = scene.cameras.bounds[:, 0].min()
-    assert nearest_scaled > 1.0  # nothing before the near plane of NDC
+    assert nearest_scaled > 1.0  # nothing in front of the near plane of NDC
 
 
-def test_images_are_twice_as_large_and_average_to_the_training_frames(folder: Path) -> None:
+def test_images_are_twice_as_large_and_average_to_training_frames(folder: Path) -> None:
     large = iio.imread(folder / "images" / "00007.png").astype(float)
     small = iio.imread(folder / f"images_{WIDTH}x{HEIGHT}" / "00007.png")
     mean = (large[::2, ::2] + large[1::2, ::2] + large[::2, 1::2] + large[1::2, 1::2]) / 4.0
@@ -106,35 +106,31 @@ def test_images_are_twice_as_large_and_average_to_the_training_frames(folder: Pa
 
 
 @pytest.mark.parametrize(("frame", "neighbour"), PAIRS)
-def test_flow_of_still_pixels_is_the_reprojection_of_the_true_depth(
-    folder: Path, scene: Scene, frame: int, neighbour: int
-) -> None:
-    still = ~scene.motion_masks[frame].numpy()
+def test_flow_of_static_pixels_is_reprojection_of_depth(folder: Path, scene: Scene, frame: int, neighbour: int) -> None:
+    static = ~scene.motion_masks[frame].numpy()
     error = np.linalg.norm(prior(scene, frame, neighbour)[0] - reprojected(scene, folder, frame, neighbour)[0], axis=-1)
-    assert error[still].max() < 0.01  # float32 poses leave 1e-5
-    assert error[~still].mean() > 0.5  # and the moving ones do move
+    assert error[static].max() < 0.01  # float32 poses leave 1e-5
+    assert error[~static].mean() > 0.5  # moving pixels do move
 
 
 @pytest.mark.parametrize(("frame", "neighbour"), PAIRS)
-def test_a_hidden_pixel_has_something_nearer_before_it_and_a_visible_one_has_not(
-    folder: Path, scene: Scene, frame: int, neighbour: int
-) -> None:
+def test_flow_mask_marks_pixels_occluded_in_neighbour(folder: Path, scene: Scene, frame: int, neighbour: int) -> None:
     flow, depth = reprojected(scene, folder, frame, neighbour)
     mask = prior(scene, frame, neighbour)[1]
     columns, rows = np.round(targets(flow)).astype(int).transpose(2, 0, 1)
     inside = (columns > 0) & (columns < WIDTH - 1) & (rows > 0) & (rows < HEIGHT - 1)
-    seen_depth = 1.0 / scene.disparity[neighbour].numpy()
-    # A pixel says what its centre sees: around it, depths of 3 x 3 pixels bound what lies between the centres.
-    nearest, farthest = cv2.erode(seen_depth, np.ones((3, 3))), cv2.dilate(seen_depth, np.ones((3, 3)))
+    neighbour_depth = 1.0 / scene.disparity[neighbour].numpy()
+    # Depths are those of pixel centres; the extremes over 3 x 3 pixels bound the depths between the centres.
+    nearest, farthest = cv2.erode(neighbour_depth, np.ones((3, 3))), cv2.dilate(neighbour_depth, np.ones((3, 3)))
     around = rows.clip(0, HEIGHT - 1), columns.clip(0, WIDTH - 1)
-    still = ~scene.motion_masks[frame].numpy() & inside
-    hidden, visible = still & ~mask, still & mask
-    assert hidden.sum() > 10
-    assert (nearest[around] < 0.98 * depth)[hidden].mean() > 0.9  # a thin edge may pass between the centres
+    static = ~scene.motion_masks[frame].numpy() & inside
+    occluded, visible = static & ~mask, static & mask
+    assert occluded.sum() > 10
+    assert (nearest[around] < 0.98 * depth)[occluded].mean() > 0.9  # a thin edge may pass between the centres
     assert (farthest[around] > 0.98 * depth)[visible].mean() > 0.99
 
 
-def test_pixels_that_leave_the_frame_are_masked(scene: Scene) -> None:
+def test_flow_mask_excludes_pixels_that_leave_frame(scene: Scene) -> None:
     for frame, neighbour in PAIRS:
         flow, mask = prior(scene, frame, neighbour)
         right, down = targets(flow).transpose(2, 0, 1)
@@ -144,16 +140,16 @@ def test_pixels_that_leave_the_frame_are_masked(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("moving", [False, True])
-def test_the_flow_warps_the_neighbour_onto_the_frame(scene: Scene, moving: bool) -> None:
-    """The frames have detail down to a pixel, so interpolation alone leaves an error: exact flow gives 25 dB, flow
-    half a pixel off 22. That the error is not one of the flow shows in every shift by a quarter of a pixel being worse.
+def test_flow_warps_neighbour_onto_frame(scene: Scene, moving: bool) -> None:
+    """Interpolation leaves an error, as the frames have detail down to a pixel: exact flow gives 25 dB, flow that is off
+    by half a pixel 22 dB. The flow is exact if a shift by a quarter of a pixel in any direction is worse.
     """
 
     def psnr(shift: tuple[float, float]) -> float:
         errors = []
         for frame, neighbour in PAIRS:
-            counted = prior(scene, frame, neighbour)[1] & (scene.motion_masks[frame].numpy() == moving)
-            errors.append(warp_error(scene, frame, neighbour, shift)[counted])
+            valid = prior(scene, frame, neighbour)[1] & (scene.motion_masks[frame].numpy() == moving)
+            errors.append(warp_error(scene, frame, neighbour, shift)[valid])
         return decibel(np.concatenate(errors).mean())
 
     exact = psnr((0.0, 0.0))
@@ -162,21 +158,21 @@ def test_the_flow_warps_the_neighbour_onto_the_frame(scene: Scene, moving: bool)
         assert psnr(shift) < exact - 0.8
 
 
-def test_a_moving_share_that_a_method_can_learn_from(scene: Scene) -> None:
-    share = scene.motion_masks.float().mean((1, 2))
-    assert share.min() > 0.02
-    assert share.max() < 0.25
+def test_moving_fraction_is_between_2_and_25_percent(scene: Scene) -> None:
+    fraction = scene.motion_masks.float().mean((1, 2))
+    assert fraction.min() > 0.02
+    assert fraction.max() < 0.25
 
 
-def test_the_held_out_camera_of_the_video_saw_the_frame(folder: Path, scene: Scene) -> None:
+def test_held_out_view_of_video_camera_equals_frame(folder: Path, scene: Scene) -> None:
     for t in (0, 7, 11, 12, 23):
         views = [iio.imread(folder / f"mv_images/{t:05d}/cam{k:02d}.jpg") / 255.0 for k in range(1, 13)]
         views = [cv2.resize(view, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA) for view in views]
-        likeness = [decibel(((view - scene.images[t].numpy()) ** 2).mean()) for view in views]
-        own = t % 12
-        assert likeness[own] > 34.0  # JPEG of quality 95
-        assert max(likeness[:own] + likeness[own + 1 :]) < 27.0
-        mask = iio.imread(folder / "mv_masks" / f"{t:05d}" / f"cam{own + 1:02d}.png")
+        psnr = [decibel(((view - scene.images[t].numpy()) ** 2).mean()) for view in views]
+        camera = t % 12
+        assert psnr[camera] > 34.0  # JPEG of quality 95
+        assert max(psnr[:camera] + psnr[camera + 1 :]) < 27.0
+        mask = iio.imread(folder / "mv_masks" / f"{t:05d}" / f"cam{camera + 1:02d}.png")
         assert set(np.unique(mask)) == {0, 255}
         assert mask.shape == (2 * HEIGHT, 2 * WIDTH)
         small = cv2.resize(mask, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA) > 127
@@ -185,35 +181,35 @@ def test_the_held_out_camera_of_the_video_saw_the_frame(folder: Path, scene: Sce
 
 
 @pytest.mark.usefixtures("coarse_textures")
-def test_the_seed_decides_every_byte_and_only_the_looks(tmp_path: Path) -> None:
+def test_seed_determines_textures_and_nothing_else(tmp_path: Path) -> None:
     trees = []
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
         demo_scene.write_demo_scene(tmp_path / name, dataclasses.replace(TINY, seed=seed))
         trees.append(tree(tmp_path / name))
     assert trees[0] == trees[1]
-    differ = {name.split("/")[0] for name in trees[0] if trees[0][name] != trees[2][name]}
-    assert differ == {"images", "images_32x18"}
+    differing = {name.split("/")[0] for name in trees[0] if trees[0][name] != trees[2][name]}
+    assert differing == {"images", "images_32x18"}
 
 
-def test_the_command_as_typed_from_another_folder(tmp_path: Path) -> None:
+def test_make_demo_scene_typed_in_other_folder_writes_scene(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "make_demo_scene.py"), "--data_path", "scene/dense", "--size", "32x18"]
     run = subprocess.run(
         [*command, "--frames", "3", "--path", "smooth"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stderr) == (0, "")
     assert "no held-out cameras" in run.stdout
-    made = {path.name for path in (tmp_path / "scene" / "dense").iterdir()}
-    assert made == {"images", "images_32x18", "disp", "flow_i1", "motion_masks", "poses_bounds.npy"}
+    written = {path.name for path in (tmp_path / "scene" / "dense").iterdir()}
+    assert written == {"images", "images_32x18", "disp", "flow_i1", "motion_masks", "poses_bounds.npy"}
     assert [path.name for path in (tmp_path / "scene").iterdir()] == ["dense"]
 
 
 @pytest.mark.usefixtures("coarse_textures")
-def test_a_folder_in_use_is_refused_unless_told(tmp_path: Path) -> None:
+def test_make_demo_scene_replaces_nonempty_folder_only_with_overwrite(tmp_path: Path) -> None:
     folder = tmp_path / "dense"
     folder.mkdir()
     (folder / "mine.txt").write_text("keep")
     argv = ["--data_path", str(folder), "--size", "32x18", "--frames", "3", "--path", "smooth"]
-    with pytest.raises(InputError, match=f"{folder} is there and not empty; add --overwrite to replace it"):
+    with pytest.raises(InputError, match=f"{folder} exists and is not empty; add --overwrite to replace it"):
         make_demo_scene.main(argv)
     assert tree(folder) == {"mine.txt": b"keep"}
     make_demo_scene.main([*argv, "--overwrite"])
@@ -223,16 +219,14 @@ def test_a_folder_in_use_is_refused_unless_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("coarse_textures")
-def test_a_failure_on_the_way_leaves_the_old_folder_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_args: object, **_kwargs: object) -> None:
+def test_make_demo_scene_failed_write_leaves_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raise_disk_full(*_args: object, **_kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
     folder = tmp_path / "dense"
     folder.mkdir()
     (folder / "mine.txt").write_text("keep")
-    monkeypatch.setattr(demo_scene.np, "savez_compressed", full)
+    monkeypatch.setattr(demo_scene.np, "savez_compressed", raise_disk_full)
     argv = ["--data_path", str(folder), "--size", "32x18", "--frames", "3", "--path", "smooth", "--overwrite"]
     with pytest.raises(InputError, match=rf"cannot write {folder} \(No space left on device\)"):
         make_demo_scene.main(argv)
@@ -240,13 +234,10 @@ def test_a_failure_on_the_way_leaves_the_old_folder_and_nothing_else(
 
 
 @pytest.mark.parametrize("size", ["128", "128x", "axb", "0x72", "-128x72", "72x128", "9999x72", "128x72x3"])
-def test_a_bad_size_is_one_line(tmp_path: Path, size: str) -> None:
+def test_make_demo_scene_rejects_invalid_size(tmp_path: Path, size: str) -> None:
     with pytest.raises(UsageError, match=f"^argument --size: '{size}' is not WIDTHxHEIGHT.*--help$"):
         make_demo_scene.main(["--data_path", str(tmp_path / "dense"), f"--size={size}"])
     assert not (tmp_path / "dense").exists()
-
-
-# the things it is made of
 
 
 def jelly() -> Solid:
@@ -254,12 +245,12 @@ def jelly() -> Solid:
 
 
 def flag() -> Solid:
-    return next(solid for solid in demo_scene.build_solids(0) if solid.kind == "sheet")
+    return next(solid for solid in demo_scene.build_solids(0) if solid.kind == "cloth")
 
 
 @pytest.mark.parametrize("solid", [jelly(), flag()], ids=["jelly", "flag"])
-def test_rays_meet_the_surface_and_it_is_not_rigid(solid: Solid) -> None:
-    """Where rays end satisfies the surface's equation; its points change their distances over time, and come back."""
+def test_intersect_finds_surface_of_deforming_solid(solid: Solid) -> None:
+    """Intersections satisfy the equation of the surface; its points change their distances over time, reversibly."""
     time, rng = 3.0, np.random.default_rng(0)
     eye, centre = np.array([0.3, 0.2, 0.0]), solid.motion(time)[1]
     directions = centre + rng.uniform(-0.8, 0.8, (4000, 3)) - eye
@@ -268,45 +259,47 @@ def test_rays_meet_the_surface_and_it_is_not_rigid(solid: Solid) -> None:
     assert 500 < hit.sum() < 3900
     points = eye + length[hit][:, None] * directions[hit]
     matrix, _ = solid.motion(time)
-    own = np.linalg.solve(matrix, (points - centre).T).T
+    local = np.linalg.solve(matrix, (points - centre).T).T
     if solid.kind == "ball":
-        np.testing.assert_allclose(np.linalg.norm(own, axis=1), solid.half[0], atol=1e-9)
-        facing = np.einsum("ni,ni->n", eye - points, solid.normals(own, time))
-        assert facing.min() > 0.0  # the outside, not the far side
+        np.testing.assert_allclose(np.linalg.norm(local, axis=1), solid.half_size[0], atol=1e-9)
+        facing = np.einsum("ni,ni->n", eye - points, solid.normals(local, time))
+        assert facing.min() > 0.0  # the near side, seen from outside
     else:
-        np.testing.assert_allclose(own[:, 2], demo_scene.wave(own[:, 0], own[:, 1], time), atol=1e-5)
-        assert (np.abs(own[:, :2]) < solid.half[:2]).all()
-    np.testing.assert_allclose(solid.carry(points, time, time), points, atol=1e-5)
-    later = solid.carry(points, time, 8.0)
-    before, after = (np.linalg.norm(each[:-1] - each[1:], axis=1) for each in (points, later))
-    assert np.abs(after / before - 1.0).max() > 0.05  # of a rigid thing: 1e-12
-    np.testing.assert_allclose(solid.carry(later, 8.0, time), points, atol=1e-4)
+        np.testing.assert_allclose(local[:, 2], demo_scene.wave(local[:, 0], local[:, 1], time), atol=1e-5)
+        assert (np.abs(local[:, :2]) < solid.half_size[:2]).all()
+    np.testing.assert_allclose(solid.advect(points, time, time), points, atol=1e-5)
+    later = solid.advect(points, time, 8.0)
+    before, after = (np.linalg.norm(p[:-1] - p[1:], axis=1) for p in (points, later))
+    assert np.abs(after / before - 1.0).max() > 0.05  # 1e-12 for a rigid solid
+    np.testing.assert_allclose(solid.advect(later, 8.0, time), points, atol=1e-4)
 
 
 @pytest.mark.parametrize("solid", [jelly(), flag()], ids=["jelly", "flag"])
-def test_normals_are_across_the_surface(solid: Solid) -> None:
-    """A small step along the surface is at right angles to them."""
+def test_normals_are_orthogonal_to_surface(solid: Solid) -> None:
+    """A small step along the surface is orthogonal to its normal."""
     time, eye = 2.0, np.zeros(3)
     aim = solid.motion(time)[1] + np.array([[0.1, 0.1, 0.0], [0.1001, 0.1, 0.0], [0.1, 0.1001, 0.0]])
     points = aim * intersect(solid, time, eye, aim)[:, None]
-    normal = solid.normals(solid.to_own(points, time), time)[0]
+    normal = solid.normals(solid.to_local(points, time), time)[0]
     assert np.linalg.norm(normal) == pytest.approx(1.0)
     for step in points[1:] - points[0]:
         assert abs(normal @ step) < 1e-3 * np.linalg.norm(step)
 
 
-def test_shadows_fall_away_from_the_light() -> None:
-    """A ball of radius 0.5: points behind it are dark, those before it, beside it and far beside it are not."""
+def test_in_shadow_only_behind_ball() -> None:
+    """Points behind a ball of radius 0.5 are dark; those in front of it and beside its shadow are not."""
     centre = np.array([1.0, 2.0, 3.0])
     ball = Solid(np.full(3, 0.5), lambda _: (np.eye(3), centre), np.ones((4, 4, 3)), 1.0, "ball")
-    aside = np.cross(LIGHT, [0.0, 0.0, 1.0])
-    aside /= np.linalg.norm(aside)
-    points = centre + np.array([-2.0 * LIGHT, 2.0 * LIGHT, -2.0 * LIGHT + 0.49 * aside, -2.0 * LIGHT + 0.51 * aside])
+    sideways = np.cross(LIGHT, [0.0, 0.0, 1.0])
+    sideways /= np.linalg.norm(sideways)
+    points = centre + np.array(
+        [-2.0 * LIGHT, 2.0 * LIGHT, -2.0 * LIGHT + 0.49 * sideways, -2.0 * LIGHT + 0.51 * sideways]
+    )
     assert in_shadow((ball,), 0.0, points).tolist() == [True, False, True, False]
 
 
-def test_floor_gets_darker_under_the_jelly(folder: Path) -> None:
-    """The same camera at two times: somewhere outside both masks it sees the shadow come and go, elsewhere nothing."""
+def test_moving_solid_shades_static_floor(folder: Path) -> None:
+    """Between two times of one camera, a few static pixels outside of both masks change, by the moving shadow."""
     images = [iio.imread(folder / f"mv_images/{t:05d}/cam06.jpg")[::2, ::2].astype(int) for t in (0, 12)]
     masks = [iio.imread(folder / f"mv_masks/{t:05d}/cam06.png") for t in (0, 12)]
     masks = [cv2.dilate(mask, np.ones((5, 5)))[::2, ::2] > 0 for mask in masks]
@@ -315,7 +308,7 @@ def test_floor_gets_darker_under_the_jelly(folder: Path) -> None:
     assert (change > 25).mean() < 0.1
 
 
-def test_the_video_has_the_frames(tmp_path: Path, folder: Path) -> None:
+def test_write_video_encodes_all_frames(tmp_path: Path, folder: Path) -> None:
     demo_scene.write_video(tmp_path / "a clip.mp4", sorted((folder / "images").iterdir()))
     frames = iio.imread(tmp_path / "a clip.mp4", plugin="FFMPEG")
     assert frames.shape == (N_FRAMES, 2 * HEIGHT, 2 * WIDTH, 3)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from nsff.config_loader import load_config
 from nsff.data.scene import load_scene
-from nsff.demo.scene import Settings, write_demo_scene
+from nsff.demo.scene import DemoSettings, write_demo_scene
 from nsff.errors import InputError
 from nsff.prep.depth_stage import DepthSettings, make_disparity
 from nsff.prep.flow_stage import FlowSettings, make_flows
@@ -23,7 +23,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A scene with true priors, and the same with those that the scripts make of its frames and poses."""
     folder = tmp_path_factory.mktemp("contract")
     truth, made = folder / "truth", folder / "made"
-    write_demo_scene(truth, Settings(*SIZE, n_frames=N_FRAMES))
+    write_demo_scene(truth, DemoSettings(*SIZE, n_frames=N_FRAMES))
     shutil.copytree(truth / "images", made / "images")
     shutil.copy(truth / "poses_bounds.npy", made)
     make_disparity(SceneFolder(made), DepthSettings(method="multiview", height=SIZE[1]), CPU)

@@ -128,11 +128,11 @@ def test_held_out_views_lose_their_lens_as_the_frames_did(prepared, prepare, vie
 
 def test_held_out_views_that_cannot_be_used(prepared, prepare, views, tmp_path):
     clip, scene, _ = prepared
-    with pytest.raises(InputError, match=r"is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         list_views(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"holds no mv_images/00000/cam01\.jpg"):
         list_views(scene)
-    assert "go by the number of the frame" in prepare(clip, scene, "--views", str(views), "--fps", "5").stderr
+    assert "are matched by frame number" in prepare(clip, scene, "--views", str(views), "--fps", "5").stderr
     copy = SceneFolder(tmp_path / "dense")
     shutil.copytree(scene / "dense", copy.root)
     iio.imwrite(views / "mv_images/00003/cam01.jpg", np.zeros((40, 60, 3), np.uint8))

@@ -1,8 +1,8 @@
-"""A small synthetic moving scene with exact depth, flow and masks, as a scene folder (layout: docs/files.md).
+"""A small synthetic dynamic scene with exact depth, flow and masks, as a scene folder (layout: docs/files.md).
 
 Note:
     The conventions (pixel 0 at integer 0, principal point W / 2) hold exactly at training size. A pixel of `images/`
-    is a quarter of a training pixel, so that its centre lies half a pixel of `images/` away from where they put it.
+    covers a quarter of a training pixel, so that the conventions are off by half a pixel there.
 """
 
 import dataclasses
@@ -16,34 +16,40 @@ from typing import Any
 import cv2
 import imageio.v3 as iio
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 
-from nsff.demo.raycast import Camera, Layer, Placement, Solid, exact_flow, look_at, render, rotation
+from nsff.demo.camera import Camera, look_at, rotation
+from nsff.demo.raycast import Hits, Placement, Solid, exact_flow, render
 from nsff.errors import InputError
 from nsff.io import write_array
 from nsff.prep.video import probe_video
 from nsff.scene_folder import N_CAMERAS
 
 PATHS = ("cameras", "smooth")
-IMAGES_SCALE = 2  # images/ are so many times larger than the training frames
-RAYS_A_SIDE = 2 * IMAGES_SCALE  # of a training pixel: 2 x 2 a pixel of images/
+IMAGES_SCALE = 2  # Size of `images/` over that of the training frames.
+RAYS_PER_SIDE = 2 * IMAGES_SCALE  # Per training pixel: 2 x 2 rays per pixel of `images/`.
 FOCAL_PER_WIDTH = 0.85
 VIDEO_FPS, VIDEO_QUALITY = 12, 9
-TEXELS = 512  # a side of a texture tile
-FLOOR = -1.2  # height
-JELLY = 0.6  # radius at rest
-POLE = 1.75, -6.3  # where it stands on the floor: right, back
-FLAG = 0.85, 0.5, 0.18  # half its width and height, most it waves
-FLAG_YAW = -0.5  # turned so much from the picture plane
+TEXELS = 512  # Side of a texture tile.
+FLOOR = -1.2  # Height of the floor.
+JELLY = 0.6  # Radius at rest.
+POLE = 1.75, -6.3  # Foot of the flag's pole: right, back.
+FLAG = 0.85, 0.5, 0.18  # Half its width and height, and the amplitude of its waves.
+FLAG_YAW = -0.5  # Mean angle to the image plane, radians.
 
 Floats = Float[np.ndarray, "*b"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to make. Sizes in training pixels.
+class DemoSettings:
+    """Settings of the synthetic scene.
 
-    `path`: `cameras` = camera t mod 12 of a row at time t, with held-out views; `smooth` = one hand-held camera.
+    Attributes:
+        width: training width, pixels.
+        height: training height, pixels.
+        n_frames: frames of the video.
+        seed: seed of the textures.
+        path: `cameras` = camera t mod 12 of a row at time t, with held-out views; `smooth` = one hand-held camera.
     """
 
     width: int = 128
@@ -54,7 +60,7 @@ class Settings:
 
 
 def band_noise(rng: np.random.Generator, low: float, high: float) -> Float[np.ndarray, "T T"]:
-    """Periodic noise of unit deviation with `low` to `high` waves a tile, amplitude falling as 1 / frequency."""
+    """Periodic noise of unit variance with `low` to `high` waves per tile, amplitude falling as 1 / frequency."""
     frequency = np.fft.fftfreq(TEXELS, 1.0 / TEXELS)
     radius = np.hypot(frequency[:, None], frequency[None, : TEXELS // 2 + 1])
     gain = np.where((radius >= low) & (radius < high), 1.0 / np.maximum(radius, 1.0), 0.0)
@@ -65,14 +71,14 @@ def band_noise(rng: np.random.Generator, low: float, high: float) -> Float[np.nd
 def make_texture(
     rng: np.random.Generator, hues: tuple[float, ...], cells: tuple[int, int], stagger: float = 0.0, dot: float = 0.0
 ) -> Float[np.ndarray, "T T 3"]:
-    """A periodic tile of cells in random colours, with joints, dots, stains and grain.
+    """Make a periodic tile of cells in random colours, with joints, dots, stains and grain.
 
     Args:
-        rng: source of everything random.
-        hues: the colours the cells are drawn from, 0..1 around the colour circle.
-        cells: rows and columns of cells (rows even where they are staggered).
+        rng: random generator.
+        hues: hues that the cells are drawn from, 0..1 around the colour circle.
+        cells: rows and columns of cells; the number of rows must be even where they are staggered.
         stagger: shift of every second row, in cells (0.5 = bricks).
-        dot: radius of a dot in each cell, in cells; 0 = none.
+        dot: radius of the dot in each cell, in cells; 0 = none.
 
     Returns:
         Albedo, 0..1.
@@ -97,49 +103,49 @@ def make_texture(
 
 
 def wobble(time: float) -> Placement:
-    """The jelly: slides over the floor to the right (back again after frame 27), squashed and leaning in turn."""
+    """Motion of the jelly: slides over the floor to the right (back after frame 27), and is squashed and sheared."""
     tall = 1.0 + 0.16 * math.sin(math.pi * time / 4)
-    wide = tall**-0.5  # its volume stays
+    wide = tall**-0.5  # preserves its volume
     lean = 0.2 * math.sin(math.pi * time / 5)
     matrix = np.array([[wide, lean, 0.0], [0.0, tall, 0.0], [0.0, 0.0, wide]])
     return matrix, np.array([-0.3 - 1.15 * math.cos(math.pi * (time + 3.0) / 30), FLOOR + JELLY * tall, -5.2])
 
 
 def flutter(time: float) -> Placement:
-    """The flag: swings about its pole."""
+    """Motion of the flag: swings about its pole."""
     axes = rotation(1, FLAG_YAW + 0.3 * math.sin(2.0 * math.pi * time / 11.0))
     return axes, np.array([POLE[0], 0.75, POLE[1]]) - FLAG[0] * axes[:, 0]
 
 
 def wave(x: Floats, y: Floats, time: float) -> Floats:
-    """How far the flag lies off its plane: waves run away from its pole, and grow."""
-    out = (FLAG[0] - x) / (2.0 * FLAG[0])  # 0 at the pole, 1 at the free edge
-    return FLAG[2] * out * np.sin(2.0 * math.pi * (0.9 * out + 0.15 * y - time / 8.0))
+    """Height of the flag over its plane: waves run away from its pole, and grow."""
+    outward = (FLAG[0] - x) / (2.0 * FLAG[0])  # 0 at the pole, 1 at the free edge
+    return FLAG[2] * outward * np.sin(2.0 * math.pi * (0.9 * outward + 0.15 * y - time / 8.0))
 
 
 def build_solids(seed: int) -> tuple[Solid, ...]:
-    """The things of the scene, at depths of about 2 (pillar) to 10 (wall); the seed changes their looks only."""
+    """Build the solids of the scene, at depths from 2 (pillar) to 10 (wall); the seed changes their textures only."""
     rng = np.random.default_rng(seed)
 
     def still(*centre: float, yaw: float = 0.0) -> Callable[[float], Placement]:
         placed = rotation(1, yaw), np.array(centre)
         return lambda _time: placed
 
-    def box(half: tuple[float, float, float], motion: Callable[[float], Placement], tile: float, **look: Any) -> Solid:
-        return Solid(np.array(half), motion, make_texture(rng, **look), tile)
+    def box(half: tuple[float, float, float], motion: Callable[[float], Placement], tile: float, **style: Any) -> Solid:
+        return Solid(np.array(half), motion, make_texture(rng, **style), tile)
 
-    def ball(radius: float, motion: Callable[[float], Placement], **look: Any) -> Solid:
-        tile = math.pi * radius  # twice around, so that the texture closes
-        return Solid(np.full(3, radius), motion, make_texture(rng, **look), tile, "ball")
+    def ball(radius: float, motion: Callable[[float], Placement], **style: Any) -> Solid:
+        tile = math.pi * radius  # two tiles per turn, so that the texture closes
+        return Solid(np.full(3, radius), motion, make_texture(rng, **style), tile, "ball")
 
     bricks, dots = {"cells": (10, 5), "stagger": 0.5}, {"cells": (4, 4), "dot": 0.3}
     banner = make_texture(rng, hues=(0.13, 0.17), cells=(2, 2), dot=0.35)
-    return (  # from near to far, so that little is shaded in vain
+    return (  # from near to far, so that few occluded points are shaded
         box((0.08, 1.2, 0.08), still(0.95, 0.0, -2.1, yaw=0.35), 0.5, hues=(0.0, 0.6, 0.15), **dots),
         box((0.4, 0.4, 0.4), still(-2.0, FLOOR + 0.4, -4.4, yaw=0.5), 0.9, hues=(0.08, 0.12), cells=(3, 3)),
         dataclasses.replace(ball(JELLY, wobble, hues=(0.95, 0.05), **dots), moving=True),
         box((0.04, 1.4, 0.04), still(POLE[0], FLOOR + 1.4, POLE[1]), 0.4, hues=(0.15,), cells=(4, 4)),
-        Solid(np.array(FLAG), flutter, banner, 1.0, "sheet", moving=True, wave=wave),
+        Solid(np.array(FLAG), flutter, banner, 1.0, "cloth", moving=True, wave=wave),
         ball(0.5, still(0.6, FLOOR + 0.5, -6.6), hues=(0.3, 0.4, 0.7), **dots),
         box((24.0, 0.1, 10.0), still(0.0, FLOOR - 0.1, -8.0), 6.0, hues=(0.12, 0.33, 0.5), cells=(6, 6)),
         box((2.2, 1.9, 0.05), still(-3.5, 0.7, -7.0, yaw=0.9), 2.4, hues=(0.4, 0.55, 0.15), **dots),
@@ -147,8 +153,8 @@ def build_solids(seed: int) -> tuple[Solid, ...]:
     )
 
 
-def build_cameras(settings: Settings) -> list[Camera]:
-    """The cameras; the video takes number t mod len at time t: twelve in a row, or one for each frame (`smooth`)."""
+def build_cameras(settings: DemoSettings) -> list[Camera]:
+    """Build the cameras: twelve in a row, or one per frame (`smooth`). Camera t mod len takes the video at time t."""
     views = []
     if settings.path == "cameras":
         for k in range(N_CAMERAS):
@@ -161,21 +167,21 @@ def build_cameras(settings: Settings) -> list[Camera]:
     return [Camera(pose, settings.width, settings.height, FOCAL_PER_WIDTH * settings.width) for pose in poses]
 
 
-def write_demo_scene(data_path: Path, settings: Settings, overwrite: bool = False) -> None:
+def write_demo_scene(data_path: Path, settings: DemoSettings, overwrite: bool = False) -> None:
     """Write the scene as the folder `data_path`; it appears under that name only when it is complete.
 
     Raises:
-        InputError: something is there already and `overwrite` is not set, or the folder cannot be written.
+        InputError: the folder is not empty and `overwrite` is not set, or it cannot be written.
     """
     target = data_path.resolve()
     if target.exists() and not target.is_dir():
         raise InputError(f"{data_path} is a file; give the folder to write")
     occupied = target.is_dir() and any(target.iterdir())
     if occupied and not overwrite:
-        raise InputError(f"{data_path} is there and not empty; add --overwrite to replace it")
+        raise InputError(f"{data_path} exists and is not empty; add --overwrite to replace it")
     if occupied and target in (Path.cwd(), *Path.cwd().parents):
-        raise InputError(f"{data_path} holds the current folder; it is not replaced")
-    partial, old = (target.with_name(f"{target.name}.{word}-{os.getpid()}") for word in ("partial", "old"))
+        raise InputError(f"{data_path} contains the current folder and cannot be replaced; change to another folder")
+    partial, old = (target.with_name(f"{target.name}.{state}-{os.getpid()}") for state in ("partial", "old"))
     try:
         partial.mkdir(parents=True)
         _write_files(partial, build_solids(settings.seed), settings)
@@ -189,67 +195,65 @@ def write_demo_scene(data_path: Path, settings: Settings, overwrite: bool = Fals
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_files(folder: Path, solids: tuple[Solid, ...], settings: Settings) -> None:
+def _write_files(folder: Path, solids: tuple[Solid, ...], settings: DemoSettings) -> None:
     cameras = build_cameras(settings)
-    layers = _write_pictures(folder, solids, settings, cameras)
+    frames = _write_images(folder, solids, settings, cameras)
     rows = []
-    for t, layer in enumerate(layers):
+    for t, hits in enumerate(frames):
         camera = cameras[t % len(cameras)]
         right, up, back, centre = camera.c2w.T
         size = IMAGES_SCALE * np.array([camera.height, camera.width, camera.focal])
         matrix = np.stack([-up, right, back, centre, size], axis=1)
-        rows.append([*matrix.ravel(), layer.depth.min(), layer.depth.max()])
+        rows.append([*matrix.ravel(), hits.depth.min(), hits.depth.max()])
         for name, other in ((f"{t:05d}_fwd", t + 1), (f"{t:05d}_bwd", t - 1)):
-            if 0 <= other < len(layers):
+            if 0 <= other < len(frames):
                 pair = camera, cameras[other % len(cameras)]
-                flow, mask = exact_flow(solids, layer, pair, (float(t), float(other)))
-                np.savez_compressed(_place(folder, f"flow_i1/{name}.npz"), flow=flow, mask=mask)
+                flow, mask = exact_flow(solids, hits, pair, (float(t), float(other)))
+                np.savez_compressed(_create_parent(folder / f"flow_i1/{name}.npz"), flow=flow, mask=mask)
     write_array(folder / "poses_bounds.npy", np.array(rows))
 
 
-def _write_pictures(folder: Path, solids: tuple[Solid, ...], settings: Settings, cameras: list[Camera]) -> list[Layer]:
-    """Pictures, masks and disparities. Returns what the centres of the pixels see, for each frame of the video."""
+def _write_images(folder: Path, solids: tuple[Solid, ...], settings: DemoSettings, cameras: list[Camera]) -> list[Hits]:
+    """Write images, masks and disparities; return the hits of the rays through the pixel centres, per frame."""
     has_views = settings.path == "cameras"
     size = settings.width, settings.height
     large_size = settings.width * IMAGES_SCALE, settings.height * IMAGES_SCALE
     moving = np.array([solid.moving for solid in solids])
-    layers = {}
+    frames = {}
     for k, camera in enumerate(cameras):
-        still, still_centres = (render(solids, 0.0, camera, rays) for rays in (RAYS_A_SIDE, 1))
+        static, static_centres = (render(solids, 0.0, camera, rays) for rays in (RAYS_PER_SIDE, 1))
         for t in range(settings.n_frames) if has_views else [k]:
-            rays = render(solids, float(t), camera, RAYS_A_SIDE, still)
-            large = cv2.resize(rays.rgb * 255.0, large_size, interpolation=cv2.INTER_AREA).round().astype(np.uint8)
-            small = cv2.resize(large, size, interpolation=cv2.INTER_AREA)
-            centres = render(solids, float(t), camera, 1, still_centres)
-            mask = np.where(moving[centres.solid], 255, 0).astype(np.uint8)
+            hits = render(solids, float(t), camera, RAYS_PER_SIDE, static)
+            large = cv2.resize(hits.rgb * 255.0, large_size, interpolation=cv2.INTER_AREA).round().astype(np.uint8)
             if has_views:
+                coverage = cv2.resize(moving[hits.solid].astype(np.float32), large_size, interpolation=cv2.INTER_AREA)
                 name = f"{t:05d}/cam{k + 1:02d}"
-                # colours at full resolution: what the metrics are measured against should be like the video
-                iio.imwrite(_place(folder, f"mv_images/{name}.jpg"), large, quality=95, subsampling=0)
-                shares = cv2.resize(moving[rays.solid].astype(np.float32), large_size, interpolation=cv2.INTER_AREA)
-                large_mask = np.where(shares > 0.5, 255, 0).astype(np.uint8)
-                iio.imwrite(_place(folder, f"mv_masks/{name}.png"), large_mask)
+                # Without chroma subsampling: metrics are measured against these images.
+                iio.imwrite(_create_parent(folder / f"mv_images/{name}.jpg"), large, quality=95, subsampling=0)
+                iio.imwrite(_create_parent(folder / f"mv_masks/{name}.png"), _to_mask(coverage > 0.5))
             if t % len(cameras) == k:
-                layers[t] = centres
-                iio.imwrite(_place(folder, f"images/{t:05d}.png"), large)
-                iio.imwrite(_place(folder, f"images_{size[0]}x{size[1]}/{t:05d}.png"), small)
-                iio.imwrite(_place(folder, f"motion_masks/{t:05d}.png"), mask)
-                write_array(_place(folder, f"disp/{t:05d}.npy"), (1.0 / centres.depth).astype(np.float32))
-    return [layers[t] for t in range(settings.n_frames)]
+                small = cv2.resize(large, size, interpolation=cv2.INTER_AREA)
+                centres = render(solids, float(t), camera, 1, static_centres)
+                frames[t] = centres
+                iio.imwrite(_create_parent(folder / f"images/{t:05d}.png"), large)
+                iio.imwrite(_create_parent(folder / f"images_{size[0]}x{size[1]}/{t:05d}.png"), small)
+                iio.imwrite(_create_parent(folder / f"motion_masks/{t:05d}.png"), _to_mask(moving[centres.solid]))
+                write_array(_create_parent(folder / f"disp/{t:05d}.npy"), (1.0 / centres.depth).astype(np.float32))
+    return [frames[t] for t in range(settings.n_frames)]
 
 
 def write_video(path: Path, frames: list[Path]) -> None:
-    """The frames as an mp4 (h264), as a camera would write it.
+    """Write frames as an mp4 video (h264), with the artefacts of compression that a real video has.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     partial = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pictures = np.stack([iio.imread(frame) for frame in frames])
-        iio.imwrite(partial, pictures, plugin="FFMPEG", fps=VIDEO_FPS, quality=VIDEO_QUALITY, macro_block_size=2)
-        if probe_video(partial)[0] != len(frames):  # ffmpeg says nothing where the disk is full
+        images = np.stack([iio.imread(frame) for frame in frames])
+        iio.imwrite(partial, images, plugin="FFMPEG", fps=VIDEO_FPS, quality=VIDEO_QUALITY, macro_block_size=2)
+        if probe_video(partial)[0] != len(frames):  # ffmpeg reports no error on a full disk
             raise OSError("not all frames were written; is the disk full?")
         partial.replace(path)
     except OSError as error:
@@ -258,8 +262,11 @@ def write_video(path: Path, frames: list[Path]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _place(folder: Path, name: str) -> Path:
-    """The path of a file, in a folder that exists."""
-    path = folder / name
+def _to_mask(moving: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    return np.where(moving, 255, 0).astype(np.uint8)
+
+
+def _create_parent(path: Path) -> Path:
+    """Create the folder of a file, and return the path of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
