@@ -1,20 +1,83 @@
-"""CUDA: advice where its memory is too small."""
+"""CUDA kernels, compiled at run time and launched on torch's stream, and advice when GPU memory runs out."""
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from nsff.config import Config
 from nsff.errors import InputError
 
+THREADS_PER_BLOCK = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelSource:
+    """A .cu file with the macros that specialise it; equal sources share one compiled module."""
+
+    path: Path
+    macros: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Options of NVRTC, the run-time compiler."""
+        return ("--std=c++17", *(f"-D{name}={value}" for name, value in self.macros))
+
+
+@functools.cache
+def available() -> bool:
+    """Return True if cupy is installed and finds a GPU."""
+    try:
+        import cupy
+    except ImportError:
+        return False
+    return bool(cupy.cuda.is_available())
+
+
+def blocks_for(n_threads: int) -> int:
+    """Compute the number of blocks of `THREADS_PER_BLOCK` that hold `n_threads`."""
+    return -(-n_threads // THREADS_PER_BLOCK)
+
+
+def launch(source: KernelSource, name: str, grid: tuple[int, ...], *arguments: Tensor | int) -> None:
+    """Launch a kernel on the current torch stream of the device of its tensors, without waiting for it.
+
+    Args:
+        source: file that defines the kernel; compiled at its first launch on each device.
+        name: of an `extern "C"` kernel.
+        grid: blocks along x and, optionally, y and z; nothing is launched if any is 0, which CUDA rejects.
+        arguments: in the order of the kernel's parameters; contiguous tensors of one CUDA device are passed as
+            pointers, integers as 32-bit int.
+    """
+    if 0 in grid:
+        return
+    import cupy
+
+    device = next(value.device for value in arguments if isinstance(value, Tensor))
+    values = tuple(value.data_ptr() if isinstance(value, Tensor) else cupy.int32(value) for value in arguments)
+    with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(torch.cuda.current_stream(device)):
+        _module(source, device.index).get_function(name)(grid, (THREADS_PER_BLOCK,), values)
+
+
+@functools.cache
+def _module(source: KernelSource, device: int) -> Any:
+    """Compile a source for the device that is current in cupy; `device` is its index, a part of the cache key."""
+    import cupy
+
+    return cupy.RawModule(code=source.path.read_text(), options=source.options, backend="nvrtc")
+
 
 @contextlib.contextmanager
 def memory_advice(config: Config) -> Iterator[None]:
-    """Name the option to lower, and its value, where a render does not fit a GPU.
+    """Turn running out of GPU memory during a render into advice on the option to lower, with a value.
 
     Raises:
-        InputError: instead of torch.OutOfMemoryError within.
+        InputError: instead of torch.OutOfMemoryError.
     """
     try:
         yield

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nsff.fields.hash_grid import HashGrid, cpu, cuda, make_layout
+from nsff.fields.hash_grid import HashGrid, cpu, gpu, make_layout
 from nsff.fields.hash_grid.layout import PRIMES
 from nsff.fields.hash_grid.reference import interpolate
 
@@ -113,7 +113,7 @@ def cuda_library(tmp_path_factory):
     )
     # backward_points takes (points, grad_out, table, ...): the gradient is bound first, then swapped into place.
     calls = calls.replace("(float *)g, (float *)a, (float *)b", "(float *)a, (float *)g, (float *)b")
-    (folder / "grid.cpp").write_text(f'#include "{CUDA_ON_CPU}"\n#include "{cuda.SOURCE}"\n{calls}')
+    (folder / "grid.cpp").write_text(f'#include "{CUDA_ON_CPU}"\n#include "{gpu.kernel_source(3, 2).path}"\n{calls}')
     command = ["g++", "-O1", "-shared", "-fPIC", "-std=c++17", "-DN_AXES=3", "-DN_FEATURES=2", "-o"]
     subprocess.run([*command, str(folder / "grid.so"), str(folder / "grid.cpp")], check=True)
     return ctypes.CDLL(str(folder / "grid.so"))
@@ -208,8 +208,8 @@ def test_cuda_source_on_the_cpu_against_the_twin(cuda_library, n):
 def test_cuda_source_compiles_to_ptx(n_axes, n_features):
     from cupy_backends.cuda.libs import nvrtc
 
-    program = nvrtc.createProgram(cuda.SOURCE.read_text(), "grid.cu", (), ())
-    nvrtc.compileProgram(program, (*cuda.options(n_axes, n_features), "--gpu-architecture=compute_80"))
+    program = nvrtc.createProgram(gpu.kernel_source(n_axes, n_features).path.read_text(), "grid.cu", (), ())
+    nvrtc.compileProgram(program, (*gpu.kernel_source(n_axes, n_features).options, "--gpu-architecture=compute_80"))
     ptx = nvrtc.getPTX(program).decode() if isinstance(nvrtc.getPTX(program), bytes) else nvrtc.getPTX(program)
     for name in ("forward", "backward_table", "backward_points"):
         assert f".entry {name}" in ptx

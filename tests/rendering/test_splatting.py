@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from nsff.fields.hash_grid import cuda
+from nsff import cuda
 from nsff.rendering import splatting
 from nsff.rendering.splatting import splat
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -195,7 +195,7 @@ def cuda_library(tmp_path_factory):
         'extern "C" void run(int blocks, int threads, const float *values, const float *flow, int n, int c, int h, '
         "int w, float *out) { launch(splat, blocks, 1, threads, values, flow, n, c, h, w, out); }\n"
     )
-    (folder / "splatting.cpp").write_text(f'#include "{CUDA_ON_CPU}"\n#include "{splatting.SOURCE}"\n{run}')
+    (folder / "splatting.cpp").write_text(f'#include "{CUDA_ON_CPU}"\n#include "{splatting.SOURCE.path}"\n{run}')
     command = ["g++", "-O1", "-shared", "-fPIC", "-std=c++17", "-o"]
     subprocess.run([*command, str(folder / "splatting.so"), str(folder / "splatting.cpp")], check=True)
     return ctypes.CDLL(str(folder / "splatting.so"))
@@ -212,10 +212,12 @@ def cupy_on_cpu(cuda_library, monkeypatch):
     def context(*_):
         return contextlib.nullcontext()
 
-    cupy = SimpleNamespace(int32=ctypes.c_int, cuda=SimpleNamespace(Device=context, ExternalStream=context))
+    cupy = SimpleNamespace(
+        int32=ctypes.c_int, cuda=SimpleNamespace(Device=context, Stream=SimpleNamespace(from_external=context))
+    )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
-    monkeypatch.setattr(splatting, "_kernel", lambda device: kernel)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(cuda, "_module", lambda source, device: SimpleNamespace(get_function=lambda name: kernel))
 
 
 @pytest.mark.parametrize("size", [*SIZES[:-1], (5, 5, 20, 30)])
@@ -229,8 +231,8 @@ def test_cuda_source_on_the_cpu_equals_torch(size):
 def test_cuda_source_compiles_to_ptx():
     from cupy_backends.cuda.libs import nvrtc
 
-    program = nvrtc.createProgram(splatting.SOURCE.read_text(), "splatting.cu", (), ())
-    nvrtc.compileProgram(program, (*splatting.OPTIONS, "--gpu-architecture=compute_80"))
+    program = nvrtc.createProgram(splatting.SOURCE.path.read_text(), "splatting.cu", (), ())
+    nvrtc.compileProgram(program, (*splatting.SOURCE.options, "--gpu-architecture=compute_80"))
     ptx = nvrtc.getPTX(program)
     assert ".entry splat" in (ptx.decode() if isinstance(ptx, bytes) else ptx)
 

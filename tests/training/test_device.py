@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from nsff import cuda
 from nsff.config_loader import load_config
 from nsff.data.cameras import Cameras
 from nsff.data.pixel_sampler import gather_batch
 from nsff.data.scene import Scene
 from nsff.fields import build_fields
-from nsff.fields.hash_grid import cuda
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera, make_rays
 from nsff.rendering.frame_render import render_frame

@@ -1,22 +1,19 @@
 """Forward warping: splatting of pixels along their flow (Niklaus & Liu, arXiv:2003.05534)."""
 
-import functools
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsff.fields.hash_grid import cuda
+from nsff import cuda
 
 Weighting = Literal["summation", "average", "linear", "softmax"]
 
 EPSILON = 1e-7  # added to the sum of weights, so that a pixel without any weight is 0
 IMAGES_PER_CHUNK = 4  # more exceed a CPU's cache, fewer leave its threads idle
-SOURCE = Path(__file__).with_name("splatting.cu")
-OPTIONS = ("--std=c++17",)  # for its compiler
-THREADS = 256  # a block
+SOURCE = cuda.KernelSource(Path(__file__).with_name("splatting.cu"))
 
 
 def splat(
@@ -112,25 +109,10 @@ def _arrival(start: Tensor, flow: Float[Tensor, "n h w"]) -> Float[Tensor, "n h 
     return torch.where((arrival >= -1.0) & (arrival < size), arrival, size)
 
 
-@functools.cache
-def _kernel(device: int) -> Any:
-    import cupy
-
-    with cupy.cuda.Device(device):
-        return cupy.RawModule(code=SOURCE.read_text(), options=OPTIONS, backend="nvrtc").get_function("splat")
-
-
 def _sum_by_kernel(values: Float[Tensor, "n c h w"], flow: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n c h w"]:
-    """On float32 tensors of one CUDA device and torch's stream; the host waits for nothing, sums are in no order."""
-    import cupy
-
+    """Splat by summation with CUDA, on float32 tensors of one device; the order of the sums is not fixed."""
     values, flow, out = values.contiguous(), flow.contiguous(), values.new_zeros(values.shape)
     n, channels, height, width = values.shape
-    sizes = [cupy.int32(size) for size in (n, channels, height, width)]
-    blocks, device = -(-n * height * width // THREADS), values.device
-    with (
-        cupy.cuda.Device(device.index),
-        cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index),
-    ):
-        _kernel(device.index)((blocks,), (THREADS,), (values.data_ptr(), flow.data_ptr(), *sizes, out.data_ptr()))
+    grid = (cuda.blocks_for(n * height * width),)
+    cuda.launch(SOURCE, "splat", grid, values, flow, n, channels, height, width, out)
     return out

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nsff.fields.hash_grid import cuda, reference
+from nsff import cuda
+from nsff.fields.hash_grid import gpu, reference
 from nsff.fields.hash_grid.layout import GridLayout, make_layout
 
 try:
@@ -33,7 +34,7 @@ class _Interpolate(torch.autograd.Function):
     def forward(ctx: Any, points: Tensor, table: nn.Parameter, layout: GridLayout) -> Tensor:
         ctx.layout, ctx.table = layout, table
         ctx.save_for_backward(points)
-        kernels = cuda if points.is_cuda else cpu
+        kernels = gpu if points.is_cuda else cpu
         return kernels.forward(points, table.detach(), layout).T
 
     @staticmethod
@@ -41,7 +42,7 @@ class _Interpolate(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> Any:
         """Return the gradient with respect to the points; add that of the table to `table.grad`."""
         (points,), table = ctx.saved_tensors, ctx.table
-        rows, kernels = grad_out.T.contiguous(), cuda if points.is_cuda else cpu
+        rows, kernels = grad_out.T.contiguous(), gpu if points.is_cuda else cpu
         grad_points = None
         if ctx.needs_input_grad[0]:
             grad_points = kernels.backward_points(points, rows, table.detach(), ctx.layout)
