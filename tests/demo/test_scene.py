@@ -141,8 +141,8 @@ def test_flow_mask_excludes_pixels_that_leave_frame(scene: Scene) -> None:
 
 @pytest.mark.parametrize("moving", [False, True])
 def test_flow_warps_neighbour_onto_frame(scene: Scene, moving: bool) -> None:
-    """Interpolation leaves an error, as the frames have detail down to a pixel: exact flow gives 25 dB, flow that is off
-    by half a pixel 22 dB. The flow is exact if a shift by a quarter of a pixel in any direction is worse.
+    """Interpolation leaves an error, as the frames have detail down to a pixel: exact flow gives 25 dB, flow that is
+    off by half a pixel 22 dB. The flow is exact if a shift by a quarter of a pixel in any direction is worse.
     """
 
     def psnr(shift: tuple[float, float]) -> float:

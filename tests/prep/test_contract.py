@@ -1,4 +1,4 @@
-"""What the preparation scripts write, training reads: the two packages share files and no code."""
+"""The preparation and training meet in files: prepared scenes load, and their priors are near the truth."""
 
 import dataclasses
 import shutil
@@ -20,51 +20,51 @@ N_FRAMES, SIZE = 6, (128, 72)
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A scene with true priors, and the same with those that the scripts make of its frames and poses."""
+    """A scene with true priors, and the same scene with priors estimated from its frames and poses."""
     folder = tmp_path_factory.mktemp("contract")
-    truth, made = folder / "truth", folder / "made"
+    truth, estimated = folder / "truth", folder / "estimated"
     write_demo_scene(truth, DemoSettings(*SIZE, n_frames=N_FRAMES))
-    shutil.copytree(truth / "images", made / "images")
-    shutil.copy(truth / "poses_bounds.npy", made)
-    make_disparity(SceneFolder(made), DepthSettings(method="multiview", height=SIZE[1]), CPU)
-    make_flows(SceneFolder(made), FlowSettings(method="dis", flow_width=256, semantic="none"), CPU)
-    return truth, made
+    shutil.copytree(truth / "images", estimated / "images")
+    shutil.copy(truth / "poses_bounds.npy", estimated)
+    make_disparity(SceneFolder(estimated), DepthSettings(method="multiview", height=SIZE[1]), CPU)
+    make_flows(SceneFolder(estimated), FlowSettings(method="dis", flow_width=256, semantic="none"), CPU)
+    return truth, estimated
 
 
-def scene_of(folder: Path):
+def load_prepared(folder: Path):
     config = load_config(
         ["--expname", "x", "--use_viewdirs", "--end_frame", str(N_FRAMES), "--final_height", str(SIZE[1])]
     )
     return load_scene(dataclasses.replace(config, datadir=str(folder)), CPU)
 
 
-def test_training_reads_what_was_prepared(prepared):
-    truth, made = (scene_of(folder) for folder in prepared)
-    assert made.intrinsics == truth.intrinsics
-    torch.testing.assert_close(made.c2w, truth.c2w)
-    assert float((made.images - truth.images).abs().mean()) < 0.01
-    assert made.flow_fwd_mask[:-1].float().mean() > 0.5
-    assert bool((made.disparity > 0).all())
+def test_load_scene_reads_prepared_files(prepared):
+    truth, estimated = (load_prepared(folder) for folder in prepared)
+    assert estimated.intrinsics == truth.intrinsics
+    torch.testing.assert_close(estimated.c2w, truth.c2w)
+    assert float((estimated.images - truth.images).abs().mean()) < 0.01
+    assert estimated.flow_fwd_mask[:-1].float().mean() > 0.5
+    assert bool((estimated.disparity > 0).all())
 
 
-def test_flow_and_masks_are_near_the_truth(prepared):
-    truth, made = (scene_of(folder) for folder in prepared)
-    agree = made.flow_fwd_mask & truth.flow_fwd_mask
-    error = (made.flow_fwd - truth.flow_fwd).norm(dim=-1)[agree]
+def test_dis_flow_and_epipolar_masks_are_near_truth(prepared):
+    truth, estimated = (load_prepared(folder) for folder in prepared)
+    agree = estimated.flow_fwd_mask & truth.flow_fwd_mask
+    error = (estimated.flow_fwd - truth.flow_fwd).norm(dim=-1)[agree]
     assert float(error.median()) < 0.3
-    overlap = (made.motion_masks & truth.motion_masks).sum() / (made.motion_masks | truth.motion_masks).sum()
+    overlap = (estimated.motion_masks & truth.motion_masks).sum() / (estimated.motion_masks | truth.motion_masks).sum()
     assert float(overlap) > 0.3
 
 
-def test_depth_is_near_the_truth_where_nothing_moves(prepared):
-    """Not only up to scale: disparity is the inverse depth in the units of the cameras."""
-    truth, made = (scene_of(folder) for folder in prepared)
-    still = ~truth.motion_masks
-    error = (made.disparity[still] / truth.disparity[still] - 1.0).abs()
+def test_multiview_depth_of_static_pixels_is_near_truth(prepared):
+    """Disparity is inverse depth in the units of the cameras, not only up to scale."""
+    truth, estimated = (load_prepared(folder) for folder in prepared)
+    static = ~truth.motion_masks
+    error = (estimated.disparity[static] / truth.disparity[static] - 1.0).abs()
     assert float(error.median()) < 0.05
 
 
-def test_frames_that_went_missing_are_named(prepared, tmp_path):
+def test_make_flows_missing_frame_is_reported(prepared, tmp_path):
     shutil.copytree(prepared[1], tmp_path / "scene")
     (tmp_path / "scene" / "images" / "00003.png").unlink()
     with pytest.raises(InputError, match=r"has 6 frames, .*images has 5; run run_midas.py"):

@@ -1,4 +1,4 @@
-"""Masks of what the video has seen too, on pictures that are shifted by hand."""
+"""Co-visibility masks of shifted images."""
 
 import shutil
 
@@ -12,8 +12,8 @@ from nsff.prep.flow import DisFlow
 from nsff.scene_folder import SceneFolder
 
 
-def exact(shift: int):
-    """Flow between the view and frames that were moved by so many pixels."""
+def shift_flow(shift: int):
+    """Exact flow between a view and frames shifted by `shift` pixels."""
 
     def method(first, second):
         sign = 1.0 if first.max() == 1 else -1.0  # the view is 1 everywhere
@@ -24,17 +24,17 @@ def exact(shift: int):
     return method
 
 
-def test_what_leaves_the_frame_is_not_seen():
+def test_covisible_excludes_pixels_outside_of_frames():
     view, frame = np.full((20, 40, 3), 1, np.uint8), np.zeros((20, 40, 3), np.uint8)
-    mask = covisible(view, [frame] * 6, exact(10))
+    mask = covisible(view, [frame] * 6, shift_flow(10))
     assert mask[:, :28].all()
     assert not mask[:, 31:].any()
-    assert not covisible(view, [frame] * 4, exact(10)).any()  # five frames at least
+    assert not covisible(view, [frame] * 4, shift_flow(10)).any()  # at least five frames are needed
     assert not ends_inside(np.full((5, 5, 2), -9.0, np.float32)).any()
 
 
-def test_masks_of_a_scene(golden, tmp_path):
-    """A texture that moves by 12 pixels: the strip that only the view has is black; finished masks stay."""
+def test_make_covisibility_masks_strip_outside_of_video_and_keeps_files(tmp_path):
+    """A texture shifted by 12 pixels: the strip outside of the video is black; existing masks are not replaced."""
     rng = np.random.default_rng(0)
     noise = rng.random((72, 240, 3), dtype=np.float32)
     scales = [
@@ -56,7 +56,7 @@ def test_masks_of_a_scene(golden, tmp_path):
     assert (tmp_path / "covisible/00000/cam02.png").read_bytes() == (tmp_path / "images_128x72/00000.png").read_bytes()
 
 
-def test_a_scene_without_other_cameras(golden, tmp_path):
+def test_make_covisibility_without_held_out_cameras_is_refused(golden, tmp_path):
     shutil.copytree(golden / "scene/images_64x36", tmp_path / "images_64x36")
     with pytest.raises(InputError, match=r"mv_images holds no 00000/cam01\.jpg"):
         make_covisibility(SceneFolder(tmp_path), DisFlow())

@@ -1,4 +1,4 @@
-"""RAFT and MiDaS against outputs of the published networks, with weights made by a rule (tests/golden/README.md)."""
+"""RAFT and MiDaS against recorded outputs of the published networks with generated weights (tests/golden/README.md)."""
 
 import json
 import zlib
@@ -27,8 +27,8 @@ def recorded(golden: Path) -> dict[str, np.ndarray]:
         return dict(data)
 
 
-def tensor_of(key: str, shape: list[int], dtype: str, seed: int) -> torch.Tensor:
-    """The tensor that the rule gives for a key."""
+def generated_tensor(key: str, shape: list[int], dtype: str, seed: int) -> torch.Tensor:
+    """Generate the tensor of a key by the rule of tests/golden/README.md."""
     if dtype.startswith("int"):
         return torch.zeros(shape, dtype=torch.int64)
     x = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32).randn(*shape)
@@ -44,15 +44,15 @@ def tensor_of(key: str, shape: list[int], dtype: str, seed: int) -> torch.Tensor
 
 
 def write_weights(path: Path, keys: dict[str, Any], name: str) -> Path:
-    """A checkpoint as published: `module.` in front where the list has it, pickled in the old format."""
-    twin = {".norm3.": ".downsample.1.", ".norm4.": ".downsample.1."}
+    """Write a checkpoint as published: with the prefix `module.` where the list has it, in the legacy format."""
+    duplicates = {".norm3.": ".downsample.1.", ".norm4.": ".downsample.1."}
     weights = {}
     for key, (shape, dtype) in keys[name].items():
         source = key
-        for norm, original in twin.items():
+        for norm, original in duplicates.items():
             if norm in key and key.replace(norm, original) in keys[name]:
                 source = key.replace(norm, original)
-        weights[key] = tensor_of(source, shape, dtype, keys["seed"])
+        weights[key] = generated_tensor(source, shape, dtype, keys["seed"])
         if name == "midas_keys" and key.endswith("bn3.weight"):
             weights[key] *= 0.1
     torch.save(weights, path, _use_new_zipfile_serialization=False)
@@ -60,14 +60,14 @@ def write_weights(path: Path, keys: dict[str, Any], name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["raft_things", "raft_small"])
-def test_raft(keys, recorded, name, tmp_path):
+def test_raft_matches_published_flow(keys, recorded, name, tmp_path):
     raft = RaftFlow(write_weights(tmp_path / "raft.pth", keys, f"{name}_keys"), CPU, n_updates=4)
     images = torch.from_numpy(np.stack([recorded["raft/image1"], recorded["raft/image2"]])) / 127.5 - 1.0
     expected = recorded[f"{name}/flow_4_iters"]
     np.testing.assert_allclose(raft.estimate(images).numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def test_midas(keys, recorded, tmp_path):
+def test_midas_matches_published_disparity(keys, recorded, tmp_path):
     path, net = write_weights(tmp_path / "midas.pt", keys, "midas_keys"), MidasNet().eval()
     load_state(net, read_weights(path), path)
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_midas(keys, recorded, tmp_path):
     np.testing.assert_allclose(disparity, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def test_input_sizes_by_hand():
+def test_input_size_hand_values():
     assert input_size(1920, 1080, (640, 360)) == (640, 352)  # 360 is 11.25 times 32
     assert input_size(854, 480, (640, 360)) == (640, 352)
     assert input_size(480, 640, (640, 360)) == (256, 352)  # 270 is nearer to 256 than to 288
@@ -84,7 +84,7 @@ def test_input_sizes_by_hand():
 
 
 @pytest.mark.parametrize(("content", "words"), [(b"no weights", "holds no weights"), (None, "does not fit")])
-def test_unreadable_weights(tmp_path, content, words):
+def test_raft_rejects_wrong_weights(tmp_path, content, words):
     path = tmp_path / "raft.pth"
     if content is None:
         torch.save({"a": torch.zeros(3)}, path)

@@ -1,4 +1,4 @@
-"""Sizes of the images that MiDaS, RAFT and DIS see (those of Mask R-CNN: test_semantic.py)."""
+"""Input sizes of MiDaS, RAFT and DIS (those of Mask R-CNN: test_semantic_masks.py)."""
 
 import argparse
 
@@ -29,22 +29,22 @@ PORTRAIT, VGA, SQUARE, HD = (1080, 1920), (640, 480), (720, 720), (1920, 1080)
         ((1000, 740), (640, 448), (768, 568), (960, 710)),  # MiDaS: 474 is nearer to 480, but not above 474
     ],
 )
-def test_the_long_side_is_fixed(frame, midas, raft, mask_rcnn):
+def test_network_sizes_without_limits_fix_long_side(frame, midas, raft, mask_rcnn):
     assert input_size(*frame, NO_LIMITS) == midas
     assert long_side_size(*frame, 768) == network_size(*frame, NO_LIMITS, 768) == raft
     assert long_side_size(*frame, 960) == mask_rcnn
 
 
-def typed(text: str) -> argparse.Namespace:
-    """The options of depth and flow, as prepare_video.py has them."""
+def parse(text: str) -> argparse.Namespace:
+    """Parse the options of depth and flow, as prepare_video.py does."""
     parser = Parser(None)
     add_depth(parser, model_option=False)
     add_flow(parser)
     return parser.parse_args(text.split())
 
 
-def test_nothing_is_limited_unless_typed():
-    args = typed("")
+def test_settings_have_no_limits_by_default():
+    args = parse("")
     assert depth_settings(args).limits == NO_LIMITS
     assert flow_settings(args, None).semantic_limits == NO_LIMITS
     assert flow_settings(args, None).flow_width is None
@@ -54,35 +54,35 @@ def test_nothing_is_limited_unless_typed():
     ("frame", "midas", "raft", "mask_rcnn"),
     [(HD, (640, 352), (768, 432), (1024, 576)), (PORTRAIT, (192, 352), (768, 1365), (324, 576))],
 )
-def test_the_published_command(frame, midas, raft, mask_rcnn):
-    """Typed sizes: MiDaS and Mask R-CNN fit within theirs, flow has the width."""
-    args = typed(PUBLISHED)
-    depths, flow = depth_settings(args), flow_settings(args, None)
-    assert input_size(*frame, depths.limits) == midas
+def test_network_sizes_of_published_command(frame, midas, raft, mask_rcnn):
+    """Given sizes limit MiDaS and Mask R-CNN, and set the width of flow."""
+    args = parse(PUBLISHED)
+    depth, flow = depth_settings(args), flow_settings(args, None)
+    assert input_size(*frame, depth.limits) == midas
     assert network_size(*frame, (flow.flow_width, None), flow_stage.FLOW_LONG_SIDE) == raft
     assert network_size(*frame, flow.semantic_limits, 960) == mask_rcnn
 
 
 @pytest.mark.parametrize(("text", "size"), [("--input_w 640", (640, 1152)), ("--input_h 640", (352, 640))])
-def test_one_limit_alone(text, size):
-    assert input_size(*PORTRAIT, depth_settings(typed(text)).limits) == size  # 1138 is nearest to 1152 = 36 times 32
+def test_input_size_with_one_limit(text, size):
+    assert input_size(*PORTRAIT, depth_settings(parse(text)).limits) == size  # 1138 is nearest to 1152 = 36 times 32
 
 
-def test_midas_sees_that_size():
-    seen = []
+def test_midas_input_has_size_without_limits():
+    input_sizes = []
 
     def network(images: torch.Tensor) -> torch.Tensor:
-        seen.append(tuple(images.shape[:1:-1]))
+        input_sizes.append(tuple(images.shape[:1:-1]))
         return images[:, 0]
 
     depth = object.__new__(MidasDepth)
     depth.model, depth.device, depth.limits = network, CPU, NO_LIMITS
     assert depth(np.zeros((1920, 1080, 3), np.uint8)).shape == (1920, 1080)
-    assert seen == [(352, 640)]
+    assert input_sizes == [(352, 640)]
 
 
-class Noted(DisFlow):
-    """DIS, or what stands for RAFT, that notes the sizes (width, height) of its images."""
+class RecordingFlow(DisFlow):
+    """DIS flow that records the sizes (width, height) of its images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,20 +94,20 @@ class Noted(DisFlow):
 
 
 @pytest.mark.parametrize(
-    ("frame", "flow_width", "seen"), [((108, 192), None, (432, 768)), ((108, 192), 216, (216, 384))]
+    ("frame", "flow_width", "expected_size"), [((108, 192), None, (432, 768)), ((108, 192), 216, (216, 384))]
 )
-def test_flow_is_computed_at_that_size(frame, flow_width, seen, tmp_path):
+def test_write_flows_computes_at_input_size_and_writes_training_size(frame, flow_width, expected_size, tmp_path):
     paths = [tmp_path / f"{k}.png" for k in range(2)]
     for path in paths:
         write_image(path, np.zeros((frame[1], frame[0], 3), np.uint8))
-    method, folder = Noted(), SceneFolder(tmp_path)
+    method, folder = RecordingFlow(), SceneFolder(tmp_path)
     flow_stage._write_flows(folder, paths, (54, 96), method, flow_width)
-    assert method.sizes == {seen}
+    assert method.sizes == {expected_size}
     assert np.load(folder.flow(0, 1))["flow"].shape == (96, 54, 2)
 
 
-def test_images_stay_smooth_where_they_are_enlarged():
-    """Bilinear: a step of 0 and 200 gets pixels in between; area average where they shrink."""
+def test_resize_image_is_bilinear_up_and_average_down():
+    """Enlarging a step from 0 to 200 gives values in between; shrinking averages."""
     step = np.zeros((4, 4, 3), np.uint8)
     step[:, 2:] = 200
     assert resize_image(step, (8, 8))[0, :, 0].tolist() == [0, 0, 0, 50, 150, 200, 200, 200]

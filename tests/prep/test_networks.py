@@ -1,4 +1,4 @@
-"""Networks whose weights users bring: Mask R-CNN, and depth through transformers."""
+"""Networks whose weights users bring: Mask R-CNN, and depth by transformers."""
 
 import shutil
 import sys
@@ -20,40 +20,42 @@ CPU = torch.device("cpu")
 PERSON, CAR = 1, 3
 
 
-def test_mask_rcnn_sees_what_is_movable(tmp_path):
+def test_mask_rcnn_masks_movable_classes_only(tmp_path):
     torch.manual_seed(0)
     net = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     weights = net.state_dict()
-    weights["roi_heads.mask_predictor.mask_fcn_logits.bias"][[PERSON, CAR]] = 20.0  # all of every box
+    weights["roi_heads.mask_predictor.mask_fcn_logits.bias"][[PERSON, CAR]] = 20.0  # each mask fills its box
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    covered = {}
+    fraction = {}
     for label in (PERSON, CAR):
         bias = weights["roi_heads.box_predictor.cls_score.bias"]
         bias.zero_()
-        bias[label] = 20.0  # every box is this, surely
+        bias[label] = 20.0  # each box has this label
         torch.save(weights, tmp_path / "weights.pth")
-        mask = MaskRcnn(tmp_path / "weights.pth", CPU, (32, 32))(image)
+        detector = MaskRcnn(tmp_path / "weights.pth", CPU, (32, 32))
+        detector.model.transform.min_size = (128,)  # torchvision would enlarge the image to 800 pixels
+        mask = detector(image)
         assert mask.shape == (48, 64)
-        covered[label] = mask.mean()
-    assert covered[PERSON] > 0.1
-    assert covered[CAR] == 0.0  # COCO's cars are not among the published classes
+        fraction[label] = mask.mean()
+    assert fraction[PERSON] > 0.1
+    assert fraction[CAR] == 0.0  # COCO's cars are not among the published classes
 
 
-def test_movable_things_are_kept_out_of_the_cameras(tmp_path):
+def test_find_moving_adds_movable_things(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (27, 48, 3), np.uint8)
     frames = [tmp_path / f"{k}.png" for k in range(3)]
     for path in frames:
-        write_image(path, cv2.resize(noise, (480, 270), interpolation=cv2.INTER_CUBIC))  # nothing moves
-    thing = np.zeros((270, 480), bool)
-    thing[100:150, 200:260] = True
+        write_image(path, cv2.resize(noise, (480, 270), interpolation=cv2.INTER_CUBIC))  # a static video
+    person = np.zeros((270, 480), bool)
+    person[100:150, 200:260] = True
     assert not np.any(find_moving(frames, None))
-    for mask in find_moving(frames, None, lambda image: thing):
-        assert mask[thing].all()
-        assert mask.sum() < 1.3 * thing.sum()
+    for mask in find_moving(frames, None, lambda image: person):
+        assert mask[person].all()
+        assert mask.sum() < 1.3 * person.sum()
 
 
 class Brightness:
-    """Stands for an estimator of transformers: the nearer the brighter, at half the size."""
+    """Stand-in for an estimator of transformers: disparity is brightness, at half the resolution."""
 
     def __call__(self, picture):
         grey = torch.from_numpy(np.asarray(picture).mean(axis=-1)).float()
@@ -66,32 +68,32 @@ def scene(small_scene, tmp_path):
 
 
 @pytest.mark.parametrize(("method", "name"), [("dpt", "Intel/dpt-large"), ("depth_anything", "depth-anything/")])
-def test_depth_through_transformers(method, name, scene, monkeypatch):
-    asked = []
+def test_make_disparity_with_transformers(method, name, scene, monkeypatch):
+    calls = []
 
     def pipeline(task: str, model: str, device: torch.device) -> Brightness:
-        asked.append((task, model, device))
+        calls.append((task, model, device))
         return Brightness()
 
     monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(pipeline=pipeline))
     line = make_disparity(scene, DepthSettings(method, height=36), CPU)
     assert line == f"depth: {method} on 12 frames"
-    assert len(asked) == 1
-    assert asked[0][0] == "depth-estimation"
-    assert asked[0][1].startswith(name)
+    assert len(calls) == 1
+    assert calls[0][0] == "depth-estimation"
+    assert calls[0][1].startswith(name)
     for index, frame in enumerate(read_frames(scene.list_frames(36))):
         disparity = np.load(scene.disparity(index))
         assert disparity.dtype == np.float32
         assert np.corrcoef(disparity.ravel(), frame.mean(axis=-1).ravel())[0, 1] > 0.98
 
 
-def test_depth_without_transformers(scene, monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)  # what is not installed
+def test_make_disparity_without_transformers_says_what_to_install(scene, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)  # import fails
     with pytest.raises(InputError, match="--depth dpt needs transformers; run pip install transformers"):
         make_disparity(scene, DepthSettings("dpt", height=36), CPU)
 
 
-def test_a_folder_that_transformers_cannot_load(scene, monkeypatch):
+def test_make_disparity_unloadable_model_is_one_clear_error(scene, monkeypatch):
     def pipeline(*_, **__):
         raise OSError("no config.json")
 
