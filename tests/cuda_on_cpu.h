@@ -1,4 +1,4 @@
-// Lets a .cu file be compiled by a C++ compiler and run on the CPU, one thread after the other.
+// Emulates the subset of CUDA that our .cu files use: a C++ compiler builds them for the CPU, threads run in sequence.
 #include <algorithm>
 #include <cmath>
 
@@ -11,7 +11,7 @@ struct Index {
 };
 static Index blockIdx, blockDim, threadIdx;
 
-static void atomicAdd(float *place, float value) { *place += value; }
+static void atomicAdd(float *address, float value) { *address += value; }
 
 template <class Kernel, class... Arguments>
 static void launch(Kernel kernel, int blocks, int rows, int threads, Arguments... arguments) {

@@ -1,4 +1,4 @@
-"""Hash-grid fields, depths that follow a first look, and the schedule that follows the length of a run."""
+"""Hash-grid fields, depths from a coarse pass, and the schedule scaled to the length of a run."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def config(paper_config, tmp_path):
     )  # fmt: skip
 
 
-def test_fields_start_still_and_stay_finite_outside_the_box(config):
+def test_initial_fields_are_finite_outside_the_extent_with_small_scene_flow(config):
     fields = build_fields(config)
     points, viewdirs = torch.rand(5, 7, 3) * 8.0 - 4.0, torch.nn.functional.normalize(torch.rand(5, 3), dim=-1)
     dynamic = fields.dynamic(points, torch.linspace(-1.6, 1.6, 5), viewdirs)
@@ -47,7 +47,7 @@ def test_fields_start_still_and_stay_finite_outside_the_box(config):
 
 
 @pytest.mark.parametrize("kind", ["hash", "mlp"])
-def test_geometry_is_what_the_field_says(config, kind):
+def test_geometry_equals_the_full_forward_pass(config, kind):
     fields = build_fields(dataclasses.replace(config, field=kind))
     points, time = torch.rand(5, 7, 3), torch.linspace(-1.0, 1.0, 5)
     viewdirs = torch.nn.functional.normalize(torch.rand(5, 3), dim=-1)
@@ -58,7 +58,7 @@ def test_geometry_is_what_the_field_says(config, kind):
     torch.testing.assert_close(fields.dynamic.geometry(points, time), dynamic.sigma_raw)
 
 
-def test_every_parameter_learns_and_points_get_a_gradient(config):
+def test_backward_reaches_every_parameter_and_the_points(config):
     fields = build_fields(config)
     points = (torch.rand(40, 7, 3) * 2.0 - 1.0).requires_grad_()
     viewdirs = torch.nn.functional.normalize(torch.rand(40, 3), dim=-1)
@@ -83,8 +83,8 @@ def test_view_direction_changes_colour_only(config):
         assert float((samples.rgb_raw[0] - samples.rgb_raw[1]).abs().max()) > 1e-4
 
 
-def test_a_field_fits_a_pattern(config):
-    """Stripes of one cell of the finest level, which no low frequency can draw."""
+def test_fields_fit_stripes_of_the_finest_level(config):
+    """Fit stripes one cell of the finest level wide, which the positional encoding alone cannot represent."""
     fields = build_fields(config)
     points = torch.rand(64, 16, 3) * 2.0 - 1.0
     stripes = (points[..., :1] * 30.0).sin().sign().expand(-1, -1, 3)
@@ -98,36 +98,36 @@ def test_a_field_fits_a_pattern(config):
         error = error + ((fields.dynamic(points, torch.zeros(64), viewdirs).rgb_raw - stripes) ** 2).mean()
         error.backward()
         optimizer.step()
-    assert float(error) < 0.2  # both guessing 0: 2
+    assert float(error) < 0.2  # a constant 0 of both fields gives 2
 
 
-def test_stop_and_go_on_equals_never_stopped(config, paper_scene):
-    straight, halfway = Trainer(config, paper_scene, CPU), Trainer(config, paper_scene, CPU)
+def test_resumed_run_equals_uninterrupted_run(config, paper_scene):
+    uninterrupted, interrupted = Trainer(config, paper_scene, CPU), Trainer(config, paper_scene, CPU)
     for _ in range(6):
-        straight.train_step()
+        uninterrupted.train_step()
     for _ in range(3):
-        halfway.train_step()
+        interrupted.train_step()
     config.experiment_dir.mkdir()
-    halfway.save()
+    interrupted.save()
     resumed = Trainer(config, paper_scene, CPU)
     resumed.resume()
     for _ in range(3):
         resumed.train_step()
-    for ours, theirs in zip(resumed.fields.parameters(), straight.fields.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    for actual, expected in zip(resumed.fields.parameters(), uninterrupted.fields.parameters(), strict=True):
+        assert torch.equal(actual, expected)
 
 
-def test_checkpoint_of_other_fields_is_refused(config, paper_scene):
+def test_resume_rejects_checkpoint_of_another_architecture(config, paper_scene):
     train(Trainer(config, paper_scene, CPU))
-    for other, words in (
+    for other, message in (
         ({"field": "mlp", "schedule": "published"}, "field hash.*asks for field mlp"),
         ({"hash_finest": 32}, "hash_finest 64.*asks for.*hash_finest 32"),
     ):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=message):
             Trainer(dataclasses.replace(config, **other), paper_scene, CPU).resume()
 
 
-def test_minutes_count_over_all_runs(config, paper_scene, caplog):
+def test_max_minutes_counts_over_all_runs_of_an_experiment(config, paper_scene, caplog):
     limited = dataclasses.replace(config, N_iters=10**6, max_minutes=0.02)
     first = Trainer(limited, paper_scene, CPU)
     train(first)
@@ -143,12 +143,12 @@ def test_minutes_count_over_all_runs(config, paper_scene, caplog):
     assert (other.step, other.seconds) == (first.step, 0.0)  # another experiment has its own minutes
 
 
-def test_scaled_schedule_follows_the_run(config):
+def test_scaled_schedule_follows_run_progress(config):
     config = dataclasses.replace(config, N_iters=900, max_minutes=10.0, use_motion_mask=True, decay_depth_w=True)
     assert run_progress(config, 450, 0.0) == pytest.approx(0.5)
     assert run_progress(config, 450, 540.0) == pytest.approx(0.9)  # the clock is ahead of the steps
     assert run_progress(config, 2000, 0.0) == 1.0
-    plans = [plan_step(config, 0, 24, share) for share in (0.0, 0.33, 0.34, 0.66, 0.67, 1.0)]
+    plans = [plan_step(config, 0, 24, progress) for progress in (0.0, 0.33, 0.34, 0.66, 0.67, 1.0)]
     assert [plan.n_hard > 0 for plan in plans] == [True, True, False, False, False, False]
     assert [plan.two_step for plan in plans] == [False, False, True, True, True, True]
     w = config.w_depth
@@ -156,28 +156,28 @@ def test_scaled_schedule_follows_the_run(config):
     assert learning_rate(config, 7, 1.0) == pytest.approx(0.1 * learning_rate(config, 0, 0.0))
 
 
-def test_spans_by_hand():
+def test_stratified_depths_by_hand():
     assert stratified_depths(1, 4, 0.0, None, CPU)[0].tolist() == [0.125, 0.375, 0.625, 0.875]
     jittered = stratified_depths(50, 4, 1.0, torch.Generator().manual_seed(0), CPU)
     assert bool(((jittered * 4).floor() == torch.arange(4.0)).all())
 
 
-def test_widened_by_hand():
+def test_dilated_weights_by_hand():
     # maxima of neighbours [0 0 | 0 1 | 1 0 | 0 0] are 0 1 1 0 at the inner borders; means of two: 0.5 1 0.5, then / 2
     out = dilate_and_normalise(torch.tensor([[0.0, 0.0, 4.0, 0.0, 0.0]]))
     assert out[0].tolist() == pytest.approx([0.0, 0.25, 0.5, 0.25, 0.0])
 
 
-def test_depths_follow_the_density():
+def test_importance_depths_follow_the_density():
     density = torch.tensor([[0.0, 0.0, 3.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     depths = importance_depths(density, 1000, 0.0, None)
     assert bool((depths[:, 1:] >= depths[:, :-1]).all())
     inside = ((depths >= 0.5) & (depths < 0.75)).float().mean(1)
-    assert inside.tolist() == pytest.approx([0.8 + 0.2 / 4, 0.25], abs=2e-3)  # a fifth is spread evenly
+    assert inside.tolist() == pytest.approx([0.8 + 0.2 / 4, 0.25], abs=2e-3)  # a fifth of the PDF is uniform
     assert bool(((depths >= 0.0) & (depths <= 1.0)).all())
 
 
-def test_depths_of_a_wall_gather_at_its_surface():
+def test_coarse_pass_concentrates_depths_at_a_wall():
     size = Intrinsics(12, 20, 15.0)
     rays = make_rays(pixel_grid(size, CPU), AHEAD, size)
     depths = choose_depths(toy(), rays, 0.0, DepthSampling(16, 32, 0.0))
@@ -188,7 +188,7 @@ def test_depths_of_a_wall_gather_at_its_surface():
     torch.testing.assert_close(uniform[0], torch.linspace(0, 1, 16))
 
 
-def test_defaults_follow_the_field():
+def test_option_defaults_depend_on_the_field():
     mlp, hash_ = (load_config(["--expname", "x", "--use_viewdirs", "--field", kind]) for kind in ("mlp", "hash"))
     assert (mlp.schedule, mlp.N_iters, mlp.importance) == ("published", 500_000, False)
     assert (hash_.schedule, hash_.N_iters, hash_.importance) == ("scaled", 30_000, True)
@@ -196,7 +196,7 @@ def test_defaults_follow_the_field():
     assert learning_rate(hash_, 0) == pytest.approx(10 * learning_rate(mlp, 0))
 
 
-@pytest.mark.parametrize("wrong", ["--hash_levels=0", "--hash_finest=8", "--hash_log2_rows=40", "--hash_samples=2"])
-def test_impossible_grids_are_refused(wrong):
-    with pytest.raises(UsageError, match=f"{wrong[2:].split('=')[0]} = .* is not supported: choose"):
-        load_config(["--expname", "x", "--use_viewdirs", "--field", "hash", wrong])
+@pytest.mark.parametrize("option", ["--hash_levels=0", "--hash_finest=8", "--hash_log2_rows=40", "--hash_samples=2"])
+def test_cli_rejects_invalid_grid_sizes(option):
+    with pytest.raises(UsageError, match=f"{option[2:].split('=')[0]} = .* is not supported: choose"):
+        load_config(["--expname", "x", "--use_viewdirs", "--field", "hash", option])

@@ -1,4 +1,4 @@
-"""The hash grid: hand values of the plain twin, then every kernel against the twin, forward and backward."""
+"""The hash grid: hand values of the torch reference, then every kernel against it, forward and backward."""
 
 import ctypes
 import os
@@ -22,7 +22,7 @@ PACKAGES = Path(__file__).resolve().parents[2] / "nsff_exp"
 CUDA_ON_CPU = Path(__file__).parents[1] / "cuda_on_cpu.h"
 
 
-def test_dense_value_by_hand():
+def test_dense_level_by_hand():
     layout = make_layout((2, 1), (2, 1), 1, 10)  # nodes (0..2) x (0..1), rows x + 3 y
     table = torch.tensor([0.0, 1.0, 2.0, 10.0, 11.0, 12.0])[:, None]
     points = torch.tensor([[0.25, 0.0], [0.5, 1.0], [0.75, 0.5], [2.0, -1.0]])
@@ -30,7 +30,7 @@ def test_dense_value_by_hand():
     assert interpolate(points, table, layout).squeeze(1).tolist() == pytest.approx(expected)
 
 
-def test_hashed_row_by_hand():
+def test_hashed_level_by_hand():
     layout = make_layout((100, 100), (100, 100), 1, 4)
     assert layout.hashed.all()
     assert layout.n_rows == 16
@@ -39,14 +39,14 @@ def test_hashed_row_by_hand():
     assert interpolate(torch.tensor([[0.07, 0.09]]), table, layout).item() == pytest.approx(row, abs=1e-4)
 
 
-def test_levels_are_geometric_and_dense_where_they_fit():
+def test_levels_are_geometric_and_hashed_only_if_too_large():
     layout = make_layout((16, 16, 16), (256, 256, 256), 5, 14)
     assert layout.cells[:, 0].tolist() == [16, 32, 64, 128, 256]
     assert layout.hashed.tolist() == [False, True, True, True, True]
     assert layout.first_row.tolist() == [0, 17**3, 17**3 + 2**14, 17**3 + 2 * 2**14, 17**3 + 3 * 2**14]
 
 
-def test_a_linear_function_is_exact():
+def test_linear_function_is_interpolated_exactly():
     layout = make_layout((5, 4, 3), (5, 4, 3), 1, 10)
     nodes = np.stack(np.meshgrid(np.arange(6) / 5, np.arange(5) / 4, np.arange(4) / 3, indexing="ij"), -1)
     values = nodes @ np.array([1.0, -2.0, 3.0])
@@ -60,16 +60,16 @@ def test_a_linear_function_is_exact():
     torch.testing.assert_close(points.grad, torch.tensor([1.0, -2.0, 3.0]).expand(50, 3), rtol=1e-4, atol=1e-4)
 
 
-def some_points(n_axes: int, n: int) -> torch.Tensor:
-    """Inside, outside, and exactly on borders of cells and of the box."""
+def sample_points(n_axes: int, n: int) -> torch.Tensor:
+    """Draw points inside and outside the box and exactly on borders of cells and of the box."""
     points = torch.rand(n, n_axes, generator=torch.Generator().manual_seed(n)) * 1.4 - 0.2
     points[::3] = (points[::3] * 4).round() / 4
     return points
 
 
 @pytest.mark.parametrize("n_points", [1, 64, 999])
-@pytest.mark.parametrize(("n_axes", "n_features"), [(2, 1), (3, 2), (4, 2), (4, 4)])  # each is compiled: seconds
-def test_cpu_kernels_against_the_twin(n_axes, n_features, n_points):
+@pytest.mark.parametrize(("n_axes", "n_features"), [(2, 1), (3, 2), (4, 2), (4, 4)])  # compiling each takes seconds
+def test_cpu_kernels_equal_reference(n_axes, n_features, n_points):
     torch.manual_seed(0)
     layout = LAYOUTS[n_axes]
     grid = HashGrid(layout, n_features)
@@ -77,16 +77,16 @@ def test_cpu_kernels_against_the_twin(n_axes, n_features, n_points):
     weight = torch.randn(n_points, grid.n_outputs)
     results = []
     for function in (grid, lambda x: interpolate(x, grid.table, layout)):
-        points = some_points(n_axes, n_points).requires_grad_()
+        points = sample_points(n_axes, n_points).requires_grad_()
         grid.table.grad = None
         out = function(points)
         (out * weight).sum().backward()
         results.append((out.detach(), points.grad, grid.table.grad))
-    for ours, twin in zip(*results, strict=True):
-        torch.testing.assert_close(ours, twin, rtol=1e-4, atol=1e-4 * float(twin.abs().max()))
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_spans_of_many_points_meet_without_gaps():
+def test_cpu_kernels_cover_all_spans_of_points():
     layout = LAYOUTS[3]
     grid = HashGrid(layout, 2)
     grid.table.data.normal_()
@@ -96,7 +96,7 @@ def test_spans_of_many_points_meet_without_gaps():
 
 @pytest.fixture(scope="session")
 def cuda_library(tmp_path_factory):
-    """grid.cu for 3 axes and 2 features, compiled for the CPU."""
+    """Compile grid.cu for the CPU, with 3 axes and 2 features."""
     folder = tmp_path_factory.mktemp("grid")
     calls = "".join(
         f'extern "C" void run_{name}(int blocks, int rows, int threads, {params}) '
@@ -119,7 +119,7 @@ def cuda_library(tmp_path_factory):
     return ctypes.CDLL(str(folder / "grid.so"))
 
 
-FIRST_USE = """
+FIRST_USE_SCRIPT = """
 import sys, torch
 from nsff.fields.hash_grid import HashGrid, make_layout
 from nsff.fields.hash_grid.reference import interpolate
@@ -130,28 +130,28 @@ for n_axes in map(int, sys.argv[1:]):
 """
 
 
-def test_kernels_are_compiled_once_and_under_the_lock(monkeypatch):
-    held, compiled = [], []
+def test_cpu_kernels_compile_once_per_type_and_under_the_lock(monkeypatch):
+    locks_held, compiled = [], []
 
     class Lock:
         def __init__(self, path):
             assert Path(path).parent.is_dir()
 
         def __enter__(self):
-            held.append(self)
+            locks_held.append(self)
 
         def __exit__(self, *_):
-            held.clear()
+            locks_held.clear()
 
     class Kernel:
         signatures = []  # noqa: RUF012
 
         def compile(self, types):
-            compiled.append((types, bool(held)))
+            compiled.append((types, bool(locks_held)))
             self.signatures.append(types)
 
         def __call__(self, value):
-            assert not held  # only the first use waits for other processes
+            assert not locks_held  # only the first use may wait for other processes
 
     monkeypatch.setattr(cpu, "FileLock", Lock)
     kernel = Kernel()
@@ -160,11 +160,12 @@ def test_kernels_are_compiled_once_and_under_the_lock(monkeypatch):
     assert [locked for _, locked in compiled] == [True, True]  # int, then float
 
 
-def test_what_processes_compiled_together_is_not_compiled_again(tmp_path):
+@pytest.mark.nightly  # the lock is covered by the test above
+def test_disk_cache_written_by_two_processes_at_once_is_complete(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(PACKAGES)}
 
-    def start(*order):
-        return subprocess.Popen([sys.executable, "-c", FIRST_USE, *order], env=environment)
+    def start(*axis_counts):
+        return subprocess.Popen([sys.executable, "-c", FIRST_USE_SCRIPT, *axis_counts], env=environment)
 
     assert [process.wait() for process in (start("2", "3"), start("3", "2"))] == [0, 0]
     cached = sorted(tmp_path.rglob("*.nbc"))
@@ -180,10 +181,10 @@ LAYOUT_ARGS = (
 
 
 @pytest.mark.parametrize("n", [1, 300])
-def test_cuda_source_on_the_cpu_against_the_twin(cuda_library, n):
+def test_cuda_source_on_the_cpu_equals_reference(cuda_library, n):
     layout = LAYOUTS[3]
     table = torch.randn(layout.n_rows, 2, requires_grad=True)
-    points = some_points(3, n).requires_grad_()
+    points = sample_points(3, n).requires_grad_()
     grad_out = torch.randn(n, layout.n_levels * 2)
     expected = interpolate(points, table, layout)
     (expected * grad_out).sum().backward()
@@ -200,8 +201,8 @@ def test_cuda_source_on_the_cpu_against_the_twin(cuda_library, n):
     run("forward", layout.n_levels, x, rows, *arrays, n, out)
     run("backward_table", layout.n_levels, x, grad_rows, *arrays, n, grad_table)
     run("backward_points", 1, grad_rows, x, rows, *arrays, n, layout.n_levels, grad_points)
-    for ours, twin in ((out.T, expected.detach()), (grad_table, table.grad), (grad_points, points.grad)):
-        np.testing.assert_allclose(ours, twin.numpy(), rtol=1e-4, atol=1e-4 * float(twin.abs().max()))
+    for actual, truth in ((out.T, expected.detach()), (grad_table, table.grad), (grad_points, points.grad)):
+        np.testing.assert_allclose(actual, truth.numpy(), rtol=1e-4, atol=1e-4 * float(truth.abs().max()))
 
 
 @pytest.mark.parametrize(("n_axes", "n_features"), [(2, 1), (3, 2), (4, 2), (4, 4)])
@@ -215,7 +216,7 @@ def test_cuda_source_compiles_to_ptx(n_axes, n_features):
         assert f".entry {name}" in ptx
 
 
-ONE_THREAD = """
+ONE_THREAD_SCRIPT = """
 import torch
 from nsff.fields.hash_grid import HashGrid, make_layout
 HashGrid(make_layout((4, 4), (40, 30), 2, 8), 1)(torch.rand(9, 2))
@@ -224,10 +225,10 @@ print(torch.get_num_threads(), numba.get_num_threads())
 """
 
 
-def test_kernels_leave_the_number_of_threads_alone():
-    """In a fresh process: numba sets the number of OpenMP when it starts, which is torch's too."""
+def test_cpu_kernels_preserve_the_number_of_threads():
+    """Run in a fresh process: numba sets the thread count of OpenMP, which torch shares, when it starts."""
     command, environment = (
-        [sys.executable, "-c", ONE_THREAD],
+        [sys.executable, "-c", ONE_THREAD_SCRIPT],
         {**os.environ, "PYTHONPATH": str(PACKAGES), "OMP_NUM_THREADS": "1"},
     )
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Both forms of the MLP against each other and against a plain reading of the paper's figure."""
+"""The restructured MLPs against a layer-by-layer implementation of the paper's figure, and their encoding."""
 
 import jaxtyping
 import pytest
@@ -10,8 +10,10 @@ from nsff.fields.mlp import DynamicMlp, StaticMlp
 from nsff.rendering.volume_rendering import opacity
 
 
-def plain_reading(field: DynamicMlp, points: torch.Tensor, time: torch.Tensor, viewdirs: torch.Tensor) -> torch.Tensor:
-    """Layer by layer, as the paper draws it: nothing stacked, folded or shared between samples."""
+def evaluate_by_layers(
+    field: DynamicMlp, points: torch.Tensor, time: torch.Tensor, viewdirs: torch.Tensor
+) -> torch.Tensor:
+    """Evaluate the network layer by layer as the paper draws it, nothing stacked, folded or shared between samples."""
     encoded = encode(torch.cat([points, time[:, None, None].expand_as(points[..., :1])], dim=-1), 10)
     directions = encode(viewdirs, 4)[:, None].expand(-1, points.shape[1], -1)
     hidden = encoded
@@ -24,7 +26,7 @@ def plain_reading(field: DynamicMlp, points: torch.Tensor, time: torch.Tensor, v
     return torch.cat([field.rgb_linear(colour), field.alpha_linear(hidden), flow, prob], dim=-1)
 
 
-def flat(samples) -> torch.Tensor:
+def concatenate(samples) -> torch.Tensor:
     values = [value if value.ndim == 3 else value[..., None] for value in vars(samples).values()]
     return torch.cat(values, dim=-1)
 
@@ -45,36 +47,36 @@ def gradients(output, probe, field, points) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("depth", "block_bytes"), [(8, 1), (8, 5000), (8, 1 << 30), (6, 5000), (7, 5000), (9, 5000)])
-@pytest.mark.parametrize("form", [mlp.forward_plain, blocked.forward_blocked])
-def test_restructured_network_is_the_papers(inputs, monkeypatch, form, depth, block_bytes):
-    monkeypatch.setattr(mlp, "forward_blocked", form)
+@pytest.mark.parametrize("forward", [mlp.forward_plain, blocked.forward_blocked])
+def test_restructured_network_equals_the_papers(inputs, monkeypatch, forward, depth, block_bytes):
+    monkeypatch.setattr(mlp, "forward_blocked", forward)
     monkeypatch.setattr(blocked, "BLOCK_BYTES", block_bytes)
     torch.manual_seed(0)
     field, (points, time, viewdirs, probe) = DynamicMlp(depth, 48), inputs
     points.requires_grad_(True)
-    expected = plain_reading(field, points, time, viewdirs)
-    ours = flat(field(points, time, viewdirs))
+    expected = evaluate_by_layers(field, points, time, viewdirs)
+    ours = concatenate(field(points, time, viewdirs))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     theirs = gradients(expected, probe, field, points)
     for name, value in gradients(ours, probe, field, points).items():
         torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4 * float(theirs[name].abs().max()))
 
 
-def test_blocked_gradient_in_double_precision():
+def test_blocked_gradient_matches_finite_differences():
     torch.manual_seed(1)
     field = StaticMlp(6, 8, 2, 1).double()
     points = torch.rand(3, 2, 3, dtype=torch.float64, requires_grad=True)
     viewdirs = F.normalize(torch.rand(3, 3, dtype=torch.float64), dim=-1)
-    assert torch.autograd.gradcheck(lambda p: flat(field(p, viewdirs)), points, eps=1e-6, atol=1e-6)
+    assert torch.autograd.gradcheck(lambda p: concatenate(field(p, viewdirs)), points, eps=1e-6, atol=1e-6)
 
 
-def test_one_ray_one_sample_and_no_gradient():
+def test_single_sample_without_gradient_equals_that_with_gradient():
     field = StaticMlp(8, 16)
     point, direction = torch.zeros(1, 1, 3), torch.tensor([[0.0, 0.0, -1.0]])
     with torch.no_grad():
-        alone = field(point, direction)
-    assert not alone.sigma_raw.requires_grad
-    torch.testing.assert_close(alone.rgb_raw, field(point, direction).rgb_raw.detach())
+        without_grad = field(point, direction)
+    assert not without_grad.sigma_raw.requires_grad
+    torch.testing.assert_close(without_grad.rgb_raw, field(point, direction).rgb_raw.detach())
 
 
 def test_encoding_by_hand():
@@ -83,7 +85,7 @@ def test_encoding_by_hand():
     assert torch.equal(encoded[0], torch.cat([x, x.sin(), x.cos(), (2 * x).sin(), (2 * x).cos()]))
 
 
-def test_encoding_backward_is_autograd():
+def test_encoding_backward_equals_autograd():
     x = torch.rand(5, 4, dtype=torch.float64, requires_grad=True)
     encoded = encode(x, 3)
     grad = torch.rand_like(encoded)
@@ -99,7 +101,7 @@ def test_scene_flow_starts_small():
     assert float(samples.sigma_raw.std()) < 1.0
 
 
-def test_shapes_are_checked_while_testing():
+def test_wrong_shapes_raise_in_tests():
     with pytest.raises(jaxtyping.TypeCheckError):
         opacity(torch.zeros(4, 5), torch.zeros(4, 6))
     with pytest.raises(jaxtyping.TypeCheckError):
