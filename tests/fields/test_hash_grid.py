@@ -94,6 +94,11 @@ def test_cpu_kernels_cover_all_spans_of_points():
     torch.testing.assert_close(grid(points), interpolate(points, grid.table, layout), rtol=1e-4, atol=1e-4)
 
 
+TWO_ARRAYS = "float *a, float *b"
+LAYOUT_PARAMS = "int *cells, unsigned *strides, bool *hashed, unsigned *mask, long long *first_row"
+LAYOUT_ARGS = "cells, strides, hashed, mask, first_row"
+
+
 @pytest.fixture(scope="session")
 def cuda_library(tmp_path_factory):
     """Compile grid.cu for the CPU, with 3 axes and 2 features."""
@@ -102,17 +107,15 @@ def cuda_library(tmp_path_factory):
         f'extern "C" void run_{name}(int blocks, int rows, int threads, {params}) '
         f"{{ launch({name}, blocks, rows, threads, {args}); }}\n"
         for name, params, args in (
-            ("forward", f"{LAYOUT_PARAMS}, int n, void *out", f"{LAYOUT_ARGS}, n, (float *)out"),
-            ("backward_table", f"{LAYOUT_PARAMS}, int n, void *out", f"{LAYOUT_ARGS}, n, (float *)out"),
+            ("forward", f"{TWO_ARRAYS}, {LAYOUT_PARAMS}, int n, float *out", f"a, b, {LAYOUT_ARGS}, n, out"),
+            ("backward_table", f"{TWO_ARRAYS}, {LAYOUT_PARAMS}, int n, float *out", f"a, b, {LAYOUT_ARGS}, n, out"),
             (
                 "backward_points",
-                f"void *g, {LAYOUT_PARAMS}, int n, int levels, void *out",
-                f"(float *)g, {LAYOUT_ARGS}, n, levels, (float *)out",
+                f"{TWO_ARRAYS}, float *c, {LAYOUT_PARAMS}, int n, int levels, float *out",
+                f"a, b, c, {LAYOUT_ARGS}, n, levels, out",
             ),
         )
     )
-    # backward_points takes (points, grad_out, table, ...): the gradient is bound first, then swapped into place.
-    calls = calls.replace("(float *)g, (float *)a, (float *)b", "(float *)a, (float *)g, (float *)b")
     (folder / "grid.cpp").write_text(f'#include "{CUDA_ON_CPU}"\n#include "{gpu.kernel_source(3, 2).path}"\n{calls}')
     command = ["g++", "-O1", "-shared", "-fPIC", "-std=c++17", "-DN_AXES=3", "-DN_FEATURES=2", "-o"]
     subprocess.run([*command, str(folder / "grid.so"), str(folder / "grid.cpp")], check=True)
@@ -174,12 +177,6 @@ def test_disk_cache_written_by_two_processes_at_once_is_complete(tmp_path):
     assert sorted(tmp_path.rglob("*.nbc")) == cached  # nothing is compiled again
 
 
-LAYOUT_PARAMS = "void *a, void *b, void *cells, void *strides, void *hashed, void *mask, void *first"
-LAYOUT_ARGS = (
-    "(float *)a, (float *)b, (int *)cells, (unsigned *)strides, (bool *)hashed, (unsigned *)mask, (long long *)first"
-)
-
-
 @pytest.mark.parametrize("n", [1, 300])
 def test_cuda_source_on_the_cpu_equals_reference(cuda_library, n):
     layout = LAYOUTS[3]
@@ -200,7 +197,7 @@ def test_cuda_source_on_the_cpu_equals_reference(cuda_library, n):
     out, grad_table, grad_points = np.empty_like(grad_rows), np.zeros_like(rows), np.empty_like(x)
     run("forward", layout.n_levels, x, rows, *arrays, n, out)
     run("backward_table", layout.n_levels, x, grad_rows, *arrays, n, grad_table)
-    run("backward_points", 1, grad_rows, x, rows, *arrays, n, layout.n_levels, grad_points)
+    run("backward_points", 1, x, grad_rows, rows, *arrays, n, layout.n_levels, grad_points)
     for actual, truth in ((out.T, expected.detach()), (grad_table, table.grad), (grad_points, points.grad)):
         np.testing.assert_allclose(actual, truth.numpy(), rtol=1e-4, atol=1e-4 * float(truth.abs().max()))
 

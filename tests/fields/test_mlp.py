@@ -55,11 +55,13 @@ def test_restructured_network_equals_the_papers(inputs, monkeypatch, forward, de
     field, (points, time, viewdirs, probe) = DynamicMlp(depth, 48), inputs
     points.requires_grad_(True)
     expected = evaluate_by_layers(field, points, time, viewdirs)
-    ours = concatenate(field(points, time, viewdirs))
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
-    theirs = gradients(expected, probe, field, points)
-    for name, value in gradients(ours, probe, field, points).items():
-        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4 * float(theirs[name].abs().max()))
+    actual = concatenate(field(points, time, viewdirs))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    expected_gradients = gradients(expected, probe, field, points)
+    for name, value in gradients(actual, probe, field, points).items():
+        torch.testing.assert_close(
+            value, expected_gradients[name], rtol=1e-3, atol=1e-4 * float(expected_gradients[name].abs().max())
+        )
 
 
 def test_blocked_gradient_matches_finite_differences():

@@ -4,8 +4,8 @@ Autograd stores the output of every operation for every sample. Here each block 
 is in the cache; only hidden layers are stored, except two of them, which the backward pass recomputes along with the
 encoding. `mlp.forward_plain` computes the same function and is the reference in the tests.
 
-A training step of Balloon1 (384 rays, 64 samples, width 128, 2 threads) adds 0.50 GB to the memory of the process,
-against 1.26 GB with autograd, in about the same time (0.75 to 0.83 s against 0.80 s).
+A training step of Balloon1 (384 rays, 64 samples, width 128, 2 threads) adds 0.5 GB to the memory of the process,
+against 1.3 GB with autograd, in the same time (0.75 to 0.83 s against 0.80 s).
 """
 
 from typing import Any

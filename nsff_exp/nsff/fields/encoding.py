@@ -20,7 +20,7 @@ def encode(x: Float[Tensor, "*b c"], n_freqs: int) -> Float[Tensor, "*b e"]:
     return torch.cat([x, waves.flatten(-3)], dim=-1)
 
 
-def encode_rows(x: Float[Tensor, "c n"], n_freqs: int) -> Float[Tensor, "e n"]:
+def encode_columns(x: Float[Tensor, "c n"], n_freqs: int) -> Float[Tensor, "e n"]:
     """Encode points that lie in columns, as `encode` does for rows.
 
     Note:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nsff.config import Config
-from nsff.fields.encoding import encode, encode_rows, encoded_size
+from nsff.fields.encoding import encode, encode_columns, encoded_size
 from nsff.fields.hash_grid import HashGrid, make_layout
 from nsff.fields.interface import DynamicField, DynamicSamples, Radiance, StaticField, StaticSamples
 
@@ -85,7 +85,7 @@ class StaticHash(StaticField):
 
     def geometry(self, points_ndc: Float[Tensor, "n s 3"]) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
         points = points_ndc.reshape(-1, 3)
-        features = torch.cat([self.grid(points / self.box + 0.5).T, encode_rows(points.T.contiguous(), N_FREQS)])
+        features = torch.cat([self.grid(points / self.box + 0.5).T, encode_columns(points.T.contiguous(), N_FREQS)])
         sigma_raw, blend = self.heads.without_colour(features).unflatten(1, points_ndc.shape[:2])
         return sigma_raw, blend.sigmoid()
 
@@ -161,7 +161,7 @@ class DynamicHash(DynamicField):
 
     def geometry(self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
         xyzt = _with_time(points_ndc, time)
-        features = torch.cat([self.grid(xyzt / self.box + 0.5).T, encode_rows(xyzt.T.contiguous(), N_FREQS)])
+        features = torch.cat([self.grid(xyzt / self.box + 0.5).T, encode_columns(xyzt.T.contiguous(), N_FREQS)])
         return self.heads.without_colour(features).view(points_ndc.shape[:2])
 
     def _unit_and_encoded(

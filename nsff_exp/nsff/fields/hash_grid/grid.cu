@@ -1,5 +1,5 @@
-// The hash grid on CUDA, compiled with N_AXES and N_FEATURES given; same figures as reference.py and cpu.py.
-// Plain enough to be compiled for a CPU behind a small header, which is how the tests run it without a GPU.
+// Hash-grid interpolation on CUDA, specialised by the macros N_AXES and N_FEATURES; same results as reference.py.
+// Uses no feature that tests/cuda_on_cpu.h does not emulate: the tests compile it for the CPU and run it without a GPU.
 
 struct Layout {
     const int *cells;             // (levels, axes)
@@ -10,7 +10,7 @@ struct Layout {
 };
 
 struct Cell {
-    unsigned term[N_AXES];        // lower node times stride
+    unsigned term[N_AXES];        // lower node * stride
     float high[N_AXES];           // weight of the upper node
 };
 
@@ -26,7 +26,7 @@ __device__ Cell find_cell(const float *point, const Layout &layout, int level) {
     return cell;
 }
 
-// Row of a corner; bit `axis` of its number tells the upper from the lower node.
+// Row of a corner in the table; bit `axis` of its index is 1 for the upper node along that axis.
 __device__ long long row_of(const Cell &cell, const Layout &layout, int level, int corner) {
     const bool hashed = layout.hashed[level];
     unsigned row = 0;
@@ -38,16 +38,16 @@ __device__ long long row_of(const Cell &cell, const Layout &layout, int level, i
     return layout.first_row[level] + (hashed ? row & layout.mask[level] : row);
 }
 
-// Weight of a corner, the factor of axis `but` left out (-1: none).
-__device__ float weight_of(const Cell &cell, int corner, int but) {
+// Interpolation weight of a corner without the factor of axis `skipped_axis` (-1: all factors).
+__device__ float weight_of(const Cell &cell, int corner, int skipped_axis) {
     float weight = 1.0f;
     for (int axis = 0; axis < N_AXES; ++axis) {
-        if (axis != but) weight *= (corner >> axis & 1) ? cell.high[axis] : 1.0f - cell.high[axis];
+        if (axis != skipped_axis) weight *= (corner >> axis & 1) ? cell.high[axis] : 1.0f - cell.high[axis];
     }
     return weight;
 }
 
-// One thread a point (x) and level (y).
+// One thread per point (x) and level (y).
 extern "C" __global__ void forward(
     const float *points, const float *table, const int *cells, const unsigned *strides, const bool *hashed,
     const unsigned *mask, const long long *first_row, int n_points, float *out) {
@@ -64,7 +64,7 @@ extern "C" __global__ void forward(
     for (int f = 0; f < N_FEATURES; ++f) out[(level * N_FEATURES + f) * static_cast<long long>(n_points) + point] = total[f];
 }
 
-// One thread a point (x) and level (y).
+// One thread per point (x) and level (y).
 extern "C" __global__ void backward_table(
     const float *points, const float *grad_out, const int *cells, const unsigned *strides, const bool *hashed,
     const unsigned *mask, const long long *first_row, int n_points, float *grad_table) {
@@ -81,7 +81,7 @@ extern "C" __global__ void backward_table(
     }
 }
 
-// One thread a point, over all levels: no atomics.
+// One thread per point, which loops over the levels, so that no atomics are needed.
 extern "C" __global__ void backward_points(
     const float *points, const float *grad_out, const float *table, const int *cells, const unsigned *strides,
     const bool *hashed, const unsigned *mask, const long long *first_row, int n_points, int n_levels,
@@ -89,10 +89,10 @@ extern "C" __global__ void backward_points(
     const int point = blockIdx.x * blockDim.x + threadIdx.x;
     if (point >= n_points) return;
     const Layout layout = {cells, strides, hashed, mask, first_row};
-    const float *here = points + static_cast<long long>(point) * N_AXES;
+    const float *position = points + static_cast<long long>(point) * N_AXES;
     float total[N_AXES] = {};
     for (int level = 0; level < n_levels; ++level) {
-        const Cell cell = find_cell(here, layout, level);
+        const Cell cell = find_cell(position, layout, level);
         for (int corner = 0; corner < 1 << N_AXES; ++corner) {
             const float *features = table + row_of(cell, layout, level, corner) * N_FEATURES;
             float dot = 0.0f;
@@ -106,7 +106,7 @@ extern "C" __global__ void backward_points(
         }
     }
     for (int axis = 0; axis < N_AXES; ++axis) {
-        const bool inside = here[axis] > 0.0f && here[axis] < 1.0f;
+        const bool inside = position[axis] > 0.0f && position[axis] < 1.0f;
         grad_points[static_cast<long long>(point) * N_AXES + axis] = inside ? total[axis] : 0.0f;
     }
 }

@@ -47,12 +47,14 @@ def make_layout(coarsest: tuple[int, ...], finest: tuple[int, ...], n_levels: in
         ValueError: not 2 to 4 axes, or fewer cells on the finest level than on the coarsest.
     """
     if not 2 <= len(coarsest) == len(finest) <= MAX_DIMS:
-        raise ValueError(f"a grid has 2 to {MAX_DIMS} axes")
+        raise ValueError(f"{len(coarsest)} and {len(finest)} axes: need the same number, 2 to {MAX_DIMS}")
     if n_levels < 1 or any(not 1 <= low <= high for low, high in zip(coarsest, finest, strict=True)):
-        raise ValueError(f"levels run from {coarsest} to {finest} cells: 1 <= coarsest <= finest")
-    progress = np.linspace(0.0, 1.0, n_levels)[:, None] if n_levels > 1 else np.ones((1, 1))
+        raise ValueError(
+            f"{n_levels} levels from {coarsest} to {finest} cells: need 1 or more, 1 <= coarsest <= finest"
+        )
+    fraction = np.linspace(0.0, 1.0, n_levels)[:, None] if n_levels > 1 else np.ones((1, 1))
     low, high = np.log(np.array(coarsest)), np.log(np.array(finest))
-    cells = np.round(np.exp(low + progress * (high - low))).astype(np.int32)
+    cells = np.round(np.exp(low + fraction * (high - low))).astype(np.int32)
     rows, hashed, strides = [], [], []
     for level in cells.tolist():
         nodes = [n + 1 for n in level]
