@@ -1,18 +1,20 @@
-"""From a video to a scene that training reads, as typed; run again, and after a stage was lost."""
+"""prepare_video.py from a video to a scene that training loads; resumed, with lost files, with held-out views."""
 
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+import prepare_video
 import pycolmap
 import pytest
 import torch
 from nsff.config_loader import load_config
 from nsff.data.scene import load_scene
-from nsff.errors import InputError
+from nsff.errors import InputError, UsageError
 from nsff.io import list_images, read_image
 from nsff.prep.colmap import SfmResult, SfmSettings, is_complete, reconstruct, undistort
 from nsff.prep.heldout_views import camera_from_report, list_views, undistort_image, undistort_views
@@ -21,29 +23,31 @@ from nsff.scene_folder import SceneFolder
 from skimage.transform import SimilarityTransform
 
 
-def test_all_files_are_there_and_readable(prepared):
+def test_prepare_video_writes_loadable_scene_and_page(prepared):
     _, scene, printed = prepared
     assert "cameras: 12 of 12 frames" in printed
     config = load_config(["--expname", "x", "--use_viewdirs", "--end_frame", "12", "--final_height", "72"])
-    read = load_scene(dataclasses.replace(config, datadir=str(scene / "dense")), torch.device("cpu"))
-    assert len(read.images) == 12
-    assert 0.001 < float(read.motion_masks.float().mean()) < 0.6
+    loaded = load_scene(dataclasses.replace(config, datadir=str(scene / "dense")), torch.device("cpu"))
+    assert len(loaded.images) == 12
+    assert 0.001 < float(loaded.motion_masks.float().mean()) < 0.6
     page = (scene / "dense" / "prepared.html").read_text()
     assert page.count("data:image/") == 4
     assert "12 of 12 frames" in page
     assert not list(scene.rglob("*partial*"))
 
 
-def test_cameras_are_the_true_ones(prepared):
-    clip, scene, _ = prepared
-    found, true = (load_cameras(SceneFolder(folder)) for folder in (scene / "dense", clip.parent / "truth"))
-    assert found.focal == pytest.approx(true.focal, rel=0.03)
-    found_at, true_at = (-np.einsum("nji,nj->ni", each.w2c[..., :3], each.w2c[..., 3]) for each in (found, true))
-    off = true_at - SimilarityTransform.from_estimate(found_at, true_at)(found_at)
-    assert np.linalg.norm(off, axis=1).max() < 0.02 * np.linalg.norm(np.ptp(true_at, axis=0))
+def test_prepare_video_cameras_match_truth(prepared):
+    video, scene, _ = prepared
+    estimated, true = (load_cameras(SceneFolder(folder)) for folder in (scene / "dense", video.parent / "truth"))
+    assert estimated.focal == pytest.approx(true.focal, rel=0.03)
+    centres, true_centres = (
+        -np.einsum("nji,nj->ni", cameras.w2c[..., :3], cameras.w2c[..., 3]) for cameras in (estimated, true)
+    )
+    error = true_centres - SimilarityTransform.from_estimate(centres, true_centres)(centres)
+    assert np.linalg.norm(error, axis=1).max() < 0.02 * np.linalg.norm(np.ptp(true_centres, axis=0))
 
 
-def test_the_same_frames_give_the_same_cameras(prepared):
+def test_reconstruct_is_deterministic(prepared):
     _, scene, _ = prepared
     first, again = (reconstruct(scene / "frames", None, SfmSettings(n_features=500)) for _ in range(2))
     assert len(first.registered) == 12
@@ -52,8 +56,8 @@ def test_the_same_frames_give_the_same_cameras(prepared):
         np.testing.assert_array_equal(image.cam_from_world().matrix(), expected)
 
 
-def test_cut_off_files_of_colmap_are_noticed(prepared, tmp_path):
-    """On a full disk it writes what fits and says nothing (seen on a small tmpfs)."""
+def test_is_complete_detects_truncated_files(prepared, tmp_path):
+    """On a full disk COLMAP truncates files without an error (observed on a small tmpfs)."""
     _, scene, _ = prepared
     model = pycolmap.Reconstruction(scene / "dense" / "sparse")
     result = SfmResult(model, [path.name for path in list_images(scene / "dense" / "images", "")], 0.0)
@@ -70,31 +74,44 @@ def test_cut_off_files_of_colmap_are_noticed(prepared, tmp_path):
     assert not is_complete(tmp_path / "again", result)
 
 
-def test_again_nothing_is_made_twice(prepared, prepare):
-    clip, scene, _ = prepared
+@pytest.fixture
+def prepare_again(prepared, caplog, capsys) -> Callable[..., tuple[str, str]]:
+    """Repeats the command of `prepared` in-process, with further options; returns its log and its output."""
+    video, scene, _ = prepared
+    caplog.set_level("INFO", "nsff")
+
+    def run(*options: str) -> tuple[str, str]:
+        caplog.clear()
+        sizes = ["--resize_height", "72", "--input_flow_w", "256"]
+        prepare_video.main(["--video", str(video), "--data_path", str(scene), *sizes, *options])
+        return caplog.text, capsys.readouterr().out
+
+    return run
+
+
+def test_prepare_video_again_changes_no_file(prepared, prepare_again):
+    _, scene, _ = prepared
     before = {path: path.stat().st_mtime_ns for path in scene.rglob("*.n*")}
-    out = prepare(clip, scene)
-    assert out.returncode == 0
-    assert out.stderr.count("is up to date") == 4
+    log, _ = prepare_again()
+    assert log.count("is up to date") == 4
     assert {path: path.stat().st_mtime_ns for path in scene.rglob("*.n*")} == before
 
 
-def test_what_was_lost_is_made_again(prepared, prepare):
-    clip, scene, _ = prepared
+def test_prepare_video_lost_file_reruns_its_stage_and_later_ones(prepared, prepare_again):
+    _, scene, _ = prepared
     poses = np.load(scene / "dense" / "poses_bounds.npy")
     (scene / "dense" / "disp" / "00003.npy").unlink()
-    out = prepare(clip, scene)
-    assert out.returncode == 0
-    assert "== poses is up to date" in out.stderr
-    assert "== depth is up to date" not in out.stderr
-    assert "== flow is up to date" not in out.stderr  # it was made from the frames that depth makes anew
+    log, _ = prepare_again()
+    assert "== poses is up to date" in log
+    assert "== depth is up to date" not in log
+    assert "== flow is up to date" not in log  # outdated by the new frames of the depth stage
     assert (scene / "dense" / "disp" / "00003.npy").is_file()
     np.testing.assert_array_equal(np.load(scene / "dense" / "poses_bounds.npy"), poses)
 
 
 @pytest.fixture
 def views(prepared, tmp_path) -> Path:
-    """Two held-out views, as the camera of the video would have seen them: its raw frames 3 and 4."""
+    """Two held-out views that equal the distorted frames 3 and 4 of the video."""
     for frame in (3, 4):
         raw = read_image(prepared[1] / "frames" / f"{frame:05d}.png")
         mask = np.zeros(raw.shape[:2], np.uint8)
@@ -106,33 +123,33 @@ def views(prepared, tmp_path) -> Path:
     return tmp_path / "views"
 
 
-def test_held_out_views_lose_their_lens_as_the_frames_did(prepared, prepare, views):
-    clip, scene, _ = prepared
-    lens = camera_from_report(json.loads((scene / "dense" / "sfm.json").read_text())["lens"])
+def test_views_are_undistorted_like_frames(prepared, prepare_again, views):
+    _, scene, _ = prepared
+    camera = camera_from_report(json.loads((scene / "dense" / "sfm.json").read_text())["lens"])
     raw, ideal = (read_image(scene / name / "00003.png") for name in ("frames", "dense/images"))
-    np.testing.assert_array_equal(undistort_image(raw, lens), ideal)
-    out = prepare(clip, scene, "--views", str(views))
-    assert out.returncode == 0, out.stderr[-2000:]
-    assert out.stderr.count("is up to date") == 4
-    assert "held-out views: 2" in out.stdout
-    made = read_image(scene / "dense/mv_images/00003/cam01.jpg").astype(int)
-    assert np.abs(made - ideal).mean() < 4.0  # JPEG of the given picture
+    np.testing.assert_array_equal(undistort_image(raw, camera), ideal)
+    log, output = prepare_again("--views", str(views))
+    assert log.count("is up to date") == 4
+    assert "held-out views: 2" in output
+    undistorted = read_image(scene / "dense/mv_images/00003/cam01.jpg").astype(int)
+    assert np.abs(undistorted - ideal).mean() < 4.0  # JPEG of the given view
     mask = iio.imread(scene / "dense/mv_masks/00003/cam01.png")
     assert mask.shape == ideal.shape[:2]
     assert set(np.unique(mask)) == {0, 255}
-    assert prepare(clip, scene, "--views", str(views)).stderr.count("is up to date") == 5
+    assert prepare_again("--views", str(views))[0].count("is up to date") == 5
     shutil.rmtree(views / "mv_images/00004")
-    assert prepare(clip, scene, "--views", str(views)).stderr.count("is up to date") == 4
-    assert not (scene / "dense/mv_images/00004").exists()  # nothing of other views stays
+    assert prepare_again("--views", str(views))[0].count("is up to date") == 4
+    assert not (scene / "dense/mv_images/00004").exists()  # files of removed views are removed
 
 
-def test_held_out_views_that_cannot_be_used(prepared, prepare, views, tmp_path):
-    clip, scene, _ = prepared
+def test_unusable_views_are_refused(prepared, prepare_again, views, tmp_path):
+    _, scene, _ = prepared
     with pytest.raises(InputError, match="is not a folder"):
         list_views(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"holds no mv_images/00000/cam01\.jpg"):
         list_views(scene)
-    assert "are matched by frame number" in prepare(clip, scene, "--views", str(views), "--fps", "5").stderr
+    with pytest.raises(UsageError, match="are matched by frame number"):
+        prepare_again("--views", str(views), "--fps", "5")
     copy = SceneFolder(tmp_path / "dense")
     shutil.copytree(scene / "dense", copy.root)
     iio.imwrite(views / "mv_images/00003/cam01.jpg", np.zeros((40, 60, 3), np.uint8))
