@@ -93,7 +93,7 @@ def installed_folder(item: Download, folder: Path) -> Path | None:
 
 
 def has_digest(path: Path, digest: str) -> bool:
-    """Whether the SHA-256 of a file starts with these hexadecimal digits."""
+    """Check that the SHA-256 of a file starts with these hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest().startswith(digest)
 

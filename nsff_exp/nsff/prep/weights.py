@@ -22,7 +22,7 @@ def places_in_scripts(path: str) -> list[Path]:
 
 
 def has_weights(path: str) -> bool:
-    """Whether `find_weights` finds the file."""
+    """Check whether `find_weights` would find the file."""
     return any(place.is_file() for place in _places(path))
 
 
