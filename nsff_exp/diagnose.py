@@ -8,6 +8,7 @@ from nsff.config_loader import load_config
 
 
 def main(argv: list[str]) -> None:
+    """Measure, print the verdicts, and write the page."""
     config = load_config(argv, "diagnose.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
     from nsff.cuda import memory_advice

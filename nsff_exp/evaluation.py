@@ -11,6 +11,7 @@ from nsff.config_loader import load_config
 
 
 def main(argv: list[str]) -> None:
+    """Evaluate, print the means, and refuse a report that lacks views."""
     config = load_config(argv, "evaluation.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
     from nsff.cuda import memory_advice

@@ -11,6 +11,7 @@ from nsff.errors import UsageError
 
 
 def main(argv: list[str]) -> None:
+    """Render the videos that the options ask for."""
     config = load_config(argv, "render.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
     from nsff.cuda import memory_advice

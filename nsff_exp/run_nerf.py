@@ -10,6 +10,7 @@ from nsff.config_loader import load_config
 
 
 def main(argv: list[str]) -> None:
+    """Train, or render the videos that the options ask for."""
     config = load_config(argv, "run_nerf.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
     from nsff.cuda import memory_advice

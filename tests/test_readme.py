@@ -117,7 +117,7 @@ def test_every_script_is_named_in_the_pages() -> None:
 
 @pytest.mark.parametrize("target", ["demo", "test", "video VIDEO=clip.mp4", "install"])
 def test_make_targets_of_the_readme_exist(target: str) -> None:
-    """What they would run is there."""
+    """Dry-run them: the scripts that they call exist."""
     run = subprocess.run(["make", "-n", *target.split()], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     scripts = [word for word in run.stdout.split() if word.endswith(".py")]

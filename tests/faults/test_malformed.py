@@ -31,7 +31,7 @@ MEMORY = 6e9  # bytes of address space beyond what is in use: a bomb that goes o
 
 
 class Trap:
-    """What a pickle does when it is loaded in good faith."""
+    """Pickles to code that leaves a marker when it is loaded in good faith."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -71,7 +71,7 @@ def zipped(members: dict[str, bytes]) -> bytes:
 
 
 def anything(content: bytes, marker: Path) -> dict[str, bytes | None]:
-    """What can happen to any file; None: it is gone."""
+    """Damage that can happen to any file; None: it is gone."""
     chance = random.Random(5)
     half = bytearray(content)
     for _ in range(20):

@@ -150,6 +150,7 @@ class EvaluationReport:
     versions: dict[str, str]
 
     def to_json(self) -> Json:
+        """The content of `metrics_<protocol>.json`."""
         return {
             "protocol": self.protocol,
             "mean": self.mean.to_json(),
@@ -163,6 +164,7 @@ class EvaluationReport:
 
     @staticmethod
     def from_json(values: Json) -> "EvaluationReport":
+        """The report that `to_json` wrote."""
         return EvaluationReport(
             protocol=values["protocol"],
             mean=MeanScore.from_json(values["mean"]),
