@@ -139,7 +139,9 @@ class Config:
         250, "thousands of steps in which the learning rate falls to a tenth (300 in wild)", least=1
     )
     decay_iteration: int = _train(50, "stage length D, in thousands of steps", least=1)
-    chain_sf: bool = _train(False, "wild: also warp from frames two steps away, from step 2D on (always on in paper)")
+    chain_sf: bool = _train(
+        False, "wild: also warp from frames two steps away, beyond step 2D (paper always does, from D)"
+    )
     seed: int = _train(0, "seed of all random generators")
     device: str = _train("auto", "compute device", choices=("auto", "cpu", "cuda"))
     gpus: str | None = _train(
@@ -147,8 +149,10 @@ class Config:
         "(with --device cpu: number of processes)",
     )  # fmt: skip
     amp: bool = _train(False, "mixed precision on CUDA: bfloat16 matrix products, float32 compositing")
-    no_reload: bool = _train(False, "start from step 0 instead of resuming the latest checkpoint")
-    ft_path: str | None = _train(None, "checkpoint to start from if the experiment has none")
+    no_reload: bool = _train(False, "insist on a fresh start: refuse an experiment that has checkpoints")
+    ft_path: str | None = _train(
+        None, "training starts from this checkpoint if the experiment has none; renders and evaluations always take it"
+    )
 
     w_depth: float = _loss(0.04, "weight of the depth prior loss")
     w_optical_flow: float = _loss(0.02, "weight of the optical flow prior loss")
@@ -229,7 +233,7 @@ class Config:
     bench_plot: str | None = _bench(None, "image file for a plot of PSNR against training time")
     bench_json: str | None = _bench(None, "JSON file for the measurements")
 
-    N_importance: int = _fixed(0, "hierarchical sampling is not part of the method")
+    N_importance: int = _fixed(0, "no second, fine network; for importance sampling see hash_coarse_samples")
     dataset_type: str = _fixed("llff", "the only supported layout of a scene folder")
     no_ndc: bool = _fixed(False, "the method is defined in NDC")
     lindisp: bool = _fixed(False, "NDC depth is already linear in disparity")

@@ -6,7 +6,7 @@
 | `nsff-fixed` | the same | SSIM range 1, LPIPS scaled, empty masks left out, renders rounded to 8 bits | the above, corrected |
 | `dynamicnerf` | the camera of frame 0 at times 0 to 11, including the training view at time 0; a time without an image in `--heldout` is a missing file | renders truncated to 8 bits, PSNR as in OpenCV (equal images: 361 dB), SSIM range 1, LPIPS scaled and on BGR images | `utils/evaluation.py` of DynamicNeRF (Gao et al. 2021) |
 | `view0` | the camera of frame 0 at every time with an image in `--heldout`, except time 0 | those of `nsff-fixed` | the above, stricter |
-| `dynibar` | those of `nsff` at times 3 to N - 4 | those of `nsff`; black pixels of the render are blackened in the truth too, and the whole image is the rest | `eval_nvidia.py` of DynIBaR (Li et al. 2023) |
+| `dynibar` | those of `nsff` at times 3 to N - 4 | those of `nsff`; black pixels of the render are blackened in the truth too, and full-image scores are taken over the remaining pixels | `eval_nvidia.py` of DynIBaR (Li et al. 2023) |
 | `dycheck` | those of `nsff` | only pixels that the video observes too (`covisible/`); key points transferred over time by scene flow | DyCheck (Gao et al. 2022) |
 
 Note:
@@ -93,7 +93,7 @@ class Protocol:
 
 
 def _rig_views(config: Config, cameras: Cameras, margin: int = 0, covisible: bool = False) -> list[HeldOutView]:
-    """List the views of the 12 cameras of the rig at every time, without `margin` frames at both ends."""
+    """List views of the 12 cameras of the Dynamic Scene data at every time but for `margin` frames at both ends."""
     folder, n_frames = Path(config.datadir), len(cameras.c2w)
     if n_frames < N_CAMERAS:
         raise InputError(

@@ -86,21 +86,21 @@ def dilate_and_normalise(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
 
 
 def importance_depths(
-    density: Float[Tensor, "n m"], n_samples: int, perturb: float, generator: torch.Generator | None
+    pdf: Float[Tensor, "n m"], n_samples: int, perturb: float, generator: torch.Generator | None
 ) -> Float[Tensor, "n s"]:
-    """Draw sorted depths from a piecewise-constant density over m equal spans of [0, 1], by inverting its CDF.
+    """Draw sorted depths from a piecewise-constant PDF over m equal spans of [0, 1], by inverting its CDF.
 
     Args:
-        density: not negative; rows need not sum to 1. `UNIFORM_FRACTION` of a uniform density is mixed in.
+        pdf: not negative; rows need not sum to 1. `UNIFORM_FRACTION` of a uniform density is mixed in.
         n_samples: samples per ray.
         perturb: 0 = at even quantiles; any other value jitters the quantiles within their steps.
-        generator: source of the jitter, on the density's device.
+        generator: source of the jitter, on the device of `pdf`.
     """
-    n_rays, n_spans = density.shape
-    normalised = (1.0 - UNIFORM_FRACTION) * density / density.sum(-1, keepdim=True).clamp(min=1e-6)
+    n_rays, n_spans = pdf.shape
+    normalised = (1.0 - UNIFORM_FRACTION) * pdf / pdf.sum(-1, keepdim=True).clamp(min=1e-6)
     cdf = F.pad((normalised + UNIFORM_FRACTION / n_spans).cumsum(-1), (1, 0))
     cdf = cdf / cdf[:, -1:]
-    quantiles = stratified_depths(n_rays, n_samples, perturb, generator, density.device).contiguous()
+    quantiles = stratified_depths(n_rays, n_samples, perturb, generator, pdf.device).contiguous()
     span = torch.searchsorted(cdf, quantiles, right=True).clamp(1, n_spans) - 1
     start, end = cdf.gather(1, span), cdf.gather(1, span + 1)
     return (span + (quantiles - start) / (end - start)) / n_spans
@@ -142,8 +142,8 @@ class CoarseSamples:
             sigma_static: raw density.
             blend_w: 0..1, 1 = dynamic.
             sigma_dynamic: raw density.
-            opaque_end: give the last span of both fields the transmittance that is left behind it. The last sample of
-                a ray, at infinity, absorbs all of it in either field, and the middle of its span does not tell which.
+            opaque_end: add the remaining transmittance to the last span of both fields: the sample at infinity is
+                opaque, and the middle of the last span cannot show to which field it belongs.
 
         Note:
             Training leaves `opaque_end` off: it would move most samples of rays through empty space to infinity.

@@ -20,7 +20,9 @@ from nsff.rendering.splatting import splat
 from nsff.rendering.volume_rendering import MIN_TRANSPARENCY, intervals, opacity
 
 MIN_TRANSMITTANCE = 1e-4  # stop compositing a pixel once it and its surroundings are below this
-MAX_SPLAT_DISTANCE = 0.05  # of the width; samples splatted farther are lost if their own pixel is opaque before them
+MAX_SPLAT_DISTANCE = (
+    0.05  # of the width; samples that move farther may be dropped if their source pixel is already opaque
+)
 PLANES_PER_SPAN = 4  # planes in each depth span of the coarse pass
 MIN_WEIGHT = 4e-3  # planes of a span are evaluated only where its coarse weight exceeds this
 

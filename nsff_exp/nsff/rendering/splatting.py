@@ -24,7 +24,7 @@ def splat(
 ) -> Float[Tensor, "n c h w"]:
     """Move each pixel p by its flow F(p) and distribute it bilinearly over the four pixels around p + F(p).
 
-    With b the bilinear weight of p at q, pixel q of the result is (section 3 of the paper)
+    With b the bilinear weight of p at q, pixel q of the result is (Niklaus and Liu, section 3)
 
         summation  sum_p b V(p)
         average    sum_p b V(p) / (sum_p b + 1e-7)

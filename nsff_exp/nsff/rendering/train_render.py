@@ -28,7 +28,8 @@ NoiseSource = Callable[[int], Noise]  # density noise for a number of rays
 class ReferenceRender:
     """The reference frame at n rays x s samples.
 
-    The static field is evaluated on the first `len(static.blend_w)` rays only: hard-mined rays do not need it.
+    The static field is evaluated on the first `len(static.blend_w)` rays only: hard-mined
+    rays come last, and only `wild` uses the static field on them.
     """
 
     points_ndc: Float[Tensor, "n s 3"]
@@ -112,17 +113,19 @@ class _SampledRays:
             composite_blended(static, dynamic[first], self.depths[first], self.deltas[first], blend_noise),
         )
 
-    def render_warp(self, points_ndc: Tensor, dynamic: DynamicSamples, visible: Tensor, noise: Noise) -> WarpRender:
+    def render_warp(
+        self, points_ndc: Tensor, dynamic: DynamicSamples, not_disoccluded: Tensor, noise: Noise
+    ) -> WarpRender:
         """Composite the samples at warped points.
 
         Args:
             points_ndc: warped points.
             dynamic: field at these points, at the time of their frame.
-            visible: 1 - disocclusion probability of each sample, multiplied over the steps of the warp.
+            not_disoccluded: 1 - disocclusion probability of each sample, multiplied over the steps of the warp.
             noise: density noise.
         """
         warped = composite(dynamic, self.depths, self.deltas, noise)
-        return WarpRender(points_ndc, dynamic, warped.rgb, (warped.weights.detach() * visible).sum(-1))
+        return WarpRender(points_ndc, dynamic, warped.rgb, (warped.weights.detach() * not_disoccluded).sum(-1))
 
 
 def render_train(
