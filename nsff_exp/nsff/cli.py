@@ -98,4 +98,9 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     if error is not None:
         log.debug("traceback", exc_info=error)
         print(f"{coloured('error:', RED)} {text}", file=sys.stderr)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Background threads of a process group now and then abort the teardown of the interpreter (exit status -6).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)

@@ -93,17 +93,20 @@ def test_step_of_two_processes_applies_mean_of_their_gradients(arguments, paper_
 RUNS = """
 import sys
 import torch
+from nsff.cli import run_script
 from nsff.config_loader import load_config
 from nsff.data.scene import load_scene
 from nsff.training.loop import train
 from nsff.training.trainer import Trainer
 from nsff.distributed import join_process_group
-with join_process_group() as group:
-    for field in ("mlp", "hash"):
-        for name, steps in (("straight", "4"), ("resumed", "2"), ("resumed", "4")):
-            more = ["--field", field, "--expname", f"{field}_{name}", "--N_iters", steps]
-            config, device = load_config([*sys.argv[1:], *more]), torch.device("cpu")
-            train(Trainer(config, load_scene(config, device), device, group))
+def main(argv):
+    with join_process_group() as group:
+        for field in ("mlp", "hash"):
+            for name, steps in (("straight", "4"), ("resumed", "2"), ("resumed", "4")):
+                more = ["--field", field, "--expname", f"{field}_{name}", "--N_iters", steps]
+                config, device = load_config([*argv, *more]), torch.device("cpu")
+                train(Trainer(config, load_scene(config, device), device, group))
+run_script(main)
 """
 
 

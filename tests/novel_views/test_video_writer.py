@@ -119,13 +119,16 @@ PROCESS = """
 import sys
 from pathlib import Path
 import numpy as np
+from nsff.cli import run_script
 from nsff.novel_views.video_writer import VideoFiles, RenderedFrame, write_video
 from nsff.distributed import join_process_group
-with join_process_group() as group:
-    def render(index):
-        (Path(sys.argv[1]) / f"{index}-by-{group.rank}").touch()
-        return RenderedFrame({"rgb": np.full((8, 8, 3), index, np.uint8)})
-    write_video(VideoFiles(Path(sys.argv[1]) / "render", 7, ("rgb",), ("png",), ("mp4",), 24.0), render, {}, group)
+def main(argv):
+    with join_process_group() as group:
+        def render(index):
+            (Path(argv[0]) / f"{index}-by-{group.rank}").touch()
+            return RenderedFrame({"rgb": np.full((8, 8, 3), index, np.uint8)})
+        write_video(VideoFiles(Path(argv[0]) / "render", 7, ("rgb",), ("png",), ("mp4",), 24.0), render, {}, group)
+run_script(main)
 """
 
 
