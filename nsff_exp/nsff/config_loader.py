@@ -158,7 +158,7 @@ def _sequence_length(datadir: str) -> int | None:
 
 
 def _describe_unknown(argument: str, path: Path | None) -> str:
-    key = argument.lstrip("-").split("=")[0]
+    key = argument.lstrip("-").split("=")[0][:80].encode("unicode_escape").decode()  # a broken file may hold anything
     near = difflib.get_close_matches(key, [option.name for option in OPTIONS], 1)
     where = f"on the command line or in {path}" if path else "on the command line"
     return f"unknown option '{key}' {where}" + (f"; did you mean '{near[0]}'?" if near else "; see --help")
