@@ -85,6 +85,7 @@ def load_scene(config: Config, device: torch.device) -> Scene:
     depth_remedy = f"run run_midas.py --data_path {folder}"
 
     def files_in(name: str, suffixes: tuple[str, ...], remedy: str) -> list[Path]:
+        """List the files of the frames in use, and say where their order stands in for numbers."""
         paths = frame_files(folder / name, images, indices, suffixes, remedy)
         if paths[0].stem not in (f"{indices.start:05d}", images[indices.start].stem):
             log.info(
