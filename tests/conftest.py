@@ -1,6 +1,7 @@
 """Shapes in signatures are checked while the tests run; figures of the published method are found here."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -22,6 +23,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 ALEXNET = {"0": (64, 3, 11), "3": (192, 64, 5), "6": (384, 192, 3), "8": (256, 384, 3), "10": (256, 256, 3)}
 torch.set_num_threads(1)  # the tensors are small: threads that wait for each other cost more than they bring
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> None:
+    """Log from INFO on, whatever a script that ran in this process has set: `caplog` sees the same in any order."""
+    logging.getLogger("nsff").setLevel(logging.INFO)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,16 +37,41 @@ def start(folder: str, *command: str) -> subprocess.Popen:
     )
 
 
+def wait_until(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 120.0) -> None:
+    """Wait while the process runs; it must not end before the condition holds."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kill the process; it must be running still."""
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
 def kill_after(process: subprocess.Popen, seconds: float) -> bool:
     """Whether it was still running."""
     try:
         process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        kill(process)
         return True
     assert process.returncode == 0
     return False
+
+
+def newest_step(folder: Path) -> int:
+    return max((int(path.stem) for path in list_checkpoints(folder)), default=0)
+
+
+def finished_renders(folder: Path) -> dict[Path, int]:
+    """Images in the render folders of an experiment and when they were written (ns)."""
+    paths = [path for path in folder.glob("render*/**/*.[pj]*g") if not path.name.startswith(".")]
+    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def count_kills(kills: int) -> None:
@@ -58,25 +84,18 @@ killed: list[int] = []
 
 def test_training(arguments):
     """30 times: every checkpoint stays whole, and each run goes beyond the one before it, in steps of `EVERY`."""
-    chance, folder, reached, kills = random.Random(1), load_config(arguments).experiment_dir, 0, 0
-    while kills < 30:
+    chance, folder, reached = random.Random(1), load_config(arguments).experiment_dir, 0
+    for _ in range(30):
         process = start("nsff_exp", "run_nerf.py", *arguments, "--N_iters", "1000000")
-        until = time.monotonic() + 60.0
-        while not list_checkpoints(folder) or int(list_checkpoints(folder)[0].stem) <= reached:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_until(lambda: newest_step(folder) > reached, process)  # noqa: B023
         time.sleep(chance.uniform(0.0, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
-        newest = list_checkpoints(folder)[0]
+        kill(process)
         for path in list_checkpoints(folder):
             read_checkpoint(path)  # raises if broken
-        assert int(newest.stem) > reached
-        assert int(newest.stem) % EVERY == 0
-        reached = int(newest.stem)
-    count_kills(kills)
+        assert newest_step(folder) > reached
+        assert newest_step(folder) % EVERY == 0
+        reached = newest_step(folder)
+    count_kills(30)
     end = start("nsff_exp", "run_nerf.py", *arguments, "--N_iters", str(reached + 3))
     _, said = end.communicate(timeout=120)
     assert end.returncode == 0, said
@@ -91,11 +110,7 @@ def test_one_of_two_that_train_together(arguments):
     options = [*arguments, "--expname", "together", "--N_iters", "60"]
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--max-restarts=2"]
     process, folder = start("nsff_exp", *torchrun, "run_nerf.py", *options), load_config(options).experiment_dir
-    until = time.monotonic() + 120.0
-    while not list_checkpoints(folder):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_until(lambda: list_checkpoints(folder), process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     _, said = process.communicate(timeout=300)
@@ -114,20 +129,19 @@ def test_one_of_two_that_train_together(arguments):
     ],
 )
 def test_rendering_and_evaluation(trained, script, options, result):
-    """8 kills each: what was done is not done again, and the end is as without a kill."""
+    """8 kills each, just after one more image is done: no image is made twice, and the end is as without a kill."""
     given = ["--config", trained.config, "--datadir", trained.datadir, "--basedir", trained.basedir, "--device", "cpu"]
-    chance, before, kills = random.Random(2), {}, 0
-    while kills < 8 and kill_after(start("nsff_exp", script, *given, *options), chance.uniform(4.0, 6.0)):
-        kills += 1
-        made = {
-            path: path.stat().st_mtime_ns
-            for path in trained.experiment_dir.glob("render*/**/*.[pj]*")
-            if path.is_file()
-        }
-        whole = {path: written for path, written in made.items() if not path.name.startswith(".")}
+    chance, folder = random.Random(2), trained.experiment_dir
+    before: dict[Path, int] = {}
+    for _ in range(8):
+        process = start("nsff_exp", script, *given, *options)
+        wait_until(lambda: finished_renders(folder).keys() - before.keys(), process)  # noqa: B023
+        time.sleep(chance.uniform(0.0, 0.2))
+        kill(process)
+        whole = finished_renders(folder)
         assert before.items() <= whole.items()
         before = whole
-    count_kills(kills)
+    count_kills(8)
     end = start("nsff_exp", script, *given, *options)
     _, said = end.communicate(timeout=300)
     assert end.returncode == 0, said
