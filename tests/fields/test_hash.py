@@ -150,7 +150,7 @@ def test_scaled_schedule_follows_run_progress(config):
     assert run_progress(config, 2000, 0.0) == 1.0
     plans = [plan_step(config, 0, 24, progress) for progress in (0.0, 0.33, 0.34, 0.66, 0.67, 1.0)]
     assert [plan.n_hard > 0 for plan in plans] == [True, True, False, False, False, False]
-    assert [plan.two_step for plan in plans] == [False, False, True, True, True, True]
+    assert [plan.two_step.rendered for plan in plans] == [False, False, True, True, True, True]
     w = config.w_depth
     assert [plan.weights.depth for plan in plans] == pytest.approx([w, w, w / 10, w / 10, w / 100, w / 100])
     assert learning_rate(config, 7, 1.0) == pytest.approx(0.1 * learning_rate(config, 0, 0.0))

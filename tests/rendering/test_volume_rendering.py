@@ -10,7 +10,7 @@ from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera, make_rays, pixel_grid
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling, density_noise, sample_depths
-from nsff.rendering.train_render import render_train
+from nsff.rendering.train_render import SampledRays, TwoStepWarp, render_train
 from nsff.rendering.volume_rendering import composite, composite_blended, intervals, transmittance
 from toy_fields import AHEAD, toy
 
@@ -100,7 +100,8 @@ def test_frame_of_a_wall_does_not_depend_on_the_chunk_size():
 def test_train_render_warps_points_along_scene_flow(backward):
     rays = make_rays(pixel_grid(SIZE, CPU)[:9], AHEAD, SIZE)
     depths = sample_depths(9, 5, 0.0, None, CPU)
-    out = render_train(toy(), rays, depths, Timeline(10), 4, n_static=6, two_step=True, two_step_backward=backward)
+    two_step = TwoStepWarp(backward, rendered=True)
+    out = render_train(toy(), SampledRays.at(rays, depths), Timeline(10), 4, n_static=6, two_step=two_step)
     step = torch.tensor([0.01, 0.0, 0.0])
     torch.testing.assert_close(out.next.points_ndc, out.ref.points_ndc + step)
     torch.testing.assert_close(out.prev.points_ndc, out.ref.points_ndc - step)

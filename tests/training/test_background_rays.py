@@ -10,7 +10,7 @@ from nsff.data.scene import background_of
 from nsff.fields import build_fields
 from nsff.geometry.rays import make_rays, pixel_grid
 from nsff.rendering.ray_sampling import DepthSampling, sample_depths
-from nsff.rendering.train_render import render_background, render_train
+from nsff.rendering.train_render import SampledRays, TwoStepWarp, render_background, render_train
 from nsff.training.checkpoint import load_weights, read_checkpoint
 from nsff.training.losses import background_loss, split_loss
 from nsff.training.trainer import Trainer
@@ -85,10 +85,9 @@ def test_split_loss_is_mean_over_uniform_background_rays(paper_config, paper_sce
     load_weights(fields, read_checkpoint(golden / "render" / "002000.tar"), paper_config)
     batch = gather_batch(paper_scene, 5, torch.tensor([3, 700, 1200, 1290]), torch.tensor([5, 9]))
     batch = dataclasses.replace(batch, background=torch.tensor([True, False, True, True, True, True]))
-    rays = make_rays(batch.uv, paper_scene.c2w[5], paper_scene.intrinsics)
-    depths = sample_depths(6, 12, 0.0, None, CPU)
-    timeline = paper_scene.timeline
-    render = render_train(fields, rays, depths, timeline, 5, n_static=6, two_step=False, two_step_backward=True)
+    sampled = SampledRays.at(batch.rays, sample_depths(6, 12, 0.0, None, CPU))
+    one_step = TwoStepWarp(backward=True, rendered=False)
+    render = render_train(fields, sampled, paper_scene.timeline, 5, n_static=6, two_step=one_step)
     expected = render.ref.blended.dynamic_weight[[0, 2, 3]].mean()
     torch.testing.assert_close(split_loss(render, batch), expected, rtol=1e-5, atol=0.0)
 

@@ -13,7 +13,7 @@ from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera, make_rays
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths, density_noise
-from nsff.rendering.train_render import render_background, render_train
+from nsff.rendering.train_render import SampledRays, render_background, render_train
 from nsff.training.losses import VARIANT_RULES, BackgroundRender, NeighbourCameras, compute_losses
 from nsff.training.schedules import plan_step
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -40,14 +40,13 @@ def test_training_step_stays_on_the_device(variant, field, monkeypatch):
         with device:  # only here: a tensor that the code makes on the default device, the CPU, is found below
             fields, scene = build_fields(config), fake_scene(device)
         plan = plan_step(config, 60_000, scene.timeline.n_frames)
-        assert plan.two_step
+        assert plan.two_step.rendered
         batch = gather_batch(scene, 2, torch.arange(10, device=device), torch.arange(4, device=device))
-        rays = make_rays(batch.uv, scene.c2w[2], scene.intrinsics)
         sampling = DepthSampling(8, 6 if field == "hash" else 0, 1.0)
-        depths = choose_depths(fields, rays, 0.0, sampling)
+        depths = choose_depths(fields, batch.rays, 0.0, sampling)
         render = render_train(
-            fields, rays, depths, scene.timeline, 2, n_static=len(rays), two_step=True, two_step_backward=True,
-            noise=lambda n: density_noise((n, 8), 1.0, None, device),
+            fields, SampledRays.at(batch.rays, depths), scene.timeline, 2, len(batch.rays), plan.two_step,
+            lambda n: density_noise((n, 8), 1.0, None, device),
         )  # fmt: skip
         cameras = NeighbourCameras.of(scene, 2)
         background_rays = make_rays(batch.uv, scene.c2w[batch.uv[:, 0].long() % 5], scene.intrinsics)

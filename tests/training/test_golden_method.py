@@ -12,10 +12,10 @@ from nsff.fields import blocked, mlp
 from nsff.fields.encoding import encode
 from nsff.geometry.camera_paths import bullet_time_loop, space_time_offsets
 from nsff.geometry.poses import interpolate
-from nsff.geometry.rays import camera_rays, make_rays, pixel_grid, project
+from nsff.geometry.rays import camera_rays, pixel_grid, project
 from nsff.geometry.space import ndc_to_world, to_ndc
 from nsff.rendering.ray_sampling import sample_depths
-from nsff.rendering.train_render import render_train
+from nsff.rendering.train_render import SampledRays, TwoStepWarp, render_train
 from nsff.rendering.volume_rendering import composite, intervals
 from nsff.training.losses import VARIANT_RULES, NeighbourCameras, compute_losses
 from nsff.training.schedules import plan_step, stage_length
@@ -108,11 +108,11 @@ def replay(stage, name, figures, scene, config, fields, static_everywhere: bool)
     hard = moving_pixels(scene, frame)[draws[0]] if len(draws) == 2 else draws[0][:0]
     batch = gather_batch(scene, frame, draws[-1], hard)
     plan = plan_step(config, stage["step"], scene.timeline.n_frames)
-    rays = make_rays(batch.uv, scene.c2w[frame], scene.intrinsics)
+    n_rays = len(batch.rays)
     render = render_train(
-        fields, rays, sample_depths(len(rays), config.N_samples, 0.0, None, CPU), scene.timeline, frame,
-        n_static=len(rays) if static_everywhere or plan.static_everywhere else batch.n_uniform,
-        two_step=plan.two_step, two_step_backward=bool(stage["chain_bwd"]),
+        fields, SampledRays.at(batch.rays, sample_depths(n_rays, config.N_samples, 0.0, None, CPU)),
+        scene.timeline, frame, n_rays if static_everywhere or plan.static_everywhere else batch.n_uniform,
+        TwoStepWarp(backward=bool(stage["chain_bwd"]), rendered=plan.two_step.rendered),
     )  # fmt: skip
     cameras = NeighbourCameras.of(scene, frame)
     terms = compute_losses(render, batch, cameras, plan.weights, VARIANT_RULES[config.variant])
@@ -123,7 +123,7 @@ def replay(stage, name, figures, scene, config, fields, static_everywhere: bool)
 def test_step_renders_match_published_values(name, stages, figures, golden_scene, golden_config, golden_fields):
     stage, prefix = stages[name], f"step/{name}/ret/"
     step = replay(stage, name, figures, golden_scene, golden_config, golden_fields, static_everywhere=True)
-    assert step.plan.two_step == stage["chain_5frames"]
+    assert step.plan.two_step.rendered == stage["chain_5frames"]
     assert golden_scene.timeline.time_of(stage["frame"]) == pytest.approx(stage["img_idx"])
     origins, directions = camera_rays(step.batch.uv, golden_scene.c2w[stage["frame"]], golden_scene.intrinsics)
     assert_close(torch.stack([origins, directions]), figures[f"step/{name}/rays"], 1e-5)
@@ -152,7 +152,7 @@ def test_step_renders_match_published_values(name, stages, figures, golden_scene
 
 
 def static_only(step: Step, scene, config) -> dict[str, torch.Tensor]:
-    rays = make_rays(step.batch.uv, scene.c2w[step.batch.frame], scene.intrinsics)
+    rays = step.batch.rays
     depths = sample_depths(len(rays), config.N_samples, 0.0, None, CPU)
     render = composite(step.render.ref.static, depths, intervals(depths, rays.directions_ndc))
     return {"rgb_map_rig": render.rgb, "depth_map_rig": render.depth}

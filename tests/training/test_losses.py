@@ -122,14 +122,14 @@ def config_of(variant: str, *more: str):
 def test_plan_step_stage_limits_follow_variant():
     paper = config_of("paper", "--decay_iteration", "2")
     assert [plan_step(paper, step, 24).n_hard for step in (0, 1999, 2000)] == [512, 512, 0]
-    assert [plan_step(paper, step, 24).two_step for step in (1999, 2000, 9000)] == [False, True, True]
+    assert [plan_step(paper, step, 24).two_step.rendered for step in (1999, 2000, 9000)] == [False, True, True]
     wild = config_of("wild", "--decay_iteration", "2", "--chain_sf")
     assert stage_length(wild, 24) == 24_000
     assert stage_length(wild, 400) == 250_000
-    assert [plan_step(wild, step, 24).two_step for step in (24_000, 48_000, 48_001)] == [False, False, True]
+    assert [plan_step(wild, step, 24).two_step.rendered for step in (24_000, 48_000, 48_001)] == [False, False, True]
     assert [plan_step(wild, s, 24).weights.colour_where_dynamic for s in (0, 24_000, 24_001)] == [False, False, True]
     assert [plan_step(wild, step, 24).n_hard for step in (23_999, 24_000)] == [512, 0]
-    assert not plan_step(config_of("wild"), 10**6, 24).two_step
+    assert not plan_step(config_of("wild"), 10**6, 24).two_step.rendered
 
 
 def test_plan_step_after_hundreds_of_stages_has_finite_weights():
@@ -142,7 +142,7 @@ def test_plan_step_prior_weights_decay_and_two_step_direction_alternates():
     weights = [plan_step(config, step, 24).weights for step in (999, 1000, 2500)]
     assert [w.depth for w in weights] == pytest.approx([0.04, 0.004, 0.0004])
     assert [w.flow for w in weights] == pytest.approx([0.02, 0.02, 0.02])  # decay_optical_flow_w was not given
-    assert plan_step(config, 7, 24).two_step_backward != plan_step(config, 8, 24).two_step_backward
+    assert [plan_step(config, step, 24).two_step.backward for step in (7, 8, 9)] == [False, True, False]
 
 
 def test_learning_rate_falls_tenfold_over_lrate_decay():

@@ -19,7 +19,7 @@ from nsff.geometry.rays import Camera, project, world_to_camera
 from nsff.geometry.space import ndc_to_world
 from nsff.lock import lock_folder
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
-from nsff.rendering.train_render import render_train
+from nsff.rendering.train_render import SampledRays, TwoStepWarp, render_train
 from nsff.training.checkpoint import BrokenCheckpoint, list_checkpoints, read_checkpoint
 from nsff.training.images import _dynamic_only
 from nsff.training.loop import Clock, check_loss, train
@@ -92,10 +92,9 @@ def test_training_images_match_renders_of_the_losses(paper_fields, paper_config,
     camera = Camera(scene.c2w[frame], scene.intrinsics, scene.intrinsics)
     rgb, depth, flow = _dynamic_only(paper_fields, scene, camera, frame, sampling, 700)
     rays, timeline = camera.rays(), scene.timeline
-    z = choose_depths(paper_fields, rays, timeline.time_of(frame), sampling)
-    step = render_train(
-        paper_fields, rays, z, timeline, frame, n_static=len(rays), two_step=False, two_step_backward=True
-    )
+    sampled = SampledRays.at(rays, choose_depths(paper_fields, rays, timeline.time_of(frame), sampling))
+    one_step = TwoStepWarp(backward=True, rendered=False)
+    step = render_train(paper_fields, sampled, timeline, frame, n_static=len(rays), two_step=one_step)
     last = frame == 23
     warp, neighbour = (step.prev, frame - 1) if last else (step.next, frame + 1)
     expected = (step.ref.dynamic_only.weights[..., None] * warp.points_ndc).sum(-2)

@@ -1,4 +1,4 @@
-"""Sample the pixels of a training step."""
+"""Draw the pixels of a training step and cast the rays through them."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nsff.data.scene import Scene
+from nsff.geometry.rays import RayBundle, make_rays
 
 GATHER_CHUNK = 128  # pixels gathered between releases of mapped pages
 
@@ -21,6 +22,7 @@ class TrainBatch:
     frame: int
     n_uniform: int
     uv: Float[Tensor, "n 2"]
+    rays: RayBundle
     rgb: Float[Tensor, "n 3"]
     disparity: Float[Tensor, " n"]
     flow_fwd: Float[Tensor, "n 2"]
@@ -36,6 +38,7 @@ class BackgroundBatch:
 
     frames: Int[Tensor, " n"]
     uv: Float[Tensor, "n 2"]
+    rays: RayBundle
     rgb: Float[Tensor, "n 3"]
 
 
@@ -52,6 +55,7 @@ def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, " a"], hard: Int
         frame,
         len(uniform),
         uv,
+        make_rays(uv, scene.c2w[frame], scene.intrinsics),
         rgb=pick(scene.images),
         disparity=pick(scene.disparity),
         flow_fwd=pick(scene.flow_fwd),
@@ -94,7 +98,8 @@ def draw_background(scene: Scene, n: int, generator: torch.Generator) -> Backgro
     rgb = _gather_chunked(scene, scene.images.flatten(0, 2), index).to(scene.device)
     index = index.to(scene.device)
     uv = torch.stack([index % width, index // width % height], dim=-1).to(scene.images.dtype)
-    return BackgroundBatch(index // (height * width), uv, rgb)
+    frames = index // (height * width)
+    return BackgroundBatch(frames, uv, make_rays(uv, scene.c2w[frames], scene.intrinsics), rgb)
 
 
 def _gather_chunked(scene: Scene, values: Tensor, index: Int[Tensor, " n"]) -> Tensor:

@@ -25,7 +25,7 @@ from nsff.geometry.rays import make_rays, pixel_grid
 from nsff.io import Image, atomic_write, writing_to
 from nsff.rendering.frame_render import render_frame, render_static
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
-from nsff.rendering.train_render import TrainRender, render_train
+from nsff.rendering.train_render import SampledRays, TrainRender, TwoStepWarp, render_train
 from nsff.rendering.visualize import Ranges, draw, to_uint8
 from nsff.training.checkpoint import restore_fields
 
@@ -226,9 +226,8 @@ def _render_pixels(fields: Fields, config: Config, scene: Scene, frame: int, uv:
     rays = make_rays(uv, scene.c2w[frame], scene.intrinsics)
     sampling = DepthSampling.of(config).without_jitter()
     depths = choose_depths(fields, rays, scene.timeline.time_of(frame), sampling)
-    return render_train(
-        fields, rays, depths, scene.timeline, frame, n_static=len(rays), two_step=False, two_step_backward=False
-    )
+    one_step = TwoStepWarp(backward=False, rendered=False)
+    return render_train(fields, SampledRays.at(rays, depths), scene.timeline, frame, len(rays), one_step)
 
 
 def _flow_error(fields: Fields, config: Config, scene: Scene, frame: int, uv: Float[Tensor, "n 2"]) -> float:

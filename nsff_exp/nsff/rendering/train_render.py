@@ -50,6 +50,14 @@ class WarpRender:
 
 
 @dataclasses.dataclass(frozen=True)
+class TwoStepWarp:
+    """The warp over two frames: to frame - 2 if `backward`, else to frame + 2; points alone unless `rendered`."""
+
+    backward: bool
+    rendered: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainRender:
     """Renders of one training step, on which all losses are computed.
 
@@ -88,13 +96,18 @@ def render_background(
 
 
 @dataclasses.dataclass(frozen=True)
-class _SampledRays:
-    """Reference rays with their samples; every warp is composited along them."""
+class SampledRays:
+    """Reference rays with their samples at NDC depths z; every warp is composited along them."""
 
     rays: RayBundle
     depths: Float[Tensor, "n s"]
     deltas: Float[Tensor, "n s"]
     points_ndc: Float[Tensor, "n s 3"]
+
+    @staticmethod
+    def at(rays: RayBundle, depths: Float[Tensor, "n s"]) -> "SampledRays":
+        """Place samples at sorted depths z (0..1) along each ray."""
+        return SampledRays(rays, depths, intervals(depths, rays.directions_ndc), rays.points_ndc(depths))
 
     def times(self, time: float) -> Float[Tensor, " n"]:
         return self.depths.new_full((len(self.rays),), time)
@@ -130,31 +143,25 @@ class _SampledRays:
 
 def render_train(
     fields: Fields,
-    rays: RayBundle,
-    depths: Float[Tensor, "n s"],
+    sampled: SampledRays,
     timeline: Timeline,
     frame: int,
-    *,
     n_static: int,
-    two_step: bool,
-    two_step_backward: bool,
+    two_step: TwoStepWarp,
     noise: NoiseSource = lambda n_rays: 0.0,
 ) -> TrainRender:
     """Render one training step (paper, sections 3.2 and 3.3).
 
     Args:
         fields: static and dynamic.
-        rays: rays through pixels of `frame`.
-        depths: z of the samples along each ray.
+        sampled: rays through pixels of `frame`, with their samples.
         timeline: of the sequence.
         frame: reference frame; its neighbours may lie one frame beyond the ends of the sequence.
         n_static: number of rays, the first ones, on which the static field and the blend are rendered.
-        two_step: render from two frames away as well.
-        two_step_backward: warp over two frames to frame - 2 instead of frame + 2.
+        two_step: the warp over two frames.
         noise: density noise for a number of rays; drawn once per rendered time and used for both fields.
     """
-    n_rays, time, step = len(rays), timeline.time_of(frame), timeline.step
-    sampled = _SampledRays(rays, depths, intervals(depths, rays.directions_ndc), rays.points_ndc(depths))
+    rays, n_rays, time, step = sampled.rays, len(sampled.rays), timeline.time_of(frame), timeline.step
     ref = sampled.render_reference(fields, time, n_static, noise(n_rays))
 
     prev_ndc, next_ndc = ref.points_ndc + ref.dynamic.sf_bwd, ref.points_ndc + ref.dynamic.sf_fwd
@@ -165,14 +172,14 @@ def render_train(
     render_prev = sampled.render_warp(prev_ndc, at_prev, visible_prev, noise(n_rays))
     render_next = sampled.render_warp(next_ndc, at_next, visible_next, noise(n_rays))
 
-    if two_step_backward:
+    if two_step.backward:
         far_ndc, far_time = prev_ndc + at_prev.sf_bwd, time - 2.0 * step
         visible_far = visible_prev * (1.0 - at_prev.prob_bwd)
     else:
         far_ndc, far_time = next_ndc + at_next.sf_fwd, time + 2.0 * step
         visible_far = visible_next * (1.0 - at_next.prob_fwd)
     render_far = None
-    if two_step:
+    if two_step.rendered:
         at_far = fields.dynamic(far_ndc, sampled.times(far_time), rays.viewdirs)
         render_far = sampled.render_warp(far_ndc, at_far, visible_far, noise(n_rays))
-    return TrainRender(ref, render_prev, render_next, two_step_backward, far_ndc, render_far)
+    return TrainRender(ref, render_prev, render_next, two_step.backward, far_ndc, render_far)

@@ -3,6 +3,7 @@
 import dataclasses
 
 from nsff.config import Config
+from nsff.rendering.train_render import TwoStepWarp
 from nsff.training.losses import LossWeights
 
 PRIOR_DECAY = 10.0  # weights of depth and flow are divided by this at every multiple of D
@@ -21,15 +22,13 @@ class StepPlan:
 
     Attributes:
         n_hard: rays drawn from the motion mask, beside the uniform ones.
-        two_step: render from two frames away as well.
-        two_step_backward: that frame is frame - 2, else frame + 2.
+        two_step: the warp over two frames; its direction alternates.
         static_everywhere: evaluate the static field on the hard-mined rays too.
         weights: of the loss terms.
     """
 
     n_hard: int
-    two_step: bool
-    two_step_backward: bool
+    two_step: TwoStepWarp
     static_everywhere: bool
     weights: LossWeights
 
@@ -74,8 +73,10 @@ def plan_step(config: Config, step: int, n_frames: int, progress: float = 0.0) -
     decay = PRIOR_DECAY ** min(stage, MAX_DECAYS)
     return StepPlan(
         n_hard=config.num_extra_sample if config.use_motion_mask and stage == 0 else 0,
-        two_step=config.chain_sf and _is_past(2, config, step, n_frames, progress) if wild else stage >= 1,
-        two_step_backward=step % 2 == 0,
+        two_step=TwoStepWarp(
+            backward=step % 2 == 0,
+            rendered=config.chain_sf and _is_past(2, config, step, n_frames, progress) if wild else stage >= 1,
+        ),
         static_everywhere=wild,
         weights=LossWeights(
             depth=config.w_depth / (decay if config.decay_depth_w else 1.0),

@@ -14,19 +14,16 @@ from nsff.data.scene import Scene
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError, UsageError
 from nsff.fields import Fields, build_fields, build_optimizer
-from nsff.geometry.rays import make_rays
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths, density_noise
-from nsff.rendering.train_render import TrainRender, render_background, render_train
+from nsff.rendering.train_render import SampledRays, TrainRender, render_background, render_train
 from nsff.rendering.volume_rendering import Noise
 from nsff.training.checkpoint import (
     Checkpoint,
     TrainingState,
-    check_sequence,
     checkpoint_path,
+    choose_to_resume,
     list_checkpoints,
     load_weights,
-    read_checkpoint,
-    read_newest,
     save_checkpoint,
 )
 from nsff.training.losses import VARIANT_RULES, BackgroundRender, LossTerms, NeighbourCameras, compute_losses
@@ -115,19 +112,16 @@ class Trainer:
     def forward(self, batch: TrainBatch, plan: StepPlan) -> tuple[TrainRender, LossTerms]:
         """Render the pixels of a batch and compute the losses."""
         scene, frame = self.scene, batch.frame
-        rays = make_rays(batch.uv, scene.c2w[frame], scene.intrinsics)
         sampling = DepthSampling.of(self.config)
-        depths = choose_depths(self.fields, rays, scene.timeline.time_of(frame), sampling, self.sample_rng)
+        depths = choose_depths(self.fields, batch.rays, scene.timeline.time_of(frame), sampling, self.sample_rng)
         render = render_train(
             self.fields,
-            rays,
-            depths,
+            SampledRays.at(batch.rays, depths),
             scene.timeline,
             frame,
-            n_static=len(rays) if plan.static_everywhere else batch.n_uniform,
-            two_step=plan.two_step,
-            two_step_backward=plan.two_step_backward,
-            noise=self._density_noise,
+            len(batch.rays) if plan.static_everywhere else batch.n_uniform,
+            plan.two_step,
+            self._density_noise,
         )
         cameras, rules = NeighbourCameras.of(scene, frame), VARIANT_RULES[self.config.variant]
         return render, compute_losses(render, batch, cameras, plan.weights, rules, self._render_background())
@@ -144,9 +138,8 @@ class Trainer:
         batch = draw_background(self.scene, n_rays, self.sample_rng)
         if not len(batch.rgb):
             return None
-        rays = make_rays(batch.uv, self.scene.c2w[batch.frames], self.scene.intrinsics)
         sampling = DepthSampling.of(self.config)
-        rgb = render_background(self.fields.static, rays, sampling, self.sample_rng, self._density_noise)
+        rgb = render_background(self.fields.static, batch.rays, sampling, self.sample_rng, self._density_noise)
         return BackgroundRender(rgb, batch.rgb)
 
     def _average_gradients(self) -> None:
@@ -189,7 +182,7 @@ class Trainer:
         return path
 
     def resume(self) -> None:
-        """Restore the newest checkpoint of the experiment; without one, start from `ft_path` or from scratch.
+        """Go on from the checkpoint of the experiment, else of `ft_path`, else from scratch.
 
         Raises:
             InputError: the checkpoint does not belong to this config, or `no_reload` is set and one exists.
@@ -200,23 +193,9 @@ class Trainer:
                 f"--no_reload: {folder.absolute()} has checkpoints up to {old[0].name}; "
                 "move them away or choose another --expname"
             )
-        checkpoint = self.group.broadcast(read_newest(folder) if self.group.is_main else None)
+        checkpoint = self.group.broadcast(choose_to_resume(self.config) if self.group.is_main else None)
         if checkpoint is not None:
-            if self.config.ft_path:
-                log.info("ft_path is ignored: the experiment has checkpoints of its own")
-            self._check_same_run(checkpoint)
             self._restore(checkpoint)
-        elif self.config.ft_path:
-            self._restore(read_checkpoint(Path(self.config.ft_path)))
-            self.seconds = 0.0  # the time limit counts the minutes of this experiment only
-
-    def _check_same_run(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.variant not in (None, self.config.variant):
-            raise InputError(
-                f"{checkpoint.path} was trained as variant {checkpoint.variant}, {self.config.variant} is asked for; "
-                "choose another --expname, or give --variant"
-            )
-        check_sequence(checkpoint, self.config)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         load_weights(self.fields, checkpoint, self.config)
