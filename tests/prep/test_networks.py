@@ -11,8 +11,8 @@ import torch
 from nsff.errors import InputError
 from nsff.io import read_frames, write_image
 from nsff.prep.depth_stage import DepthSettings, make_disparity
-from nsff.prep.masks import find_moving
 from nsff.prep.semantic_masks import MaskRcnn
+from nsff.prep.sfm_masks import find_moving
 from nsff.scene_folder import SceneFolder
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 

@@ -10,10 +10,10 @@ from nsff.prep.colmap import longest_run
 from nsff.prep.depth_stage import DepthSettings
 from nsff.prep.flow import DisFlow, consistent
 from nsff.prep.flow_stage import FlowSettings
-from nsff.prep.masks import read_user_masks
 from nsff.prep.motion_masks import disk, epipolar_distance, epipolar_mask, fundamental, motion_mask, parse_threshold
 from nsff.prep.poses_bounds import ColmapModel, camera_warnings, load_cameras, poses_bounds
 from nsff.prep.semantic_masks import MOVABLE, movable_mask
+from nsff.prep.user_masks import read_user_masks
 from nsff.prep.video import FrameSource, evenly_spaced_indices, extract_frames, probe_video, shrink
 from nsff.prep.weights import MASK_RCNN, MIDAS, RAFT
 from nsff.scene_folder import SceneFolder

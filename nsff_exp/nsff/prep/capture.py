@@ -27,8 +27,9 @@ from nsff.prep.colmap import (
     reconstruct,
     undistort,
 )
-from nsff.prep.masks import find_moving, read_user_masks, write_colmap_masks
 from nsff.prep.semantic_masks import load_mask_rcnn_if_present
+from nsff.prep.sfm_masks import find_moving, write_colmap_masks
+from nsff.prep.user_masks import read_user_masks
 from nsff.prep.video import FrameSource, extract_frames, select_frames
 
 log = logging.getLogger("nsff")

@@ -13,7 +13,6 @@ from nsff.cli import progress_bar
 from nsff.errors import InputError
 from nsff.io import Image, Mask, list_images, read_arrays, read_frames, read_image, write_arrays, write_image
 from nsff.prep.flow import DisFlow, FlowMethod, consistent, resize_flow
-from nsff.prep.masks import read_user_masks
 from nsff.prep.motion_masks import (
     MAX_MOVING_FRACTION,
     MIN_MOVING_FRACTION,
@@ -29,6 +28,7 @@ from nsff.prep.poses_bounds import Cameras, load_cameras
 from nsff.prep.previews import flow_picture, mask_picture, preview_indices, write_contact_sheet
 from nsff.prep.raft import RaftFlow
 from nsff.prep.semantic_masks import MaskRcnn
+from nsff.prep.user_masks import read_user_masks
 from nsff.prep.weights import MASK_RCNN, RAFT, RAFT_SMALL, find_weights, has_weights
 from nsff.scene_folder import SceneFolder
 

@@ -1,6 +1,6 @@
-"""Masks that keep moving things out of structure from motion: the user's, or detected from optical flow."""
+"""Masks that keep moving things out of structure from motion: detected from optical flow, written for COLMAP."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nsff.cli import progress_bar
-from nsff.errors import InputError
-from nsff.io import Flow, Image, Mask, list_images, natural_order, read_frames, read_image, write_image
+from nsff.io import Flow, Image, Mask, read_frames, read_image, write_image
 from nsff.prep.colmap import SfmResult
 from nsff.prep.flow import DisFlow, consistent
 from nsff.prep.motion_masks import epipolar_distance, epipolar_mask, fundamental, motion_mask
@@ -99,29 +98,3 @@ def _distance_by_ransac(flow: Flow, agree: Mask) -> Float[np.ndarray, "H W"] | N
         start.astype(np.float64), arrival, cv2.USAC_MAGSAC, RANSAC_PIXELS, RANSAC_CONFIDENCE, RANSAC_ITERATIONS
     )
     return epipolar_distance(flow, matrix) if matrix is not None and matrix.shape == (3, 3) else None
-
-
-def read_user_masks(folder: Path, n_frames: int, indices: Sequence[int] = (), n_source: int = 0) -> list[Mask]:
-    """Read the user's motion masks, one per frame in natural order: 0 = static, bright (or any label) = moving.
-
-    Args:
-        folder: folder of the masks.
-        n_frames: number of frames in use.
-        indices: their indices in the source, for a folder with one mask per source frame.
-        n_source: number of frames of the source.
-
-    Raises:
-        InputError: the number of masks fits neither the frames in use nor the source, or all masks are black.
-    """
-    paths = sorted(list_images(folder, "give a folder with a mask for each frame"), key=natural_order)
-    if len(paths) == n_source and len(indices) == n_frames:
-        paths = [paths[k] for k in indices]
-    if len(paths) != n_frames:
-        raise InputError(f"{folder} has {len(paths)} masks for {n_frames} frames; give one mask per frame")
-    masks = []
-    for path in paths:
-        brightest = read_image(path).max(axis=-1)
-        masks.append(brightest > 0.5 * max(1, brightest.max()))
-    if not any(mask.any() for mask in masks):
-        raise InputError(f"{folder}: all masks are black; paint moving things white")
-    return masks
