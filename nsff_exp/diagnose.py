@@ -11,12 +11,12 @@ def main(argv: list[str]) -> None:
     """Measure, print the verdicts, and write the page."""
     config = load_config(argv, "diagnose.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
-    from nsff.cuda import memory_advice
+    from nsff.cuda import render_memory_advice
     from nsff.distributed import pick_device
     from nsff.evaluation.diagnostics import diagnose
     from nsff.report.evaluation_page import write_health_page
 
-    with memory_advice(config):
+    with render_memory_advice(config):
         diagnose(config, pick_device(config), write_health_page)
 
 

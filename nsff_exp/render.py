@@ -14,7 +14,7 @@ def main(argv: list[str]) -> None:
     """Render the videos that the options ask for."""
     config = load_config(argv, "render.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
-    from nsff.cuda import memory_advice
+    from nsff.cuda import render_memory_advice
     from nsff.distributed import join_process_group, launch_processes, pick_device
     from nsff.novel_views.render_plan import wants_videos
     from nsff.novel_views.render_videos import render_videos
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
         )
     if launch_processes(config, __file__, argv):
         return
-    with memory_advice(config), join_process_group() as group:
+    with render_memory_advice(config), join_process_group() as group:
         render_videos(config, pick_device(config), group)
 
 

@@ -13,7 +13,7 @@ def main(argv: list[str]) -> None:
     """Train, or render the videos that the options ask for."""
     config = load_config(argv, "run_nerf.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
-    from nsff.cuda import memory_advice
+    from nsff.cuda import render_memory_advice
     from nsff.data.scene import load_scene
     from nsff.distributed import join_process_group, launch_processes, pick_device
     from nsff.evaluation.validation import Validation
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     if launch_processes(config, __file__, argv):
         return
     device = pick_device(config)
-    with memory_advice(config), join_process_group() as group:
+    with render_memory_advice(config), join_process_group() as group:
         if wants_videos(config):
             render_videos(config, device, group)
         else:

@@ -72,17 +72,31 @@ def _module(source: KernelSource, device: int) -> Any:
     return cupy.RawModule(code=source.path.read_text(), options=source.options, backend="nvrtc")
 
 
-@contextlib.contextmanager
-def memory_advice(config: Config) -> Iterator[None]:
+def render_memory_advice(config: Config) -> contextlib.AbstractContextManager[None]:
     """Turn running out of GPU memory during a render into advice on the option to lower, with a value.
 
     Raises:
         InputError: instead of torch.OutOfMemoryError.
     """
+    return _memory_advice(
+        f"to render {config.netchunk} points at once; --netchunk {max(1, config.netchunk // 4)} needs about a quarter"
+    )
+
+
+def step_memory_advice(config: Config) -> contextlib.AbstractContextManager[None]:
+    """Turn running out of GPU memory during a training step into advice on the options to lower, with values.
+
+    Raises:
+        InputError: instead of torch.OutOfMemoryError.
+    """
+    names = ("N_rand", "num_extra_sample", "background_rays")
+    halved = " ".join(f"--{name} {getattr(config, name) // 2}" for name in names if getattr(config, name) > 1)
+    return _memory_advice(f"for a training step; half the rays need about half of it: {halved}")
+
+
+@contextlib.contextmanager
+def _memory_advice(purpose_and_advice: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"the GPU has not enough memory to render {config.netchunk} points at once; "
-            f"--netchunk {max(1, config.netchunk // 4)} needs about a quarter"
-        ) from error
+        raise InputError(f"the GPU has not enough memory {purpose_and_advice}") from error

@@ -264,7 +264,7 @@ def test_truncated_checkpoint_falls_back_to_previous_one(run, tmp_path, caplog):
     assert "000002.tar cannot be read, it may be cut off" in caplog.text
     assert "resumed from" in caplog.text
     assert "000001.tar" in caplog.text
-    assert not list(folder.glob("*.partial"))
+    assert not list(folder.glob(".partial-*"))
 
 
 def test_pickled_code_in_checkpoint_is_not_executed(run, tmp_path):

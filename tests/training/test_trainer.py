@@ -12,7 +12,7 @@ import pytest
 import run_nerf
 import torch
 from nsff.cli import run_script
-from nsff.cuda import memory_advice
+from nsff.cuda import render_memory_advice
 from nsff.data.pixel_sampler import draw_batch
 from nsff.errors import InputError
 from nsff.geometry.rays import Camera, project, world_to_camera
@@ -268,7 +268,8 @@ def test_out_of_memory_error_names_option_to_lower(config, paper_scene, monkeypa
     monkeypatch.setattr(Trainer, "train_step", out_of_memory)
     with pytest.raises(InputError, match=r"half the rays .*: --N_rand 16 --num_extra_sample 4$"):
         train(Trainer(config, paper_scene, CPU))
-    with pytest.raises(InputError, match="render 131072 points at once; --netchunk 32768 "), memory_advice(config):
+    message = "render 131072 points at once; --netchunk 32768 "
+    with pytest.raises(InputError, match=message), render_memory_advice(config):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
@@ -287,6 +288,18 @@ def test_save_on_full_disk_raises_and_leaves_no_file(config, paper_scene, monkey
     with pytest.raises(InputError, match="No space left on device"):
         trainer.save()
     assert list(config.experiment_dir.iterdir()) == []
+
+
+def test_unfinished_checkpoint_of_a_killed_run_is_never_read_and_deleted_by_the_next_run(config, paper_scene):
+    config.experiment_dir.mkdir()
+    unfinished = config.experiment_dir / ".partial-99-000005.tar"
+    unfinished.write_bytes(b"the first part of a checkpoint")
+    other = config.experiment_dir / ".partial-99-metrics.json"  # of an evaluation that runs at the same time
+    other.write_text("{")
+    assert list_checkpoints(config.experiment_dir) == []
+    train(Trainer(config, paper_scene, CPU))
+    assert not unfinished.exists()
+    assert other.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

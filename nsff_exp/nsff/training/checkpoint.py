@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import logging
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from nsff.config import Config
 from nsff.errors import InputError
 from nsff.fields import Fields
+from nsff.io import TMP_PREFIX, atomic_write
 
 log = logging.getLogger("nsff")
 
@@ -121,19 +121,23 @@ def save_checkpoint(path: Path, state: TrainingState, config: Config) -> None:
         "n_frames": config.n_frames,
         "rng": state.rng,
     }
-    partial = path.with_suffix(".partial")
     try:
-        with partial.open("wb") as file:
+        # An open file, as torch writes the name of a path into the content.
+        with atomic_write(path) as partial, partial.open("wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"cannot write checkpoint {path.absolute()} ({_one_line(error, 120)}); earlier checkpoints are intact"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete the checkpoints that killed runs left unfinished; the folder must be locked, or one being written is lost.
+
+    Their names hold the number of the process that wrote them: no later run would write over them.
+    """
+    for path in folder.glob(f"{TMP_PREFIX}*.tar"):
+        path.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from nsff.config import Config
 from nsff.config_loader import format_args
-from nsff.errors import InputError
+from nsff.cuda import step_memory_advice
+from nsff.io import read_or_raise, write_text
 from nsff.lock import lock_folder
+from nsff.training.checkpoint import remove_unfinished
 from nsff.training.logger import TrainingLogger, Validate
 from nsff.training.trainer import DIVERGENCE_ADVICE, Diverged, StepReport, Trainer
 
@@ -41,6 +42,7 @@ def train(trainer: Trainer, validate: Validate | None = None) -> None:
     with lock_folder(config.experiment_dir) if group.is_main else contextlib.nullcontext():
         if group.is_main:
             _write_settings(config)
+            remove_unfinished(config.experiment_dir)
         trainer.resume()
         if (reason := trainer.stop_reason()) is not None:
             log.info("%s", reason)
@@ -49,7 +51,7 @@ def train(trainer: Trainer, validate: Validate | None = None) -> None:
             clock = Clock(trainer.seconds)
             interrupted = False
             while trainer.stop_reason() is None and not interrupted:
-                with _memory_advice(config):
+                with step_memory_advice(config):
                     report = trainer.train_step()
                 saves = trainer.step % config.i_weights == 0
                 # Reading the loss waits for a GPU, so there it is checked only where it is read anyway.
@@ -117,24 +119,9 @@ def deferred_interrupts() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def _memory_advice(config: Config) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        names = ("N_rand", "num_extra_sample", "background_rays")
-        halved = " ".join(f"--{name} {getattr(config, name) // 2}" for name in names if getattr(config, name) > 1)
-        raise InputError(
-            f"the GPU has not enough memory for a training step; half the rays need about half of it: {halved}"
-        ) from error
-
-
 def _write_settings(config: Config) -> None:
     """Write `args.txt`, and a copy of the config file if any, into the experiment folder."""
-    folder = config.experiment_dir
-    try:
-        (folder / "args.txt").write_text(format_args(config))
-        if config.config:
-            (folder / "config.txt").write_text(Path(config.config).read_text())
-    except OSError as error:
-        raise InputError(f"cannot write to {folder.absolute()} ({error.strerror}); set --basedir") from error
+    write_text(config.experiment_dir / "args.txt", format_args(config))
+    if config.config:
+        source = Path(config.config)
+        write_text(config.experiment_dir / "config.txt", read_or_raise(source, source.read_text))
