@@ -12,7 +12,7 @@ from toy_fields import AHEAD
 SIZE = Intrinsics(2, 3, 2.0)
 
 
-def test_coarse_samples_lie_mid_span():
+def test_coarse_samples_lie_mid_bin():
     rays = make_rays(pixel_grid(SIZE, torch.device("cpu")), AHEAD, SIZE)
     samples = CoarseSamples.along(rays, 4)
     torch.testing.assert_close(samples.points_ndc, rays.points_ndc(torch.tensor([[0.125, 0.375, 0.625, 0.875]] * 6)))
@@ -24,7 +24,7 @@ def test_coarse_samples_lie_mid_span():
     [(False, [0.25, 0.0], [0.25, 0.0]), (True, [0.25, 0.5], [0.25, 0.5])],
 )
 def test_coarse_weights_with_opaque_end_keep_the_remaining_transmittance(opaque_end, static, dynamic):
-    """Both fields have opacity 0.5 and blend weight 0.5 in the first span, 0 in the last: half the light remains."""
+    """Both fields have opacity 0.5 and blend weight 0.5 in the first bin, 0 in the last: half the light remains."""
     samples = CoarseSamples(torch.zeros(1, 2, 3), torch.ones(1, 2))
     sigma = torch.tensor([[math.log(2.0), -1.0]])
     weights = samples.weights(sigma, torch.full((1, 2), 0.5), sigma, opaque_end)

@@ -62,15 +62,15 @@ def sample_depths(
 
 
 def stratified_depths(
-    n_rays: int, n_spans: int, perturb: float, generator: torch.Generator | None, device: torch.device
+    n_rays: int, n_bins: int, perturb: float, generator: torch.Generator | None, device: torch.device
 ) -> Float[Tensor, "n m"]:
-    """Sample one depth in each of `n_spans` equal spans of [0, 1]: its middle, or at random if `perturb` is not 0."""
-    within = torch.rand(n_rays, n_spans, generator=generator, device=device) if perturb else 0.5
-    return (torch.arange(n_spans, device=device, dtype=torch.float32) + within).expand(n_rays, n_spans) / n_spans
+    """Sample one depth in each of `n_bins` equal bins of [0, 1]: its middle, or at random if `perturb` is not 0."""
+    within = torch.rand(n_rays, n_bins, generator=generator, device=device) if perturb else 0.5
+    return (torch.arange(n_bins, device=device, dtype=torch.float32) + within).expand(n_rays, n_bins) / n_bins
 
 
 def blur_weights(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    """Dilate and blur the weights of spans: one sample per span may miss the surface by up to a span.
+    """Dilate and blur the weights of bins: one sample per bin may miss the surface by up to a bin.
 
     Maximum of neighbours, then mean of neighbours (mip-NeRF, arXiv:2103.13415, section 3.1).
     """
@@ -80,7 +80,7 @@ def blur_weights(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
 
 
 def dilate_and_normalise(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    """Blur the weights of spans and scale each ray's to a sum of 1; all-zero weights stay 0."""
+    """Blur the weights of bins and scale each ray's to a sum of 1; all-zero weights stay 0."""
     blurred = blur_weights(weights)
     return blurred / blurred.sum(-1, keepdim=True).clamp(min=1e-6)
 
@@ -88,7 +88,7 @@ def dilate_and_normalise(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
 def importance_depths(
     pdf: Float[Tensor, "n m"], n_samples: int, perturb: float, generator: torch.Generator | None
 ) -> Float[Tensor, "n s"]:
-    """Draw sorted depths from a piecewise-constant PDF over m equal spans of [0, 1], by inverting its CDF.
+    """Draw sorted depths from a piecewise-constant PDF over m equal bins of [0, 1], by inverting its CDF.
 
     Args:
         pdf: not negative; rows need not sum to 1. `UNIFORM_FRACTION` of a uniform density is mixed in.
@@ -96,14 +96,14 @@ def importance_depths(
         perturb: 0 = at even quantiles; any other value jitters the quantiles within their steps.
         generator: source of the jitter, on the device of `pdf`.
     """
-    n_rays, n_spans = pdf.shape
+    n_rays, n_bins = pdf.shape
     normalised = (1.0 - UNIFORM_FRACTION) * pdf / pdf.sum(-1, keepdim=True).clamp(min=1e-6)
-    cdf = F.pad((normalised + UNIFORM_FRACTION / n_spans).cumsum(-1), (1, 0))
+    cdf = F.pad((normalised + UNIFORM_FRACTION / n_bins).cumsum(-1), (1, 0))
     cdf = cdf / cdf[:, -1:]
     quantiles = stratified_depths(n_rays, n_samples, perturb, generator, pdf.device).contiguous()
-    span = torch.searchsorted(cdf, quantiles, right=True).clamp(1, n_spans) - 1
-    start, end = cdf.gather(1, span), cdf.gather(1, span + 1)
-    return (span + (quantiles - start) / (end - start)) / n_spans
+    index = torch.searchsorted(cdf, quantiles, right=True).clamp(1, n_bins) - 1
+    start, end = cdf.gather(1, index), cdf.gather(1, index + 1)
+    return (index + (quantiles - start) / (end - start)) / n_bins
 
 
 def density_noise(
@@ -115,18 +115,18 @@ def density_noise(
 
 @dataclasses.dataclass(frozen=True)
 class CoarseSamples:
-    """One sample in each of m equal depth spans per ray, at which densities alone are evaluated."""
+    """One sample in each of m equal depth bins per ray, at which densities alone are evaluated."""
 
     points_ndc: Float[Tensor, "n m 3"]
-    deltas: Float[Tensor, "n m"]  # length of a span in NDC units, also of the last and with jitter
+    deltas: Float[Tensor, "n m"]  # length of a bin in NDC units, also of the last and with jitter
 
     @staticmethod
     def along(
-        rays: RayBundle, n_spans: int, perturb: float = 0.0, generator: torch.Generator | None = None
+        rays: RayBundle, n_bins: int, perturb: float = 0.0, generator: torch.Generator | None = None
     ) -> "CoarseSamples":
-        """Place the samples: mid-span, or jittered within the spans if `perturb` is not 0."""
-        depths = stratified_depths(len(rays), n_spans, perturb, generator, rays.origins_ndc.device)
-        deltas = (rays.directions_ndc.norm(dim=-1, keepdim=True) / n_spans).expand_as(depths)
+        """Place the samples: mid-bin, or jittered within the bins if `perturb` is not 0."""
+        depths = stratified_depths(len(rays), n_bins, perturb, generator, rays.origins_ndc.device)
+        deltas = (rays.directions_ndc.norm(dim=-1, keepdim=True) / n_bins).expand_as(depths)
         return CoarseSamples(rays.points_ndc(depths), deltas)
 
     def weights(
@@ -136,14 +136,14 @@ class CoarseSamples:
         sigma_dynamic: Float[Tensor, "n m"],
         opaque_end: bool = False,
     ) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
-        """Compute the weights of the static and of the dynamic field in each span.
+        """Compute the weights of the static and of the dynamic field in each bin.
 
         Args:
             sigma_static: raw density.
             blend_w: 0..1, 1 = dynamic.
             sigma_dynamic: raw density.
-            opaque_end: add the remaining transmittance to the last span of both fields: the sample at infinity is
-                opaque, and the middle of the last span cannot show to which field it belongs.
+            opaque_end: add the remaining transmittance to the last bin of both fields: the sample at infinity is
+                opaque, and the middle of the last bin cannot show to which field it belongs.
 
         Note:
             Training leaves `opaque_end` off: it would move most samples of rays through empty space to infinity.
@@ -166,7 +166,7 @@ def coarse_to_fine_depths(
     """Sample depths from a coarse density pass, or uniformly if `sampling.n_coarse` is 0.
 
     Args:
-        coarse_density: sampling density of each span, any scale.
+        coarse_density: sampling density of each bin, any scale.
         rays: n.
         sampling: numbers of samples, and jitter.
         generator: source of the jitter, on the device of the rays.

@@ -23,8 +23,8 @@ MIN_TRANSMITTANCE = 1e-4  # stop compositing a pixel once it and its surrounding
 MAX_SPLAT_DISTANCE = (
     0.05  # of the width; samples that move farther may be dropped if their source pixel is already opaque
 )
-PLANES_PER_SPAN = 4  # planes in each depth span of the coarse pass
-MIN_WEIGHT = 4e-3  # planes of a span are evaluated only where its coarse weight exceeds this
+PLANES_PER_BIN = 4  # planes in each depth bin of the coarse pass
+MIN_WEIGHT = 4e-3  # planes of a bin are evaluated only where its coarse weight exceeds this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PlaneSampling:
     def of(config: Config) -> "PlaneSampling":
         """Take the numbers that the options give for the kind of field."""
         if config.importance:
-            return PlaneSampling(PLANES_PER_SPAN * config.hash_coarse_samples, config.hash_coarse_samples)
+            return PlaneSampling(PLANES_PER_BIN * config.hash_coarse_samples, config.hash_coarse_samples)
         return PlaneSampling(config.N_samples, 0)
 
 
@@ -95,14 +95,14 @@ def render_space_time(
     evaluator = _PlaneEvaluator(fields, camera, rays, sources, points_per_chunk, with_flow)
     depths = torch.linspace(0.0, 1.0, sampling.n_planes, device=camera.c2w.device)[None]
     steps = intervals(depths, depths.new_tensor([[0.0, 0.0, 1.0]]))  # per unit length of a ray
-    occupied = evaluator.find_occupied_spans(sampling.n_coarse) if sampling.n_coarse else None
-    group = PLANES_PER_SPAN if sampling.n_coarse else max(1, points_per_chunk // len(rays))
+    occupied = evaluator.find_occupied_bins(sampling.n_coarse) if sampling.n_coarse else None
+    group = PLANES_PER_BIN if sampling.n_coarse else max(1, points_per_chunk // len(rays))
     compositor = _PlaneCompositor(camera, with_flow)
-    for span, planes in enumerate(zip(depths.split(group, dim=1), steps.split(group, dim=1), strict=True)):
+    for index, planes in enumerate(zip(depths.split(group, dim=1), steps.split(group, dim=1), strict=True)):
         visible = compositor.find_visible_pixels()
         if not visible.any():
             break
-        active = visible.expand(1 + len(sources), -1) if occupied is None else occupied[:, span] & visible
+        active = visible.expand(1 + len(sources), -1) if occupied is None else occupied[:, index] & visible
         if active.any():
             compositor.add(evaluator.evaluate(*planes, active))
     return compositor.frame()
@@ -132,8 +132,8 @@ class _PlaneEvaluator:
     points_per_chunk: int
     with_flow: bool
 
-    def find_occupied_spans(self, n_spans: int) -> Bool[Tensor, "k m n"]:
-        """Find the depth spans of each pixel that hold density, by a coarse pass over both fields.
+    def find_occupied_bins(self, n_bins: int) -> Bool[Tensor, "k m n"]:
+        """Find the depth bins of each pixel that hold density, by a coarse pass over both fields.
 
         The pass evaluates every second pixel, in a chequerboard, and its result is dilated by a pixel: for the pixels
         in between, and because pixels beside a moving silhouette contribute to those that it is splatted to.
@@ -143,10 +143,10 @@ class _PlaneEvaluator:
         """
         height, width = self.camera.intrinsics.height, self.camera.intrinsics.width
         pixels = torch.arange(len(self.rays), device=self.rays.origins_ndc.device)
-        occupied = pixels.new_zeros(1 + len(self.sources), n_spans, len(self.rays), dtype=torch.bool)
+        occupied = pixels.new_zeros(1 + len(self.sources), n_bins, len(self.rays), dtype=torch.bool)
         evaluated = pixels[(pixels // width + pixels % width) % 2 == 0]
-        for rows in evaluated.split(max(1, self.points_per_chunk // n_spans)):
-            samples = CoarseSamples.along(self.rays[rows], n_spans)
+        for rows in evaluated.split(max(1, self.points_per_chunk // n_bins)):
+            samples = CoarseSamples.along(self.rays[rows], n_bins)
             sigma_static, blend_w = self.fields.static.geometry(samples.points_ndc)
             weights = torch.zeros_like(sigma_static)
             for k, source in enumerate(self.sources):
@@ -156,9 +156,9 @@ class _PlaneEvaluator:
                 weights = torch.maximum(weights, static + dynamic)
                 occupied[1 + k][:, rows] = (blur_weights(dynamic) > MIN_WEIGHT).T
             occupied[0][:, rows] = (blur_weights(weights) > MIN_WEIGHT).T
-        for span in range(n_spans):  # one span at a time: the float images of all would take gigabytes
-            images = occupied[:, span].view(-1, 1, height, width).float()
-            occupied[:, span] = F.max_pool2d(images, 3, stride=1, padding=1).flatten(1) > 0.0
+        for index in range(n_bins):  # one bin at a time: the float images of all would take gigabytes
+            images = occupied[:, index].view(-1, 1, height, width).float()
+            occupied[:, index] = F.max_pool2d(images, 3, stride=1, padding=1).flatten(1) > 0.0
         return occupied
 
     def evaluate(
