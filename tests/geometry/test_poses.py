@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from nsff.geometry.poses import average, from_llff, interpolate, recentre, scene_scale
+from nsff.geometry.poses import average, from_llff, interpolate, recentre, scene_scale, to_llff
 from scipy.spatial.transform import Rotation
 
 
@@ -22,13 +22,14 @@ def test_recentre_makes_the_average_pose_the_identity():
     assert distances[0] == pytest.approx(distances[1])
 
 
-def test_from_llff_converts_axes_to_right_up_back():
+def test_from_llff_converts_axes_to_right_up_back_and_to_llff_back():
     row = np.concatenate([np.array([[0, 1, 0, 5, 72], [-1, 0, 0, 6, 128], [0, 0, 1, 7, 110]]).ravel(), [1, 9]])
     c2w, hwf, bounds = from_llff(row[None].astype(float))
     # columns of the file: down (0,-1,0), right (1,0,0), back (0,0,1), centre (5,6,7)
     np.testing.assert_array_equal(c2w[0], np.array([[1, 0, 0, 5], [0, 1, 0, 6], [0, 0, 1, 7]]))
     assert hwf[0].tolist() == [72, 128, 110]
     assert bounds[0].tolist() == [1, 9]
+    assert to_llff(c2w, hwf, bounds).tolist() == [row.tolist()]
 
 
 @pytest.mark.parametrize(("bd_factor", "inside"), [(0.9, False), (0.6, True)])

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, UInt8
 from nsff.demo.camera import Camera, look_at, rotation
 from nsff.demo.raycast import Hits, Placement, Solid, exact_flow, render
 from nsff.errors import InputError
+from nsff.geometry.poses import to_llff
 from nsff.io import write_array
 from nsff.prep.video import probe_video
 from nsff.scene_folder import N_CAMERAS
@@ -198,19 +199,18 @@ def write_demo_scene(data_path: Path, settings: DemoSettings, overwrite: bool = 
 def _write_files(folder: Path, solids: tuple[Solid, ...], settings: DemoSettings) -> None:
     cameras = build_cameras(settings)
     frames = _write_images(folder, solids, settings, cameras)
-    rows = []
     for t, hits in enumerate(frames):
         camera = cameras[t % len(cameras)]
-        right, up, back, centre = camera.c2w.T
-        size = IMAGES_SCALE * np.array([camera.height, camera.width, camera.focal])
-        matrix = np.stack([-up, right, back, centre, size], axis=1)
-        rows.append([*matrix.ravel(), hits.depth.min(), hits.depth.max()])
         for name, other in ((f"{t:05d}_fwd", t + 1), (f"{t:05d}_bwd", t - 1)):
             if 0 <= other < len(frames):
                 pair = camera, cameras[other % len(cameras)]
                 flow, mask = exact_flow(solids, hits, pair, (float(t), float(other)))
                 np.savez_compressed(_create_parent(folder / f"flow_i1/{name}.npz"), flow=flow, mask=mask)
-    write_array(folder / "poses_bounds.npy", np.array(rows))
+    used = [cameras[t % len(cameras)] for t in range(len(frames))]
+    sizes_and_focals = IMAGES_SCALE * np.array([[camera.height, camera.width, camera.focal] for camera in used])
+    bounds = np.array([[hits.depth.min(), hits.depth.max()] for hits in frames])
+    poses_bounds = to_llff(np.stack([camera.c2w for camera in used]), sizes_and_focals, bounds)
+    write_array(folder / "poses_bounds.npy", poses_bounds)
 
 
 def _write_images(folder: Path, solids: tuple[Solid, ...], settings: DemoSettings, cameras: list[Camera]) -> list[Hits]:

@@ -46,6 +46,21 @@ def from_llff(
     return np.stack([right, -down, back, centre], axis=-1), matrix[:, :, 4], poses_bounds[:, 15:17]
 
 
+def to_llff(
+    c2w: Poses, sizes_and_focals: Float[np.ndarray, "n 3"], bounds: Float[np.ndarray, "n 2"]
+) -> Float[np.ndarray, "n 17"]:
+    """Join the rows of `poses_bounds.npy`, axes [down, right, back]: the inverse of `from_llff`.
+
+    Args:
+        c2w: poses in the units of the file.
+        sizes_and_focals: (height, width, focal) in pixels of `images/`.
+        bounds: (near, far) depths in the units of the file.
+    """
+    right, up, back, centre = (c2w[:, :, k] for k in range(4))
+    matrix = np.stack([-up, right, back, centre, sizes_and_focals], axis=-1)
+    return np.concatenate([matrix.reshape(-1, 15), bounds], axis=1)
+
+
 def scene_scale(bounds: Float[np.ndarray, "n 2"], bd_factor: float) -> float:
     """Compute the scale that puts the near plane of NDC at `bd_factor` times the near bound (5th percentile).
 

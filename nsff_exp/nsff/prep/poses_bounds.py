@@ -14,7 +14,7 @@ import pycolmap
 from jaxtyping import Float, Int
 
 from nsff.errors import InputError
-from nsff.geometry.poses import from_llff
+from nsff.geometry.poses import from_llff, to_llff
 from nsff.io import read_array, write_array, write_text
 from nsff.scene_folder import SceneFolder
 
@@ -134,21 +134,21 @@ def _to_model(model: pycolmap.Reconstruction, place: Path, remedy: str) -> Colma
 
 
 def poses_bounds(model: ColmapModel) -> Float[np.ndarray, "n 17"]:
-    """Rows of `poses_bounds.npy`: 3x5 matrix [down, right, back, centre, (h, w, f)], then near and far.
+    """Rows of `poses_bounds.npy` (see `to_llff`); near and far are percentiles of the depths that a frame observes.
 
     Raises:
         InputError: a frame observes no point in front of it.
     """
-    (width, height), rows = model.size, []
-    for frame, (name, w2c, centre) in enumerate(zip(model.names, model.w2c, model.centres, strict=True)):
-        right, down, forward = w2c[:, :3]
+    bounds = []
+    for frame, name in enumerate(model.names):
         depths = model.depths(frame)
         if not len(depths) or np.percentile(depths, NEAR_PERCENTILE) <= 0.0:
             raise InputError(f"frame {name} has no points in front of it: its pose is wrong; run run_colmap.py again")
-        near, far = np.percentile(depths, [NEAR_PERCENTILE, FAR_PERCENTILE])
-        matrix = np.stack([down, right, -forward, centre, [height, width, model.focal[0]]], axis=1)
-        rows.append([*matrix.ravel(), near, far])
-    return np.array(rows)
+        bounds.append(np.percentile(depths, [NEAR_PERCENTILE, FAR_PERCENTILE]))
+    right, down, forward = (model.w2c[:, k, :3] for k in range(3))
+    c2w = np.stack([right, -down, -forward, model.centres], axis=-1)
+    size_and_focal = [float(model.size[1]), float(model.size[0]), model.focal[0]]
+    return to_llff(c2w, np.tile(size_and_focal, (len(c2w), 1)), np.array(bounds))
 
 
 def scene_box(model: ColmapModel) -> dict[str, Any]:
