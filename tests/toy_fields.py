@@ -1,9 +1,12 @@
-"""Fields whose renders can be worked out by hand, and a camera that looks at them."""
+"""Fields whose renders can be worked out by hand, a camera that looks at them, and sizes of small hash grids."""
 
 import torch
 from nsff.fields import DynamicField, DynamicSamples, Fields, StaticField, StaticSamples
 
 AHEAD = torch.eye(4)[:3]
+SMALL_GRIDS = {
+    "hash_levels": 4, "hash_log2_rows": 10, "hash_finest": 64, "hash_dynamic_finest": 64, "hash_width": 16,
+}  # fmt: skip
 
 
 class Wall(StaticField):

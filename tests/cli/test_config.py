@@ -9,6 +9,8 @@ import pytest
 import run_nerf
 from nsff.config_loader import REPOSITORY, find_config, format_args, load_config, unused_options
 from nsff.errors import UsageError
+from nsff.rendering.ray_sampling import DepthSampling
+from nsff.training.schedules import learning_rate
 
 PUBLISHED = ["balloon1-2", "balloon2-2", "broom", "curls", "dynamicFace-2", "jumping", "kid-running", "playground",
              "skating-2", "truck2", "umbrella"]  # fmt: skip
@@ -243,3 +245,17 @@ def test_quiet_in_config_file_is_rejected(tmp_path):
     (tmp_path / "a.txt").write_text("expname = x\nquiet = True\n")
     with pytest.raises(UsageError, match=r"quiet in .*: it belongs on the command line"):
         load_config(["--config", str(tmp_path / "a.txt")])
+
+
+def test_option_defaults_depend_on_the_field():
+    mlp, hash_ = (load_config(["--expname", "x", "--use_viewdirs", "--field", kind]) for kind in ("mlp", "hash"))
+    assert (mlp.schedule, mlp.N_iters, mlp.importance) == ("published", 500_000, False)
+    assert (hash_.schedule, hash_.N_iters, hash_.importance) == ("scaled", 30_000, True)
+    assert DepthSampling.of(mlp) == DepthSampling(64, 0, 1.0)
+    assert learning_rate(hash_, 0) == pytest.approx(10 * learning_rate(mlp, 0))
+
+
+@pytest.mark.parametrize("option", ["--hash_levels=0", "--hash_finest=8", "--hash_log2_rows=40", "--hash_samples=2"])
+def test_cli_rejects_invalid_grid_sizes(option):
+    with pytest.raises(UsageError, match=f"{option[2:].split('=')[0]} = .* is not supported: choose"):
+        load_config(["--expname", "x", "--use_viewdirs", "--field", "hash", option])

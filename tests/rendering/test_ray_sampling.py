@@ -1,4 +1,4 @@
-"""Weights of a coarse density pass."""
+"""Depths along rays, and the weights of a coarse density pass."""
 
 import math
 
@@ -6,14 +6,22 @@ import pytest
 import torch
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import make_rays, pixel_grid
-from nsff.rendering.ray_sampling import CoarseSamples
-from toy_fields import AHEAD
+from nsff.rendering.ray_sampling import (
+    CoarseSamples,
+    DepthSampling,
+    choose_depths,
+    dilate_and_normalise,
+    importance_depths,
+    stratified_depths,
+)
+from toy_fields import AHEAD, toy
 
+CPU = torch.device("cpu")
 SIZE = Intrinsics(2, 3, 2.0)
 
 
 def test_coarse_samples_lie_mid_bin():
-    rays = make_rays(pixel_grid(SIZE, torch.device("cpu")), AHEAD, SIZE)
+    rays = make_rays(pixel_grid(SIZE, CPU), AHEAD, SIZE)
     samples = CoarseSamples.along(rays, 4)
     torch.testing.assert_close(samples.points_ndc, rays.points_ndc(torch.tensor([[0.125, 0.375, 0.625, 0.875]] * 6)))
     torch.testing.assert_close(samples.deltas, rays.directions_ndc.norm(dim=-1, keepdim=True).expand(6, 4) / 4.0)
@@ -29,3 +37,35 @@ def test_coarse_weights_with_opaque_end_keep_the_remaining_transmittance(opaque_
     sigma = torch.tensor([[math.log(2.0), -1.0]])
     weights = samples.weights(sigma, torch.full((1, 2), 0.5), sigma, opaque_end)
     torch.testing.assert_close(weights, (torch.tensor([static]), torch.tensor([dynamic])))
+
+
+def test_stratified_depths_by_hand():
+    assert stratified_depths(1, 4, 0.0, None, CPU)[0].tolist() == [0.125, 0.375, 0.625, 0.875]
+    jittered = stratified_depths(50, 4, 1.0, torch.Generator().manual_seed(0), CPU)
+    assert bool(((jittered * 4).floor() == torch.arange(4.0)).all())
+
+
+def test_dilated_weights_by_hand():
+    # maxima of neighbours [0 0 | 0 1 | 1 0 | 0 0] are 0 1 1 0 at the inner borders; means of two: 0.5 1 0.5, then / 2
+    out = dilate_and_normalise(torch.tensor([[0.0, 0.0, 4.0, 0.0, 0.0]]))
+    assert out[0].tolist() == pytest.approx([0.0, 0.25, 0.5, 0.25, 0.0])
+
+
+def test_importance_depths_follow_the_density():
+    density = torch.tensor([[0.0, 0.0, 3.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    depths = importance_depths(density, 1000, 0.0, None)
+    assert bool((depths[:, 1:] >= depths[:, :-1]).all())
+    inside = ((depths >= 0.5) & (depths < 0.75)).float().mean(1)
+    assert inside.tolist() == pytest.approx([0.8 + 0.2 / 4, 0.25], abs=2e-3)  # a fifth of the PDF is uniform
+    assert bool(((depths >= 0.0) & (depths <= 1.0)).all())
+
+
+def test_coarse_pass_concentrates_depths_at_a_wall():
+    size = Intrinsics(12, 20, 15.0)
+    rays = make_rays(pixel_grid(size, CPU), AHEAD, size)
+    depths = choose_depths(toy(), rays, 0.0, DepthSampling(16, 32, 0.0))
+    assert depths.shape == (240, 16)
+    near = ((depths - 0.5).abs() < 0.08).float().mean()
+    assert float(near) > 0.4  # uniform ones: 0.16
+    uniform = choose_depths(toy(), rays, 0.0, DepthSampling(16, 0, 0.0))
+    torch.testing.assert_close(uniform[0], torch.linspace(0, 1, 16))

@@ -1,0 +1,64 @@
+"""Training of hash grids: exact resume, checkpoints of other fields, minutes over several runs."""
+
+import dataclasses
+
+import pytest
+import torch
+from nsff.errors import InputError
+from nsff.training.checkpoint import list_checkpoints
+from nsff.training.loop import train
+from nsff.training.trainer import Trainer
+from toy_fields import SMALL_GRIDS
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config(paper_config, tmp_path):
+    return dataclasses.replace(
+        paper_config, basedir=str(tmp_path), variant="paper", field="hash", schedule="scaled", lrate=5e-4, N_rand=64,
+        num_extra_sample=16, hash_coarse_samples=8, hash_samples=8, N_iters=6, i_weights=3, i_print=2, i_img=0,
+        **SMALL_GRIDS,
+    )  # fmt: skip
+
+
+def test_resumed_run_equals_uninterrupted_run(config, paper_scene):
+    uninterrupted, interrupted = Trainer(config, paper_scene, CPU), Trainer(config, paper_scene, CPU)
+    for _ in range(6):
+        uninterrupted.train_step()
+    for _ in range(3):
+        interrupted.train_step()
+    config.experiment_dir.mkdir()
+    interrupted.save()
+    resumed = Trainer(config, paper_scene, CPU)
+    resumed.resume()
+    for _ in range(3):
+        resumed.train_step()
+    for actual, expected in zip(resumed.fields.parameters(), uninterrupted.fields.parameters(), strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_resume_rejects_checkpoint_of_another_architecture(config, paper_scene):
+    train(Trainer(config, paper_scene, CPU))
+    for other, message in (
+        ({"field": "mlp", "schedule": "published"}, "field hash.*asks for field mlp"),
+        ({"hash_finest": 32}, "hash_finest 64.*asks for.*hash_finest 32"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Trainer(dataclasses.replace(config, **other), paper_scene, CPU).resume()
+
+
+def test_max_minutes_counts_over_all_runs_of_an_experiment(config, paper_scene, caplog):
+    limited = dataclasses.replace(config, N_iters=10**6, max_minutes=0.02)
+    first = Trainer(limited, paper_scene, CPU)
+    train(first)
+    assert 1.2 <= first.seconds < 10.0
+    again = Trainer(limited, paper_scene, CPU)
+    with caplog.at_level("INFO", logger="nsff"):
+        train(again)
+    assert again.step == first.step
+    assert "raise --max_minutes" in caplog.text
+    newest = list_checkpoints(config.experiment_dir)[0]
+    other = Trainer(dataclasses.replace(limited, expname="other", ft_path=str(newest)), paper_scene, CPU)
+    other.resume()
+    assert (other.step, other.seconds) == (first.step, 0.0)  # another experiment has its own minutes
