@@ -1,8 +1,6 @@
 """Video files: resuming, dividing frames among processes, encoding, full disks, contact sheets."""
 
-import contextlib
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -11,6 +9,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from disk import file_size_limit
 from nsff.distributed import ProcessGroup
 from nsff.errors import InputError
 from nsff.novel_views.video_writer import RenderedFrame, VideoFiles, write_contact_sheet, write_video
@@ -144,17 +143,6 @@ def test_two_processes_render_each_frame_once(tmp_path):
     assert [run.wait(timeout=120) for run in runs] == [0, 0]
     assert sorted(path.name for path in tmp_path.glob("*-by-*")) == [f"{k}-by-{k % 2}" for k in range(7)]
     assert iio.imread(tmp_path / "render/video.mp4", plugin="FFMPEG").shape == (7, 8, 8, 3)
-
-
-@contextlib.contextmanager
-def file_size_limit(n_bytes: int):
-    """Fail every write beyond a size of a file, as on a full disk; ffmpeg inherits the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize(("limit", "n_frames"), [(2000, 3), (6000, 6)])

@@ -7,7 +7,7 @@ import torch
 from nsff.io import Mask
 from nsff.prep.motion_masks import motion_mask
 from nsff.prep.network_sizes import NO_LIMITS, Limits
-from nsff.prep.semantic_masks import MaskRcnn, dilate
+from nsff.prep.semantic_masks import MOVABLE, MaskRcnn, dilate, movable_mask
 from skimage.morphology import disk, erosion
 
 PERSON = 1
@@ -110,3 +110,13 @@ def test_mask_rcnn_input_is_within_limits(limits, frame, input_size):
     detector, network = mask_rcnn(limits)
     detector(np.zeros((frame[1], frame[0], 3), np.uint8))
     assert network.sizes == [input_size]
+
+
+def test_movable_mask_ignores_other_classes_and_low_scores():
+    masks = torch.zeros(3, 1, 4, 4)
+    for k in range(3):
+        masks[k, 0, k] = 1.0
+    detections = {"labels": torch.tensor([1, 3, 18]), "scores": torch.tensor([0.9, 0.9, 0.4]), "masks": masks}
+    assert movable_mask(detections)[0].all()  # a person
+    assert not movable_mask(detections)[1:].any()  # a car, and a dog of low score
+    assert len(MOVABLE) == 9
