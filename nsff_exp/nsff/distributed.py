@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from nsff.errors import InputError, UsageError
 
 log = logging.getLogger("nsff")
 
+# In the errors of gloo about other processes: they have no class of their own.
+LOST_CONNECTION = re.compile(r"gloo/transport|Connection (closed|reset|refused)|Broken pipe|pair closure")
 TIMEOUT = datetime.timedelta(days=2)  # of a collective: others may wait for hours while the main process renders
 
 
@@ -91,10 +94,12 @@ SINGLE_PROCESS = ProcessGroup()
 
 @contextlib.contextmanager
 def _translate_errors() -> Iterator[None]:
-    """Raise InputError where a collective fails because a process of the group has ended."""
+    """Raise InputError where a collective fails because a process of the group has ended; pass on all other errors."""
     try:
         yield
     except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not LOST_CONNECTION.search(str(error)):
+            raise
         log.debug("collective failed: %s", error)
         raise InputError("another process of the group failed; its own error message names the cause") from error
 

@@ -122,6 +122,52 @@ def test_resumed_run_of_two_processes_equals_uninterrupted_run(arguments):
         assert len(resumed.rng["others"]) == 1
 
 
+LOST_PROCESS = """
+import os
+import sys
+from nsff.cli import run_script
+from nsff.distributed import join_process_group
+from nsff.errors import InputError
+def main(argv):
+    with join_process_group() as group:
+        group.barrier()
+        if not group.is_main:
+            os._exit(0)
+        for collective in (group.barrier, lambda: group.all_gather("x"), lambda: group.broadcast("x")):
+            try:
+                collective()
+            except InputError as error:
+                print(error, file=sys.stderr, flush=True)
+        os._exit(0)
+run_script(main)
+"""
+
+
+def test_collectives_report_a_lost_process():
+    assert run_together(2, "-c", LOST_PROCESS)[0].count("another process of the group failed; its own error") == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.distributed.DistBackendError("NCCL error: remote process exited"), InputError),
+        (torch.distributed.DistNetworkError("The client socket has timed out"), InputError),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:18324."), InputError),
+        (RuntimeError("Application timeout caused pair closure"), InputError),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), torch.OutOfMemoryError),
+        (RuntimeError("The size of tensor a (2) must match the size of tensor b (3)"), RuntimeError),
+    ],
+)
+def test_collectives_blame_another_process_for_lost_connections_only(monkeypatch, error, expected):
+    def fail(_: torch.Tensor) -> None:
+        raise error
+
+    monkeypatch.setattr("torch.distributed.all_reduce", fail)
+    with pytest.raises(expected) as caught:
+        ProcessGroup(0, 2).all_reduce_mean([torch.zeros(1)])
+    assert ("another process" in str(caught.value)) is (expected is InputError)
+
+
 def test_split_and_shard_cover_everything_once():
     for size in (1, 2, 3, 7):
         groups = [ProcessGroup(rank, size) for rank in range(size)]
