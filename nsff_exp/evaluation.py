@@ -14,7 +14,6 @@ def main(argv: list[str]) -> None:
     """Evaluate, print the means, and refuse a report that lacks views."""
     config = load_config(argv, "evaluation.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
-    from nsff.cuda import render_memory_advice
     from nsff.distributed import join_process_group, launch_processes, pick_device
     from nsff.evaluation.evaluator import evaluate, require_all_views
     from nsff.evaluation.scores import read_report
@@ -23,7 +22,7 @@ def main(argv: list[str]) -> None:
 
     if launch_processes(config, __file__, argv):
         return
-    with render_memory_advice(config), join_process_group() as group:
+    with join_process_group() as group:
         report = read_report(evaluate(config, pick_device(config), group, write_page))
         if group.is_main:
             print(mean_lines(report.mean), end="", flush=True)

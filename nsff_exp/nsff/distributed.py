@@ -25,11 +25,15 @@ LOST_CONNECTION = re.compile(r"gloo/transport|Connection (closed|reset|refused)|
 TIMEOUT = datetime.timedelta(days=2)  # of a collective: others may wait for hours while the main process renders
 
 
+class LostProcess(InputError):
+    """Another process of the group has ended; its own error message names the cause."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ProcessGroup:
     """This process (`rank`) in a group of `size`; rank 0 is the main process, which writes shared files.
 
-    Collectives raise InputError if another process has ended; the message of that one names the cause.
+    Collectives raise LostProcess if another process has ended.
     """
 
     rank: int = 0
@@ -44,6 +48,30 @@ class ProcessGroup:
         if self.size > 1:
             with _translate_errors():
                 dist.all_reduce(torch.zeros(1))
+
+    @contextlib.contextmanager
+    def share_errors(self) -> Iterator[None]:
+        """Wait at the end of the context, and raise an InputError of any process on all of them.
+
+        All processes leave it alike, so that none waits in the collective of a step that another has given up.
+        Collectives within the context must be reached by all processes or by none.
+
+        Raises:
+            InputError: of this process, else of the first that has one; its message begins with the rank.
+        """
+        error: InputError | None = None
+        try:
+            yield
+        except InputError as caught:
+            if self.size == 1:
+                raise
+            error = caught
+        messages = self.all_gather(None if error is None else str(error))
+        if error is not None:
+            raise error
+        for rank, message in enumerate(messages):
+            if message is not None:
+                raise InputError(f"process {rank}: {message}")
 
     def shard(self, items: list[int]) -> list[int]:
         """Take every `size`-th item, starting at `rank`; all processes must pass the same list."""
@@ -94,14 +122,14 @@ SINGLE_PROCESS = ProcessGroup()
 
 @contextlib.contextmanager
 def _translate_errors() -> Iterator[None]:
-    """Raise InputError where a collective fails because a process of the group has ended; pass on all other errors."""
+    """Raise LostProcess where a collective fails because a process of the group has ended; pass on all other errors."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not LOST_CONNECTION.search(str(error)):
             raise
         log.debug("collective failed: %s", error)
-        raise InputError("another process of the group failed; its own error message names the cause") from error
+        raise LostProcess("another process of the group failed; its own error message names the cause") from error
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Process groups: gradient averaging, exact resume, `--gpus`, and the choice of devices."""
 
 import dataclasses
+import json
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 from nsff.config_loader import load_config
 from nsff.distributed import (
+    LostProcess,
     ProcessGroup,
     count_processes,
     divide_cores,
@@ -150,10 +152,10 @@ def test_collectives_report_a_lost_process():
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (torch.distributed.DistBackendError("NCCL error: remote process exited"), InputError),
-        (torch.distributed.DistNetworkError("The client socket has timed out"), InputError),
-        (RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:18324."), InputError),
-        (RuntimeError("Application timeout caused pair closure"), InputError),
+        (torch.distributed.DistBackendError("NCCL error: remote process exited"), LostProcess),
+        (torch.distributed.DistNetworkError("The client socket has timed out"), LostProcess),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:18324."), LostProcess),
+        (RuntimeError("Application timeout caused pair closure"), LostProcess),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), torch.OutOfMemoryError),
         (RuntimeError("The size of tensor a (2) must match the size of tensor b (3)"), RuntimeError),
     ],
@@ -165,7 +167,80 @@ def test_collectives_blame_another_process_for_lost_connections_only(monkeypatch
     monkeypatch.setattr("torch.distributed.all_reduce", fail)
     with pytest.raises(expected) as caught:
         ProcessGroup(0, 2).all_reduce_mean([torch.zeros(1)])
-    assert ("another process" in str(caught.value)) is (expected is InputError)
+    assert ("another process" in str(caught.value)) is (expected is LostProcess)
+
+
+SHARED_ERRORS = """
+import sys
+from nsff.cli import run_script
+from nsff.distributed import join_process_group
+from nsff.errors import InputError
+def main(argv):
+    with join_process_group() as group:
+        for failing in ({1}, {0, 1}, set()):
+            try:
+                with group.share_errors():
+                    if group.rank in failing:
+                        raise InputError(f"cause {group.rank}")
+                print("no error", file=sys.stderr)
+            except InputError as error:
+                print(error, file=sys.stderr)
+            assert group.all_gather(("after", failing)) == [("after", failing)] * 2
+run_script(main)
+"""
+
+
+def test_error_of_one_process_is_raised_on_all():
+    first, second = run_together(2, "-c", SHARED_ERRORS)
+    assert first.splitlines() == ["process 1: cause 1", "cause 0", "no error"]
+    assert second.splitlines() == ["cause 1", "cause 1", "no error"]
+
+
+FAILING_EVALUATION = """
+from nsff.cli import run_script
+from nsff.config_loader import load_config
+from nsff.distributed import join_process_group
+from nsff.errors import InputError
+from nsff.evaluation import evaluator
+from nsff.evaluation.results_table import evaluate_all
+def main(argv):
+    evaluator.load_lpips = lambda *_: None
+    names = ("loading", "scoring", "neither")
+    configs = [load_config([*argv, "--expname", name]) for name in names]
+    with join_process_group() as group:
+        def failing(function, name, config_of):
+            def run(*given):
+                if not group.is_main and config_of(*given).expname == name:
+                    raise InputError("only this process fails")
+                return function(*given)
+            return run
+        evaluator.restore_fields = failing(evaluator.restore_fields, "loading", lambda _, config: config)
+        scorer = evaluator.Scorer
+        scorer.score_to_files = failing(scorer.score_to_files, "scoring", lambda self, *_: self.config)
+        try:
+            evaluate_all(configs, group)
+        except InputError as error:
+            assert "2 of 3 scenes could not be evaluated in full: loading, scoring" in str(error), error
+        else:
+            raise AssertionError("no error")
+run_script(main)
+"""
+
+
+def test_evaluate_all_goes_on_after_one_process_failed_in_a_scene(golden, tmp_path):
+    """A process that gave a scene up alone would meet the others in the barriers of two different scenes."""
+    errors = run_together(
+        2, "-c", FAILING_EVALUATION, "--config", str(golden / "paper/config.txt"), "--datadir", str(golden / "scene"),
+        "--image_ext", "png", "--basedir", str(tmp_path), "--ft_path", str(golden / "render/002000.tar"),
+        "--protocol", "nsff-fixed", "--every", "100", "--device", "cpu", "--allow_missing",
+    )  # fmt: skip
+    assert "loading: process 1: only this process fails" in errors[0]
+    assert "scoring: process 1: only this process fails" in errors[0]
+    assert errors[1] == ""  # the main process reports for all
+    results = json.loads((tmp_path / "results_nsff-fixed.json").read_text())
+    assert list(results["scenes"]) == ["neither"]
+    assert results["failed"] == ["loading", "scoring"]
+    assert len(json.loads((tmp_path / "neither_F00-24/metrics_nsff-fixed.json").read_text())["views"]) == 3
 
 
 def test_split_and_shard_cover_everything_once():

@@ -3,6 +3,7 @@
 An evaluation resumes where it stopped, and several processes share its views.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,7 +12,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 
 from nsff.cli import progress_bar
 from nsff.config import Config
+from nsff.cuda import render_memory_advice
 from nsff.data.cameras import Cameras, load_cameras
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError
@@ -68,33 +70,40 @@ def evaluate(
 
     Raises:
         InputError: the experiment has no checkpoint, or no view has its files. Single views without their files are
-            left out and named in the report; see `require_all_views`.
+            left out and named in the report; see `require_all_views`. All processes raise it together.
     """
-    protocol, cameras = PROTOCOLS[config.protocol], load_cameras(config)
-    views = find_heldout_views(config, cameras)
-    fields = build_fields(config).to(device)
-    checkpoint = restore_fields(fields, config)
-    perceptual = load_lpips(config.lpips_trunk, protocol.rules, device)
-    scorer = Scorer(fields, config, protocol, cameras, perceptual)
     folder = config.experiment_dir / f"renders_{config.protocol}"
-    with writing_to(folder):
+    path = config.experiment_dir / f"metrics_{config.protocol}.json"
+    with _step(config, group):
+        protocol, cameras = PROTOCOLS[config.protocol], load_cameras(config)
+        views = find_heldout_views(config, cameras)
+        fields = build_fields(config).to(device)
+        checkpoint = restore_fields(fields, config)
+        perceptual = load_lpips(config.lpips_trunk, protocol.rules, device)
+        scorer = Scorer(fields, config, protocol, cameras, perceptual)
         if group.is_main:
-            claim_folder(folder, SETTINGS, _settings(config, cameras, checkpoint, perceptual is not None))
-            if config.save_renders:
-                (folder / KEEP).touch()
-        group.barrier()
+            with writing_to(folder):
+                claim_folder(folder, SETTINGS, _settings(config, cameras, checkpoint, perceptual is not None))
+                if config.save_renders:
+                    (folder / KEEP).touch()
+    with _step(config, group), writing_to(folder):  # all list the same missing views before any process writes one
         missing = [index for index, view in enumerate(views.complete) if not _score_path(folder, view).is_file()]
-        group.barrier()  # every process has listed the same missing views before any writes one
+    with _step(config, group), writing_to(folder):
         bar = progress_bar(group.shard(missing), f"protocol {config.protocol}", unit="view", disable=not group.is_main)
         for index in bar:
             scorer.score_to_files(views.complete[index], folder)
-        group.barrier()
-        path = config.experiment_dir / f"metrics_{config.protocol}.json"
+    with _step(config, group), writing_to(folder):
         if group.is_main:
             report = _assemble_report(scorer, checkpoint, views, folder)
             _write_report(path, report, views.complete, folder, write_page)
-        group.barrier()  # torchrun ends all processes when one fails: wait for the report
     return path
+
+
+@contextlib.contextmanager
+def _step(config: Config, group: ProcessGroup) -> Iterator[None]:
+    """Run a step of an evaluation: all processes reach its end, or all raise the error that one of them met."""
+    with group.share_errors(), render_memory_advice(config):
+        yield
 
 
 def require_all_views(report: EvaluationReport, config: Config) -> None:

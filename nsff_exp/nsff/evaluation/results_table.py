@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nsff.config import Config
-from nsff.distributed import SINGLE_PROCESS, ProcessGroup, pick_device
+from nsff.distributed import SINGLE_PROCESS, LostProcess, ProcessGroup, pick_device
 from nsff.errors import InputError, UsageError
 from nsff.evaluation.evaluator import PageWriter, evaluate, require_all_views
 from nsff.evaluation.scores import EvaluationReport, MeanScore, mean_of, mean_of_images, read_report
@@ -50,6 +50,7 @@ def evaluate_all(
 
     Raises:
         InputError: some scenes could not be evaluated, or lack files; the table has the others.
+        LostProcess: a process of the group has ended.
         UsageError: two configs are of the same experiment.
     """
     folders = [config.experiment_dir for config in configs]
@@ -59,24 +60,30 @@ def evaluate_all(
     failed: list[str] = []
     for config in configs:
         try:
-            report = read_report(evaluate(config, pick_device(config), group, write_page))
-            reports[config.expname] = report
-            require_all_views(report, config)
+            with group.share_errors():
+                device = pick_device(config)
+            path = evaluate(config, device, group, write_page)
+            with group.share_errors():
+                reports[config.expname] = read_report(path)
+            require_all_views(reports[config.expname], config)
+        except LostProcess:
+            raise
         except InputError as error:
             failed.append(config.expname)
-            log.error("%s: %s", config.expname, error)
+            if group.is_main:
+                log.error("%s: %s", config.expname, error)
     if not reports:
         raise InputError(f"none of the {len(configs)} scenes could be evaluated, see the errors above")
     protocol, folder = configs[0].protocol, Path(configs[0].basedir)
     path = folder / f"results_{protocol}.md"
-    if group.is_main:
-        means = {scene: report.mean for scene, report in reports.items()}
-        rows = score_table(means, protocol)
-        text = markdown(rows) + _incomplete(reports) + _citations(published_scores(list(means), protocol))
-        scenes = {scene: mean.to_json() for scene, mean in means.items()}
-        _write(path, text, rows, {"protocol": protocol, "scenes": scenes, "failed": failed})
-        print(text)
-    group.barrier()
+    with group.share_errors():
+        if group.is_main:
+            means = {scene: report.mean for scene, report in reports.items()}
+            rows = score_table(means, protocol)
+            text = markdown(rows) + _incomplete(reports) + _citations(published_scores(list(means), protocol))
+            scenes = {scene: mean.to_json() for scene, mean in means.items()}
+            _write(path, text, rows, {"protocol": protocol, "scenes": scenes, "failed": failed})
+            print(text)
     if failed:
         raise InputError(f"{len(failed)} of {len(configs)} scenes could not be evaluated in full: {', '.join(failed)}")
     return path
