@@ -250,5 +250,4 @@ def claim_folder(folder: Path, note_name: str, settings: dict[str, Any]) -> None
         log.info("%s has other settings; it is kept as %s", folder.name, aside.name)
     folder.mkdir(parents=True, exist_ok=True)
     if not same:
-        with atomic_write(note) as partial:
-            partial.write_text(json.dumps(wanted) + "\n")
+        write_text(note, json.dumps(wanted) + "\n")

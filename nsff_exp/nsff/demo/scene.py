@@ -22,7 +22,7 @@ from nsff.demo.camera import Camera, look_at, rotation
 from nsff.demo.raycast import Hits, Placement, Solid, exact_flow, render
 from nsff.errors import InputError
 from nsff.geometry.poses import to_llff
-from nsff.io import write_array
+from nsff.io import atomic_write, write_array
 from nsff.prep.video import probe_video
 from nsff.scene_folder import N_CAMERAS
 
@@ -248,18 +248,14 @@ def write_video(path: Path, frames: list[Path]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    partial = path.with_name(f".partial-{path.name}")
+    images = np.stack([iio.imread(frame) for frame in frames])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images = np.stack([iio.imread(frame) for frame in frames])
-        iio.imwrite(partial, images, plugin="FFMPEG", fps=VIDEO_FPS, quality=VIDEO_QUALITY, macro_block_size=2)
-        if probe_video(partial)[0] != len(frames):  # ffmpeg reports no error on a full disk
-            raise OSError("not all frames were written; is the disk full?")
-        partial.replace(path)
+        with atomic_write(path) as partial:
+            iio.imwrite(partial, images, plugin="FFMPEG", fps=VIDEO_FPS, quality=VIDEO_QUALITY, macro_block_size=2)
+            if probe_video(partial)[0] != len(frames):  # ffmpeg reports no error on a full disk
+                raise OSError("not all frames were written; is the disk full?")
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _to_mask(moving: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:

@@ -22,7 +22,7 @@ from nsff.evaluation.keypoint_transfer import PointTracker
 from nsff.evaluation.metrics import psnr
 from nsff.fields import Fields, build_fields
 from nsff.geometry.rays import make_rays, pixel_grid
-from nsff.io import Image, atomic_write, writing_to
+from nsff.io import Image, write_text, writing_to
 from nsff.rendering.frame_render import render_frame, render_static
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
 from nsff.rendering.train_render import SampledRays, TrainRender, TwoStepWarp, render_train
@@ -144,8 +144,7 @@ def diagnose(config: Config, device: torch.device, write_page: HealthPageWriter 
         "checks": [dataclasses.asdict(row) for row in rows],
     }
     with writing_to(path.parent):
-        with atomic_write(path) as partial:
-            partial.write_text(json.dumps(content, indent=1) + "\n")
+        write_text(path, json.dumps(content, indent=1) + "\n")
         if write_page is not None:
             write_page(path.with_suffix(".html"), checkpoint.step, rows, pictures)
     print(format_health(rows))

@@ -41,7 +41,7 @@ from nsff.evaluation.scores import (
 from nsff.evaluation.tables import write_tables
 from nsff.fields import Fields, build_fields
 from nsff.geometry.rays import Camera
-from nsff.io import atomic_write, claim_folder, read_pixels, write_image, writing_to
+from nsff.io import claim_folder, read_pixels, write_image, write_text, writing_to
 from nsff.rendering.frame_render import FrameRender, render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.visualize import Ranges, draw
@@ -157,8 +157,7 @@ class Scorer:
         picture = eight_bits(frame.rgb.cpu().numpy(), self.protocol.rules.quantise)
         write_image(folder / f"{view.name}.png", picture)
         write_image(folder / f"{view.name}_depth.png", depth)
-        with atomic_write(_score_path(folder, view)) as partial:
-            partial.write_text(json.dumps(score.to_json()))
+        write_text(_score_path(folder, view), json.dumps(score.to_json()))
 
     def _ranges(self) -> Ranges:
         """Ends of the depth colour map: the bounds of the scene, the same for all views."""
@@ -212,8 +211,7 @@ def _write_report(
     path: Path, report: EvaluationReport, views: list[HeldOutView], folder: Path, write_page: PageWriter | None
 ) -> None:
     """Write the report as JSON, tables and page; delete the renders unless they were asked for."""
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(finite_or_null(report.to_json()), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite_or_null(report.to_json()), indent=1, allow_nan=False) + "\n")
     write_tables(path, report)
     if write_page is not None:
         write_page(path.with_suffix(".html"), report, views, folder)

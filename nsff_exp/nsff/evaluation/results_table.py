@@ -12,7 +12,7 @@ from nsff.errors import InputError, UsageError
 from nsff.evaluation.evaluator import PageWriter, evaluate, require_all_views
 from nsff.evaluation.scores import EvaluationReport, MeanScore, mean_of, mean_of_images, read_report
 from nsff.evaluation.tables import cells, latex, markdown, number
-from nsff.io import atomic_write, writing_to
+from nsff.io import write_text
 
 log = logging.getLogger("nsff")
 
@@ -90,10 +90,8 @@ def evaluate_all(
 
 
 def _write(path: Path, text: str, rows: list[list[str]], content: dict[str, Any]) -> None:
-    with writing_to(path.parent):
-        for suffix, written in ((".md", text), (".tex", latex(rows)), (".json", json.dumps(content, indent=1) + "\n")):
-            with atomic_write(path.with_suffix(suffix)) as partial:
-                partial.write_text(written)
+    for suffix, written in ((".md", text), (".tex", latex(rows)), (".json", json.dumps(content, indent=1) + "\n")):
+        write_text(path.with_suffix(suffix), written)
 
 
 def score_table(means: dict[str, MeanScore], protocol: str) -> list[list[str]]:

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 from nsff.evaluation.scores import EvaluationReport, MeanScore, RegionScores
-from nsff.io import atomic_write
+from nsff.io import write_text
 
 
 def number(value: float | None, digits: int) -> str:
@@ -61,5 +61,4 @@ def write_tables(path: Path, report: EvaluationReport) -> None:
     writer.writerows(rows)
     table = mean_table(report.mean)
     for suffix, content in ((".csv", text.getvalue()), (".md", markdown(table)), (".tex", latex(table))):
-        with atomic_write(path.with_suffix(suffix)) as partial:
-            partial.write_text(content)
+        write_text(path.with_suffix(suffix), content)
