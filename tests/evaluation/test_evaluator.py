@@ -28,7 +28,7 @@ from nsff.evaluation.validation import Validation
 from nsff.fields import build_fields
 from nsff.rendering.frame_render import FrameRender
 from nsff.report.evaluation_page import error_map, write_page
-from nsff.training.checkpoint import restore_fields
+from nsff.training.checkpoint_choice import restore_fields
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 CPU = torch.device("cpu")

@@ -102,7 +102,7 @@ def test_training(arguments):
     assert f"(step {reached})" in said
     assert "did not shut down cleanly" in said
     assert list_checkpoints(folder)[0].stem == f"{reached + 3:06d}"
-    assert not list(folder.glob("*.partial"))
+    assert not list(folder.glob(".partial-*"))
 
 
 def test_one_of_two_that_train_together(arguments):

@@ -20,7 +20,7 @@ from nsff.novel_views.render_videos import ViewRenderer, render_videos
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.space_time import PlaneSampling, render_space_time
-from nsff.training.checkpoint import restore_fields
+from nsff.training.checkpoint_choice import restore_fields
 
 CPU = torch.device("cpu")
 

@@ -27,7 +27,7 @@ from nsff.rendering.frame_render import render_frame, render_static
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
 from nsff.rendering.train_render import SampledRays, TrainRender, TwoStepWarp, render_train
 from nsff.rendering.visualize import Ranges, draw, to_uint8
-from nsff.training.checkpoint import restore_fields
+from nsff.training.checkpoint_choice import restore_fields
 
 log = logging.getLogger("nsff")
 

@@ -45,7 +45,8 @@ from nsff.io import claim_folder, read_pixels, write_image, write_text, writing_
 from nsff.rendering.frame_render import FrameRender, render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.visualize import Ranges, draw
-from nsff.training.checkpoint import Checkpoint, restore_fields
+from nsff.training.checkpoint import Checkpoint
+from nsff.training.checkpoint_choice import restore_fields
 
 log = logging.getLogger("nsff")
 

@@ -32,7 +32,8 @@ from nsff.rendering.frame_render import FrameRender, render_frame, render_static
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.space_time import PlaneSampling, render_space_time
 from nsff.rendering.visualize import Ranges, disparity, draw, parse_layers, single_layers
-from nsff.training.checkpoint import Checkpoint, restore_fields
+from nsff.training.checkpoint import Checkpoint
+from nsff.training.checkpoint_choice import restore_fields
 
 log = logging.getLogger("nsff")
 

@@ -21,11 +21,11 @@ from nsff.training.checkpoint import (
     Checkpoint,
     TrainingState,
     checkpoint_path,
-    choose_to_resume,
     list_checkpoints,
     load_weights,
     save_checkpoint,
 )
+from nsff.training.checkpoint_choice import choose_to_resume
 from nsff.training.losses import VARIANT_RULES, BackgroundRender, LossTerms, NeighbourCameras, compute_losses
 from nsff.training.schedules import StepPlan, learning_rate, plan_step, run_progress
 
