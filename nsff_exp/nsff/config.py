@@ -25,6 +25,7 @@ VARIANT_DEFAULTS: dict[str, dict[str, Any]] = {
         "i_img": 1000,
     },
 }
+AUTO_WARM_STEPS = 800
 FIELD_DEFAULTS: dict[str, dict[str, Any]] = {"mlp": {}, "hash": {"schedule": "scaled", "N_iters": 30_000}}
 
 
@@ -134,6 +135,13 @@ class Config:
     N_samples: int = _train(64, "samples per ray", least=4, why="the smoothness terms need neighbours along the ray")
     perturb: float = _train(1.0, "1 = jitter sample depths within their intervals while training, 0 = do not")
     raw_noise_std: float = _train(0.0, "standard deviation of the noise added to raw density while training")
+    warm_steps: str = _train(
+        "auto", "steps of the warm start, which fits the fields to lifted depth and flow before rays are rendered: a "
+        "number, or auto: with hash on the scaled schedule, else none (not published)",
+    )  # fmt: skip
+    prior_samples: int = _train(
+        8, "hash on the scaled schedule: samples per ray around the depth prior, of the hash_samples (not published)"
+    )
     lrate: float = _train(5e-4, "learning rate")
     lrate_decay: int = _train(
         250, "thousands of steps in which the learning rate falls to a tenth (300 in wild)", least=1
@@ -164,6 +172,10 @@ class Config:
     w_distortion: float = _loss(
         0.0, "weight of the distortion loss, which concentrates the dynamic field along each ray (not published)"
     )
+    w_line_of_sight: float = _loss(
+        0.1, "hash on the scaled schedule: weight of the line-of-sight loss, which empties the dynamic field before "
+        "the depth prior and draws its depth there (not published)",
+    )  # fmt: skip
     w_split: float = _loss(0.0, "weight of the loss on dynamic weight outside the motion masks (not published)")
     decay_depth_w: bool = _loss(False, "divide w_depth by 10 at every multiple of D")
     decay_optical_flow_w: bool = _loss(False, "divide w_optical_flow by 10 at every multiple of D")
@@ -275,6 +287,18 @@ class Config:
     def importance(self) -> bool:
         """True if samples follow the density of a coarse pass instead of being uniform as published."""
         return self.field == "hash" and self.hash_coarse_samples > 0
+
+    @property
+    def lifts_priors(self) -> bool:
+        """True if rays follow lifted depth and moving pixels are drawn in all stages: not published."""
+        return self.field == "hash" and self.schedule == "scaled"
+
+    @property
+    def max_warm_steps(self) -> int:
+        """Steps of the warm start, at most; `auto` resolved."""
+        if self.warm_steps == "auto":
+            return AUTO_WARM_STEPS if self.lifts_priors else 0
+        return int(self.warm_steps)
 
     @property
     def frame_range(self) -> range:

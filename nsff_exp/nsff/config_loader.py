@@ -176,6 +176,13 @@ def _check(config: Config) -> None:
             raise UsageError(f"{option.name} = {value} is not supported ({option.metadata['help']}); leave it out")
         if isinstance(value, int | float):
             _check_range(option, value)
+    if config.warm_steps != "auto" and not config.warm_steps.isdecimal():
+        raise UsageError(f"warm_steps = {config.warm_steps} is not supported: choose auto or a number, 0 for none")
+    if config.importance and config.prior_samples > config.hash_samples - 4:
+        raise UsageError(
+            f"prior_samples = {config.prior_samples} leaves less than 4 of hash_samples = {config.hash_samples}: "
+            "choose fewer"
+        )
     if not config.expname:
         raise UsageError("expname is missing: give --config FILE or --expname NAME")
     if config.netwidth % 2:
@@ -210,6 +217,9 @@ def unused_options(config: Config, prog: str = "run_nerf.py") -> list[str]:
     names = [option.name for option in changed if option.metadata.get("unused") and option.name != "no_batching"]
     if config.variant == "paper" and config.chain_sf:
         names.append("chain_sf (always on in variant paper)")
+    if not config.lifts_priors:
+        rays = [option.name for option in changed if option.name in ("prior_samples", "w_line_of_sight")]
+        names += [f"{name} (needs field hash and schedule scaled)" for name in rays]
     if config.gpus and prog not in MULTI_PROCESS_SCRIPTS:
         names.append(f"gpus ({prog} is one process)")
     return names

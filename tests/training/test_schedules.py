@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from nsff.config import AUTO_WARM_STEPS
 from nsff.config_loader import load_config
 from nsff.training.schedules import learning_rate, plan_step, run_progress, stage_length
 
@@ -51,8 +52,39 @@ def test_scaled_schedule_follows_run_progress():
     assert run_progress(config, 450, 540.0) == pytest.approx(0.9)  # the clock is ahead of the steps
     assert run_progress(config, 2000, 0.0) == 1.0
     plans = [plan_step(config, 0, 24, progress) for progress in (0.0, 0.33, 0.34, 0.66, 0.67, 1.0)]
-    assert [plan.n_hard > 0 for plan in plans] == [True, True, False, False, False, False]
+    assert [plan.n_hard for plan in plans] == [512] * 6
     assert [plan.two_step.rendered for plan in plans] == [False, False, True, True, True, True]
     w = config.w_depth
     assert [plan.weights.depth for plan in plans] == pytest.approx([w, w, w / 10, w / 10, w / 100, w / 100])
+    networks = dataclasses.replace(config, field="mlp")
+    plans = [plan_step(networks, 0, 24, progress) for progress in (0.0, 0.33, 0.34, 1.0)]
+    assert [plan.n_hard for plan in plans] == [512, 512, 0, 0]
     assert learning_rate(config, 7, 1.0) == pytest.approx(0.1 * learning_rate(config, 0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        (["--field", "hash"], AUTO_WARM_STEPS),
+        (["--field", "hash", "--schedule", "published"], 0),
+        (["--field", "hash", "--warm_steps", "30"], 30),
+        (["--schedule", "scaled"], 0),
+        (["--warm_steps", "30"], 30),
+        ([], 0),
+    ],
+)
+def test_warm_start_is_the_default_of_hash_on_the_scaled_schedule_alone(options, steps):
+    config = config_of("paper", *options)
+    plans = [plan_step(config, step, 24) for step in (0, max(0, steps - 1), steps)]
+    assert [plan.warm_start for plan in plans] == [steps > 0, steps > 0, False]
+
+
+def test_warm_start_ends_at_its_share_of_a_short_run():
+    config = config_of("paper", "--field", "hash", "--N_iters", "100")
+    assert [plan_step(config, 50, 24, progress).warm_start for progress in (0.0, 0.59, 0.6)] == [True, True, False]
+
+
+def test_published_steps_do_not_follow_lifted_priors():
+    for options in ([], ["--schedule", "scaled"], ["--field", "hash", "--schedule", "published"]):
+        plan = plan_step(config_of("paper", *options), 0, 24)
+        assert (plan.static_everywhere, plan.weights.blended_on_hard, plan.weights.line_of_sight) == (False, False, 0.0)

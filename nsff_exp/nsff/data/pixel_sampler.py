@@ -16,11 +16,12 @@ GATHER_CHUNK = 128  # pixels gathered between releases of mapped pages
 class TrainBatch:
     """n pixels of one frame: first `n_uniform` from the whole frame, then hard-mined ones from its motion mask.
 
-    `uv` and flow are (right, down) in pixels, `rgb` is 0..1.
+    `index` is flat (row-major); `uv` and flow are (right, down) in pixels, `rgb` is 0..1.
     """
 
     frame: int
     n_uniform: int
+    index: Int[Tensor, " n"]
     uv: Float[Tensor, "n 2"]
     rays: RayBundle
     rgb: Float[Tensor, "n 3"]
@@ -54,6 +55,7 @@ def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, " a"], hard: Int
     return TrainBatch(
         frame,
         len(uniform),
+        index,
         uv,
         make_rays(uv, scene.c2w[frame], scene.intrinsics),
         rgb=pick(scene.images),

@@ -31,15 +31,16 @@ INITIAL_FLOW_SCALE = 0.1  # the initial weights of the last scene-flow layer are
 
 
 class _Heads(nn.Module):
-    """Map features to raw colour, which depends on the view direction, and to other raw outputs, which do not."""
+    """Map features to raw colour, which may depend on the view direction, and to other raw outputs, which do not."""
 
-    def __init__(self, n_inputs: int, n_others: int, config: Config):
+    def __init__(self, n_inputs: int, n_others: int, config: Config, view_dependent: bool):
         super().__init__()
         width, n_freqs_views = config.hash_width, config.multires_views
         self.trunk = nn.Sequential(nn.Linear(n_inputs, width), nn.ReLU(inplace=True))
         self.others = nn.Linear(width, n_others)
         self.from_hidden = nn.Linear(width, width)
-        self.from_view = nn.Linear(encoded_size(3, n_freqs_views), width, bias=False)
+        size = encoded_size(3, n_freqs_views)
+        self.from_view = nn.Linear(size, width, bias=False) if view_dependent else None
         self.rgb = nn.Linear(width, 3)
         self.n_freqs_views = n_freqs_views
 
@@ -47,8 +48,10 @@ class _Heads(nn.Module):
         self, features: Float[Tensor, "m e"], viewdirs: Float[Tensor, "n 3"]
     ) -> tuple[Float[Tensor, "n s 3"], Float[Tensor, "n s o"]]:
         n_rays, hidden = len(viewdirs), self.trunk(features)
-        view_term = self.from_view(encode(viewdirs, self.n_freqs_views))
-        colour = F.relu_(self.from_hidden(hidden).view(n_rays, -1, view_term.shape[1]) + view_term[:, None])
+        colour = self.from_hidden(hidden).view(n_rays, -1, hidden.shape[1])
+        if self.from_view is not None:
+            colour = colour + self.from_view(encode(viewdirs, self.n_freqs_views))[:, None]
+        colour = F.relu_(colour)
         return self.rgb(colour), self.others(hidden).view(n_rays, colour.shape[1], -1)
 
     def without_colour(self, features: Float[Tensor, "e m"]) -> Float[Tensor, "o m"]:
@@ -75,7 +78,7 @@ class StaticHash(StaticField):
         layout = make_layout((COARSEST_CELLS,) * 3, (finest,) * 3, config.hash_levels, config.hash_log2_rows)
         self.grid = HashGrid(layout, config.hash_features)
         self.register_buffer("box", 2.0 * torch.tensor(GRID_EXTENT[:3]), persistent=False)
-        self.heads = _Heads(self.grid.n_outputs + encoded_size(3, N_FREQS), 2, config)
+        self.heads = _Heads(self.grid.n_outputs + encoded_size(3, N_FREQS), 2, config, view_dependent=True)
 
     def forward(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
         with mixed_precision(points_ndc, self.amp):
@@ -115,7 +118,12 @@ class _Motion(nn.Module):
 
 
 class DynamicHash(DynamicField):
-    """Dynamic field: (x, y, z) in NDC, time and view direction -> colour, density, scene flow, disocclusion."""
+    """Dynamic field: (x, y, z) in NDC and time -> colour, density, scene flow, disocclusion.
+
+    Note:
+        Colour does not depend on the view direction, unlike in the published field: one video shows each time from one
+        direction only, so that a new view would ask for directions that were never seen at that time.
+    """
 
     box: Tensor
 
@@ -132,18 +140,25 @@ class DynamicHash(DynamicField):
         self.grid = HashGrid(layout, config.hash_features)
         self.register_buffer("box", 2.0 * torch.tensor(GRID_EXTENT), persistent=False)
         encoded = encoded_size(4, N_FREQS)
-        self.heads = _Heads(self.grid.n_outputs + encoded, 1, config)
+        self.heads = _Heads(self.grid.n_outputs + encoded, 1, config, view_dependent=False)
         self.motion = _Motion(n_times, encoded, config)
 
     def forward(
         self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> DynamicSamples:
-        """Compute all outputs; scene flow is in NDC units per frame, -1..1."""
+        """Compute all outputs; scene flow is in NDC units per frame, -1..1.
+
+        Note:
+            In z it is relative to the distance from infinity (z = 1), unlike in the published field: no point is warped
+            beyond it, where the world's depth changes its sign and the smoothness terms explode.
+        """
         unit, encoded = self._unit_and_encoded(points_ndc, time)
         radiance = self._radiance(unit, encoded, viewdirs)
         # Motion stays in float32: the 8-bit mantissa of bfloat16 is too coarse for scene flow.
         motion = self.motion(unit, encoded).view(*points_ndc.shape[:2], 8)
-        sf_bwd, sf_fwd, prob = motion.split([3, 3, 2], dim=-1)
+        remaining = (1.0 - points_ndc[..., 2:]).clamp(min=0.0)
+        reach = torch.cat([torch.ones_like(points_ndc[..., :2]), remaining], dim=-1)
+        sf_bwd, sf_fwd, prob = reach * motion[..., :3], reach * motion[..., 3:6], motion[..., 6:]
         prob_bwd, prob_fwd = prob.unbind(-1)
         return DynamicSamples(radiance.rgb_raw, radiance.sigma_raw, sf_bwd, sf_fwd, prob_bwd, prob_fwd)
 

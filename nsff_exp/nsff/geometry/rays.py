@@ -27,6 +27,12 @@ class RayBundle:
     def __getitem__(self, rows: slice | Tensor) -> "RayBundle":
         return RayBundle(self.origins_ndc[rows], self.directions_ndc[rows], self.viewdirs[rows])
 
+    @staticmethod
+    def cat(bundles: "list[RayBundle]") -> "RayBundle":
+        """Concatenate the rays of several bundles."""
+        names = ("origins_ndc", "directions_ndc", "viewdirs")
+        return RayBundle(*(torch.cat([getattr(bundle, name) for bundle in bundles]) for name in names))
+
     def points_ndc(self, depths: Float[Tensor, "n s"]) -> Float[Tensor, "n s 3"]:
         """Points at the NDC depths z (0..1) along each ray."""
         return self.origins_ndc[:, None] + depths[..., None] * self.directions_ndc[:, None]

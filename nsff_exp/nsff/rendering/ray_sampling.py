@@ -106,6 +106,30 @@ def importance_depths(
     return (index + (quantiles - start) / (end - start)) / n_bins
 
 
+def add_prior_depths(
+    depths: Float[Tensor, "n s"],
+    prior: Float[Tensor, " n"],
+    std: Float[Tensor, " n"],
+    n_samples: int,
+    generator: torch.Generator | None,
+) -> Float[Tensor, "n t"]:
+    """Add samples around the prior depth of each ray.
+
+    Args:
+        depths: sorted NDC depths.
+        prior: NDC depth of the prior.
+        std: standard deviation of the samples around it, NDC depth.
+        n_samples: to add to each ray.
+        generator: source of the samples, on the device of the rays.
+
+    Returns:
+        All depths, sorted; t = s + n_samples.
+    """
+    offsets = torch.randn(len(depths), n_samples, generator=generator, device=depths.device)
+    around = (prior[:, None] + std[:, None] * offsets).clamp(0.0, 1.0)
+    return torch.cat([depths, around], dim=-1).sort(dim=-1).values
+
+
 def density_noise(
     shape: tuple[int, int], std: float, generator: torch.Generator | None, device: torch.device
 ) -> Float[Tensor, "n s"] | float:

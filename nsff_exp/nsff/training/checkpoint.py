@@ -16,6 +16,7 @@ from nsff.io import TMP_PREFIX, atomic_write
 
 log = logging.getLogger("nsff")
 
+HASH_REVISION = 2  # of the outputs of hash fields: 2 has dynamic colour without view direction, flow bounded in z
 PREFIX = "module."  # the published networks were wrapped in DataParallel
 
 
@@ -89,7 +90,8 @@ def configured_architecture(config: Config) -> dict[str, Any]:
     else:
         sizes = ("levels", "log2_rows", "features", "finest", "dynamic_finest", "time", "width")
         names = [*(f"hash_{size}" for size in sizes), "multires_views", "n_frames"]
-    return {name: getattr(config, name) for name in ("field", *names)}
+    architecture = {name: getattr(config, name) for name in ("field", *names)}
+    return architecture | ({"hash_revision": HASH_REVISION} if config.field == "hash" else {})
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

@@ -104,6 +104,30 @@ def distortion_loss(weights: Float[Tensor, "n s"], points_ndc: Float[Tensor, "n 
     return (between + within).mean()
 
 
+def line_of_sight_loss(
+    weights: Float[Tensor, "n s"],
+    depths: Float[Tensor, "n s"],
+    prior: Float[Tensor, " n"],
+    margin: float,
+    confidence: Float[Tensor, " n"],
+) -> Float[Tensor, ""]:
+    """Squared weights before a surface of known depth, plus the distance of the rendered depth to it.
+
+    Source: the line-of-sight loss of Urban Radiance Fields (Rematas et al. 2022, arXiv:2111.14643), with a margin in
+    the place of its Gaussian.
+
+    Args:
+        weights: of the dynamic field by itself.
+        depths: NDC depths of the samples, 0..1.
+        prior: NDC depth of the surface.
+        margin: space is empty up to this far before the surface, NDC depth.
+        confidence: of the prior, 0..1; weight of each ray.
+    """
+    before = torch.where(depths < prior[:, None] - margin, weights, 0.0)
+    off = ((weights * depths).sum(-1) - prior).abs()
+    return (confidence * ((before**2).sum(-1) + off)).mean()
+
+
 def background_loss(rgb: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
     """Mean squared colour error of the static field alone."""
     return ((rgb - target) ** 2).mean()

@@ -11,6 +11,7 @@
 | smoothness | L_reg, scene flow smooth in space and in time (least kinetic) | `spatial_smoothness`, `least_kinetic` |
 | entropy | not in the paper (`wild`) | `blend_entropy` |
 | distortion | not in the paper; off unless `w_distortion` is set | `distortion_loss` |
+| line_of_sight | not in the paper; off unless rays follow lifted priors | `line_of_sight_loss` |
 | background | not in the paper; off unless `background_rays` is set | `background_loss` |
 | split | not in the paper; off unless `w_split` is set | `split_loss` |
 
@@ -38,6 +39,7 @@ from nsff.training.loss_terms import (
     distortion_loss,
     flow_magnitude_loss,
     least_kinetic,
+    line_of_sight_loss,
     spatial_smoothness,
     weighted_mean,
 )
@@ -88,7 +90,7 @@ VARIANT_RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms at one step; `colour_where_dynamic`: see `colour_loss`."""
+    """Weights of the terms at one step; `colour_where_dynamic` and `blended_on_hard`: see `colour_loss`."""
 
     depth: float
     flow: float
@@ -99,7 +101,9 @@ class LossWeights:
     entropy: float
     distortion: float
     split: float
+    line_of_sight: float
     colour_where_dynamic: bool
+    blended_on_hard: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +119,7 @@ class LossTerms:
     smoothness: Tensor
     entropy: Tensor
     distortion: Tensor
+    line_of_sight: Tensor
     background: Tensor
     split: Tensor
 
@@ -156,6 +161,20 @@ class BackgroundRender:
 
 
 @dataclasses.dataclass(frozen=True)
+class DepthPrior:
+    """Lifted depth of n rays: NDC depth of the surface, its confidence (0..1), and the depths of the samples."""
+
+    z: Float[Tensor, " n"]
+    confidence: Float[Tensor, " n"]
+    depths: Float[Tensor, "n s"]
+    margin: float  # space is empty up to this far before the surface, NDC depth
+
+    def line_of_sight_loss(self, weights: Float[Tensor, "n s"]) -> Float[Tensor, ""]:
+        """The line-of-sight loss of weights at the samples."""
+        return line_of_sight_loss(weights, self.depths, self.z, self.margin, self.confidence)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Warp:
     """Samples moved by one frame: their flow, its disocclusion probability, and the flow that leads back."""
 
@@ -171,6 +190,7 @@ def compute_losses(
     weights: LossWeights,
     rules: VariantRules,
     background: BackgroundRender | None = None,
+    prior: DepthPrior | None = None,
 ) -> LossTerms:
     """Compute all terms of one step.
 
@@ -181,6 +201,7 @@ def compute_losses(
         weights: of the terms at this step.
         rules: of the variant.
         background: further pixels, for the static field; None leaves that term 0.
+        prior: depth of the surface along each ray; None leaves the line-of-sight term 0.
     """
     ref, dynamic = render.ref, render.ref.dynamic_only
     zero = dynamic.rgb.new_zeros(())
@@ -191,7 +212,7 @@ def compute_losses(
     cycle = sum((cycle_loss(warp.flow, warp.return_flow, warp.prob) for warp in warps), start=zero)
     distortion = distortion_loss(dynamic.weights, ref.points_ndc) if weights.distortion else zero
     return LossTerms(
-        colour=colour_loss(render, batch, weights.colour_where_dynamic),
+        colour=colour_loss(render, batch, weights.colour_where_dynamic, weights.blended_on_hard),
         cycle=weights.cycle * cycle,
         prob=weights.prob * sum((disocclusion_loss(warp.prob) for warp in warps), start=zero),
         depth=weights.depth * depth_loss(dynamic.depth, batch.disparity),
@@ -200,6 +221,7 @@ def compute_losses(
         smoothness=weights.smooth * _smoothness(render, cameras.intrinsics, rules),
         entropy=weights.entropy * blend_entropy(ref.static.blend_w) if rules.entropy else zero,
         distortion=weights.distortion * distortion,
+        line_of_sight=zero if prior is None else weights.line_of_sight * prior.line_of_sight_loss(dynamic.weights),
         background=zero if background is None else background_loss(background.rgb, background.target),
         split=weights.split * split_loss(render, batch) if weights.split else zero,
     )
@@ -218,7 +240,9 @@ def _regularised_warps(render: TrainRender, rules: VariantRules) -> list[_Warp]:
     return warps
 
 
-def colour_loss(render: TrainRender, batch: TrainBatch, where_dynamic: bool) -> Float[Tensor, ""]:
+def colour_loss(
+    render: TrainRender, batch: TrainBatch, where_dynamic: bool, blended_on_hard: bool
+) -> Float[Tensor, ""]:
     """Squared colour error of the dynamic field, of its warps weighted by confidence, and of both fields blended.
 
     Args:
@@ -226,6 +250,8 @@ def colour_loss(render: TrainRender, batch: TrainBatch, where_dynamic: bool) -> 
         batch: the true colours.
         where_dynamic: weight the dynamic terms by the detached dynamic weight map, and the two-step warp by nothing
             else (`wild`, from step D on). Both fields must then be blended on all rays.
+        blended_on_hard: the blended colour counts on the hard-mined rays too, not on the uniform ones alone (not
+            published). Both fields must then be blended on all rays.
     """
     weight_map = render.ref.blended.dynamic_weight.detach() if where_dynamic else None
 
@@ -240,7 +266,7 @@ def colour_loss(render: TrainRender, batch: TrainBatch, where_dynamic: bool) -> 
         loss = loss + squared_error(warp.rgb, warp.confidence)
     if render.two_step is not None:
         loss = loss + squared_error(render.two_step.rgb, None if where_dynamic else render.two_step.confidence)
-    n = batch.n_uniform
+    n = len(batch.rgb) if blended_on_hard else batch.n_uniform
     return loss + ((render.ref.blended.rgb[:n] - batch.rgb[:n]) ** 2).mean()
 
 

@@ -13,6 +13,8 @@ MAX_WILD_STAGE = 250  # thousand steps; longer videos do not lengthen a stage of
 # fraction of the one at its start.
 SCALED_STAGES = 3
 SCALED_LAST_RATE = 0.1
+MAX_WARM_PROGRESS = 0.6  # fraction of the run after which the warm start ends, however few its steps
+PRIOR_STD, PRIOR_NARROWING = 0.02, 0.7  # of the samples around a depth prior; the latter fraction narrower at the end
 HASH_RATE = 10.0  # learning rate of hash grids relative to that of the published networks
 
 
@@ -21,15 +23,19 @@ class StepPlan:
     """The plan of one training step.
 
     Attributes:
+        warm_start: fit lifted points instead of rendering rays.
         n_hard: rays drawn from the motion mask, beside the uniform ones.
         two_step: the warp over two frames; its direction alternates.
         static_everywhere: evaluate the static field on the hard-mined rays too.
+        prior_std: standard deviation of the samples around a certain depth prior, NDC depth.
         weights: of the loss terms.
     """
 
+    warm_start: bool
     n_hard: int
     two_step: TwoStepWarp
     static_everywhere: bool
+    prior_std: float
     weights: LossWeights
 
 
@@ -72,12 +78,14 @@ def plan_step(config: Config, step: int, n_frames: int, progress: float = 0.0) -
     stage, wild = _stage_index(config, step, n_frames, progress), config.variant == "wild"
     decay = PRIOR_DECAY ** min(stage, MAX_DECAYS)
     return StepPlan(
-        n_hard=config.num_extra_sample if config.use_motion_mask and stage == 0 else 0,
+        warm_start=step < config.max_warm_steps and progress < MAX_WARM_PROGRESS,
+        n_hard=config.num_extra_sample if config.use_motion_mask and (stage == 0 or config.lifts_priors) else 0,
         two_step=TwoStepWarp(
             backward=step % 2 == 0,
             rendered=config.chain_sf and _is_past(2, config, step, n_frames, progress) if wild else stage >= 1,
         ),
-        static_everywhere=wild,
+        static_everywhere=wild or config.lifts_priors,
+        prior_std=PRIOR_STD * (1.0 - PRIOR_NARROWING * progress),
         weights=LossWeights(
             depth=config.w_depth / (decay if config.decay_depth_w else 1.0),
             flow=config.w_optical_flow / (decay if config.decay_optical_flow_w else 1.0),
@@ -88,7 +96,9 @@ def plan_step(config: Config, step: int, n_frames: int, progress: float = 0.0) -
             entropy=config.w_entropy,
             distortion=config.w_distortion,
             split=config.w_split,
+            line_of_sight=config.w_line_of_sight if config.lifts_priors else 0.0,
             colour_where_dynamic=wild and _is_past(1, config, step, n_frames, progress),
+            blended_on_hard=config.lifts_priors,
         ),
     )
 

@@ -10,11 +10,12 @@ import torch
 
 from nsff.config import Config
 from nsff.data.pixel_sampler import TrainBatch, draw_background, draw_batch
+from nsff.data.priors import Priors
 from nsff.data.scene import Scene
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError, UsageError
 from nsff.fields import Fields, build_fields, build_optimizer
-from nsff.rendering.ray_sampling import DepthSampling, choose_depths, density_noise
+from nsff.rendering.ray_sampling import DepthSampling, add_prior_depths, choose_depths, density_noise
 from nsff.rendering.train_render import SampledRays, TrainRender, render_background, render_train
 from nsff.rendering.volume_rendering import Noise
 from nsff.training.checkpoint import (
@@ -26,12 +27,22 @@ from nsff.training.checkpoint import (
     save_checkpoint,
 )
 from nsff.training.checkpoint_choice import choose_to_resume
-from nsff.training.losses import VARIANT_RULES, BackgroundRender, LossTerms, NeighbourCameras, compute_losses
+from nsff.training.losses import (
+    VARIANT_RULES,
+    BackgroundRender,
+    DepthPrior,
+    LossTerms,
+    NeighbourCameras,
+    compute_losses,
+)
 from nsff.training.schedules import StepPlan, learning_rate, plan_step, run_progress
+from nsff.training.warm_start import WARM_FRAMES, WARM_PIXELS, WarmTerms, compute_warm_losses, draw_points
 
 log = logging.getLogger("nsff")
 
 DIVERGENCE_ADVICE = "nothing was saved since the last checkpoint; lower --lrate and run again"
+MIN_CONFIDENCE = 0.1  # the samples around a depth prior spread inversely to its confidence, down to this one
+SIGHT_MARGIN = 1.5  # margin of the line-of-sight loss, in standard deviations of the samples around the prior
 SEED_STRIDE = 1_000_003  # difference between the seeds of processes that train together
 
 
@@ -44,14 +55,14 @@ class StepReport:
     """Figures of one step. Scalars stay on the device: reading one waits for the device, so callers choose when."""
 
     frame: int
-    terms: LossTerms
+    terms: LossTerms | WarmTerms
     loss: torch.Tensor
-    colour_error: torch.Tensor  # mean squared error of the blended render on the uniform rays
+    colour_error: torch.Tensor  # mean squared error of the blended render on the uniform rays, or on lifted points
     learning_rate: float
 
     @property
     def psnr(self) -> float:
-        """PSNR of the blended render on the uniform rays, in dB."""
+        """PSNR of the blended render on the uniform rays, or of the dynamic field on lifted points, in dB."""
         return -10.0 * math.log10(max(float(self.colour_error), 1e-12))
 
 
@@ -70,6 +81,8 @@ class Trainer:
         if config.N_rand < group.size:
             raise UsageError(f"N_rand = {config.N_rand} is split between {group.size} processes: choose a larger one")
         self.config, self.scene, self.device, self.group = config, scene, device, group
+        # Published settings do not use aligned priors: no warning about them then.
+        self.priors = Priors.of(scene) if config.lifts_priors or config.max_warm_steps else None
         self.step = 0
         self.seconds = 0.0  # of training, over all runs of the experiment
         torch.manual_seed(config.seed)
@@ -88,32 +101,40 @@ class Trainer:
         return run_progress(self.config, self.step, self.seconds)
 
     def train_step(self) -> StepReport:
-        """Draw a frame and rays, render them, and update the fields."""
+        """Draw a frame and rays, render them, and update the fields; in the warm start, fit lifted points."""
         config, n_frames, progress = self.config, self.scene.timeline.n_frames, self.progress
         plan = plan_step(config, self.step, n_frames, progress)
         rate = learning_rate(config, self.step, progress)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        frame = int(torch.randint(n_frames, (1,), generator=self.frame_rng))
-        n_uniform, n_hard = self.group.split(config.N_rand), self.group.split(plan.n_hard)
-        batch = draw_batch(self.scene, frame, n_uniform, n_hard, self.sample_rng)
-        render, terms = self.forward(batch, plan)
+        terms: LossTerms | WarmTerms
+        if plan.warm_start and self.priors is not None:
+            frames = torch.randint(n_frames, (WARM_FRAMES,), generator=self.frame_rng).tolist()
+            points = draw_points(self.priors, frames, self.group.split(WARM_PIXELS), self.sample_rng)
+            terms = compute_warm_losses(self.fields, points, self.sample_rng)
+            frame, colour_error = frames[0], terms.dynamic_colour.detach()
+        else:
+            frame = int(torch.randint(n_frames, (1,), generator=self.frame_rng))
+            n_uniform, n_hard = self.group.split(config.N_rand), self.group.split(plan.n_hard)
+            batch = draw_batch(self.scene, frame, n_uniform, n_hard, self.sample_rng)
+            render, terms = self.forward(batch, plan)
+            colour_error = ((render.ref.blended.rgb.detach()[:n_uniform] - batch.rgb[:n_uniform]) ** 2).mean()
         loss = terms.total()
+        self._update_fields(loss)
+        return StepReport(frame, terms.detach(), loss.detach(), colour_error, rate)
+
+    def _update_fields(self, loss: torch.Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=False)  # hash tables are large: reuse the memory of their gradient
         loss.backward()
         self._average_gradients()
         self.optimizer.step()
         self.step += 1
         self.scene.release_pages()  # memory-mapped pages that this step has read; they would pile up
-        n = batch.n_uniform
-        colour_error = ((render.ref.blended.rgb.detach()[:n] - batch.rgb[:n]) ** 2).mean()
-        return StepReport(frame, terms.detach(), loss.detach(), colour_error, rate)
 
     def forward(self, batch: TrainBatch, plan: StepPlan) -> tuple[TrainRender, LossTerms]:
         """Render the pixels of a batch and compute the losses."""
         scene, frame = self.scene, batch.frame
-        sampling = DepthSampling.of(self.config)
-        depths = choose_depths(self.fields, batch.rays, scene.timeline.time_of(frame), sampling, self.sample_rng)
+        depths, prior = self._choose_depths(batch, plan)
         render = render_train(
             self.fields,
             SampledRays.at(batch.rays, depths),
@@ -124,7 +145,21 @@ class Trainer:
             self._density_noise,
         )
         cameras, rules = NeighbourCameras.of(scene, frame), VARIANT_RULES[self.config.variant]
-        return render, compute_losses(render, batch, cameras, plan.weights, rules, self._render_background())
+        background = self._render_background()
+        return render, compute_losses(render, batch, cameras, plan.weights, rules, background, prior)
+
+    def _choose_depths(self, batch: TrainBatch, plan: StepPlan) -> tuple[torch.Tensor, DepthPrior | None]:
+        """Sample depths along the rays of a batch, some of them around the depth prior, wider where it is uncertain."""
+        sampling, time = DepthSampling.of(self.config), self.scene.timeline.time_of(batch.frame)
+        if self.priors is None or not self.config.lifts_priors:
+            return choose_depths(self.fields, batch.rays, time, sampling, self.sample_rng), None
+        n_prior = self.config.prior_samples
+        sampling = dataclasses.replace(sampling, n_samples=sampling.n_samples - n_prior)
+        depths = choose_depths(self.fields, batch.rays, time, sampling, self.sample_rng)
+        z, confidence = self.priors.depth(batch.frame, batch.index)
+        std = plan.prior_std / confidence.clamp(min=MIN_CONFIDENCE)
+        depths = add_prior_depths(depths, z, std, n_prior, self.sample_rng)
+        return depths, DepthPrior(z, confidence, depths, margin=SIGHT_MARGIN * plan.prior_std)
 
     def _density_noise(self, n_rays: int) -> Noise:
         shape = (n_rays, DepthSampling.of(self.config).n_samples)

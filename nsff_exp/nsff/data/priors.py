@@ -1,0 +1,259 @@
+"""Lift the priors of a scene, disparity and optical flow, to points and scene flow in NDC, each with a confidence.
+
+Disparity comes in any scale and shift. `align_disparity` brings that of each frame to inverse depth in scene units, by
+what flow and poses triangulate on the background. `Priors.lift` then gives the point that a pixel shows, its scene flow
+to the neighbouring frames, and the confidence of both. An extension of the paper, which uses priors on rays alone.
+"""
+
+import dataclasses
+import logging
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nsff.data.scene import Scene
+from nsff.geometry.poses import Intrinsics
+from nsff.geometry.rays import RayBundle, camera_rays, make_rays
+from nsff.geometry.space import NEAR
+
+log = logging.getLogger("nsff")
+
+MAX_FIT_PIXELS = 20_000  # pixels of a frame that take part in its alignment
+FIT_ROUNDS = 20  # of iteratively reweighted least squares
+SMALLEST_RESIDUAL = 0.3  # pixels; residuals below it weigh alike, as flow is no more precise
+MAX_RESIDUAL = 0.02  # fraction of the image width; a frame with a larger median residual is not believed
+METRIC_TOLERANCE = 1.2  # disparity counts as inverse depth of the poses if its residual is at most this times the fit's
+FARTHEST_NDC = 0.999  # NDC depth of points at infinity: the last sample of a ray must not be the only one behind them
+FARTHEST = 1e-3  # inverse depth in scene units; a point beyond has no parallax
+LARGEST_FLOW = 0.3  # NDC units per frame; a lifted scene flow beyond it is an error of depth
+TOLERANCE = (
+    0.003  # fraction of the image width; a depth that is off by this much of parallax keeps 0.6 of its confidence
+)
+MIN_TOLERANCE = 0.5  # pixels; optical flow is no more precise
+FLOW_NOISE = 0.5  # standard deviation of optical flow where it is consistent, pixels
+COLOUR_NOISE = 0.1  # difference of colours (0..1) of a point in two frames at which its flow has a confidence of 0.6
+MIN_BACKGROUND = 0.05  # fraction of a frame; with less of it, masks cannot be right and all pixels are aligned
+MIN_ALIGNED = 10  # pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """Inverse depth of a frame in scene units = `scale` * disparity + `shift`.
+
+    Attributes:
+        residual: median distance to what flow and poses triangulate on the background, pixels.
+        spread: standard deviation of the inverse depth, scene units.
+        believed: the fit is good enough for the prior to be used.
+    """
+
+    scale: float
+    shift: float
+    residual: float
+    spread: float
+    believed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LiftedPixels:
+    """The points that n pixels of a frame show; confidences are 0..1.
+
+    `z` is the NDC depth along the ray; scene flow is in NDC units per frame, 0 with confidence 0 where unknown.
+    """
+
+    rays: RayBundle
+    z: Float[Tensor, " n"]
+    confidence: Float[Tensor, " n"]
+    sf_fwd: Float[Tensor, "n 3"]
+    sf_fwd_confidence: Float[Tensor, " n"]
+    sf_bwd: Float[Tensor, "n 3"]
+    sf_bwd_confidence: Float[Tensor, " n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Priors:
+    """Aligned priors of a scene, lifted for the pixels that are asked for."""
+
+    scene: Scene
+    alignments: tuple[Alignment, ...]
+
+    @staticmethod
+    def of(scene: Scene) -> "Priors":
+        """Align the disparity of all frames and log the outcome; frames that cannot be aligned are named."""
+        alignments = tuple(align_disparity(scene, frame) for frame in range(scene.timeline.n_frames))
+        bad = [frame for frame, alignment in enumerate(alignments) if not alignment.believed]
+        residuals = torch.tensor([alignment.residual for alignment in alignments])
+        log.info("depth agrees with flow and poses to %.2f px (median over the frames)", float(residuals.median()))
+        if bad:
+            names = ", ".join(str(frame) for frame in bad[:8]) + (", ..." if len(bad) > 8 else "")
+            log.warning("depth of %d frames contradicts flow and poses and is not used: %s", len(bad), names)
+        return Priors(scene, alignments)
+
+    def lift(self, frame: int, index: Int[Tensor, " n"]) -> LiftedPixels:
+        """Lift pixels of a frame, given by flat (row-major) indices on the compute device."""
+        scene, uv = self.scene, pixel_coordinates(self.scene, index)
+        rays = make_rays(uv, scene.c2w[frame], scene.intrinsics)
+        z, confidence = self.depth(frame, index)
+        points_ndc = rays.points_ndc(z[:, None])[:, 0]
+        forward, backward = (self._scene_flow(frame, index, points_ndc, step) for step in (1, -1))
+        return LiftedPixels(rays, z, confidence, *forward, *backward)
+
+    def depth(self, frame: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """NDC depth (0..1) of pixels along their rays, and its confidence (0..1)."""
+        inverse_depth, confidence = self._inverse_depth(frame, index)
+        uv = pixel_coordinates(self.scene, index)
+        return ndc_depth(uv, self.scene.c2w[frame], inverse_depth, self.scene.intrinsics), confidence
+
+    def _inverse_depth(self, frame: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Inverse depth in scene units and its confidence: the aligned prior, on the background fused with flow.
+
+        Both are weighted by their inverse variances: that of the frame's fit, and that of triangulated flow. A frame
+        that is not believed has triangulated depth alone, without confidence.
+        """
+        scene, alignment = self.scene, self.alignments[frame]
+        disparity = pick(scene, scene.disparity[frame], index)
+        prior = (alignment.scale * disparity + alignment.shift).clamp(min=FARTHEST)
+        background = pick(scene, scene.background[frame], index)
+        triangulated, information = triangulate(scene, frame, index)
+        information = torch.where(background & (triangulated > FARTHEST), information, 0.0)
+        if not alignment.believed:
+            return torch.where(information > 0, triangulated, prior), torch.zeros_like(prior)
+        variance = alignment.spread**2
+        weight = information * variance / (FLOW_NOISE**2 + information * variance)
+        fused = prior + weight * torch.where(information > 0, triangulated - prior, 0.0)
+        tolerance = max(MIN_TOLERANCE, TOLERANCE * scene.intrinsics.width)
+        error = torch.where(information > 0, (prior - triangulated).abs() * information.sqrt(), alignment.residual)
+        confidence = weight + (1.0 - weight) * torch.exp(-0.5 * (error / tolerance) ** 2)
+        return fused, confidence
+
+    def _scene_flow(
+        self, frame: int, index: Int[Tensor, " n"], points_ndc: Float[Tensor, "n 3"], step: int
+    ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"]]:
+        """Lift optical flow to the next (`step` 1) or previous (-1) frame; static points have none."""
+        scene, neighbour = self.scene, frame + step
+        if not 0 <= neighbour < scene.timeline.n_frames:
+            return torch.zeros_like(points_ndc), torch.zeros_like(points_ndc[:, 0])
+        target, there, confidence = follow_flow(scene, frame, index, step)
+        inverse_depth, there_confidence = self._inverse_depth(neighbour, there)
+        rays = make_rays(target, scene.c2w[neighbour], scene.intrinsics)
+        z = ndc_depth(target, scene.c2w[neighbour], inverse_depth, scene.intrinsics)
+        flow = rays.points_ndc(z[:, None])[:, 0] - points_ndc
+        same_side = pick(scene, scene.motion_masks[neighbour], there) == pick(scene, scene.motion_masks[frame], index)
+        confidence = confidence * there_confidence * same_side * (flow.abs().amax(-1) < LARGEST_FLOW)
+        background = pick(scene, scene.background[frame], index)
+        flow = torch.where((confidence > 0.0)[:, None] & ~background[:, None], flow, 0.0)
+        return flow, torch.where(background, 1.0, confidence)
+
+
+def pick(scene: Scene, values: Tensor, index: Int[Tensor, " n"]) -> Tensor:
+    """Values of one frame (H, W, ...) at flat pixel indices, on the compute device."""
+    return values.flatten(0, 1)[index.to(values.device)].to(scene.device)
+
+
+def ndc_depth(
+    uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "3 4"], inverse_depth: Float[Tensor, " n"], intrinsics: Intrinsics
+) -> Float[Tensor, " n"]:
+    """NDC depth (0..1) along the rays of pixels at an inverse depth (scene units) along the viewing axis.
+
+    With (o, d) the ray in the scene, z_world = -(o_z + d_z / inverse depth), and NDC depth is 1 - 1 / z_world. Points
+    before the near plane are put on it.
+    """
+    origins, directions = camera_rays(uv, c2w, intrinsics)
+    z_world = -(origins[:, 2] + directions[:, 2] / inverse_depth)
+    return torch.where(z_world > NEAR, 1.0 - NEAR / z_world.clamp(min=NEAR), 0.0).clamp(max=FARTHEST_NDC)
+
+
+def pixel_coordinates(scene: Scene, index: Int[Tensor, " n"]) -> Float[Tensor, "n 2"]:
+    """Coordinates (right, down) of pixels given by flat (row-major) indices."""
+    width = scene.intrinsics.width
+    return torch.stack([index % width, index // width], dim=-1).to(scene.c2w.dtype)
+
+
+def follow_flow(
+    scene: Scene, frame: int, index: Int[Tensor, " n"], step: int
+) -> tuple[Float[Tensor, "n 2"], Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """Follow optical flow to the next (`step` 1) or previous (-1) frame.
+
+    Returns:
+        Pixel coordinates (right, down), flat index of the nearest pixel, and confidence (0..1).
+        The latter is 0 where the flow is inconsistent or leaves the image, and falls with the difference of colours.
+    """
+    flow, mask = (scene.flow_fwd, scene.flow_fwd_mask) if step > 0 else (scene.flow_bwd, scene.flow_bwd_mask)
+    height, width = scene.intrinsics.height, scene.intrinsics.width
+    target = pixel_coordinates(scene, index) + pick(scene, flow[frame], index)
+    right, down = target.round().long().unbind(-1)
+    inside = (right >= 0) & (right < width) & (down >= 0) & (down < height)
+    there = down.clamp(0, height - 1) * width + right.clamp(0, width - 1)
+    difference = pick(scene, scene.images[frame], index) - pick(scene, scene.images[frame + step], there)
+    similar = torch.exp(-0.5 * (difference.abs().mean(-1) / COLOUR_NOISE) ** 2)
+    return target, there, similar * (inside & pick(scene, mask[frame], index))
+
+
+def triangulate(scene: Scene, frame: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Triangulate static pixels from the flow to both neighbours.
+
+    The projection of the point at inverse depth r into a neighbour is that of A r + B, with A the camera's centre and B
+    the ray in the neighbour's axes; the distance to the flow's target, in pixels, is linear in r but for the depth by
+    which it is divided.
+
+    Returns:
+        Inverse depth in scene units, and its information: squared pixels of parallax per squared unit, 0 without flow.
+    """
+    size, uv = scene.intrinsics, pixel_coordinates(scene, index)
+    origins, directions = camera_rays(uv, scene.c2w[frame], size)
+    numerator, information = torch.zeros_like(uv[:, 0]), torch.zeros_like(uv[:, 0])
+    for step, flow, mask in ((1, scene.flow_fwd, scene.flow_fwd_mask), (-1, scene.flow_bwd, scene.flow_bwd_mask)):
+        if not 0 <= frame + step < scene.timeline.n_frames:
+            continue
+        c2w = scene.c2w[frame + step]
+        centre, ray = (origins - c2w[:, 3]) @ c2w[:, :3], directions @ c2w[:, :3]
+        target = uv + pick(scene, flow[frame], index)
+        slope = torch.stack([size.width * 0.5 - target[:, 0], target[:, 1] - size.height * 0.5], dim=-1) / size.focal
+        depth = (-ray[:, 2]).clamp(min=1e-3)[:, None]
+        a = size.focal * (centre[:, :2] - slope * centre[:, 2:]) / depth
+        b = size.focal * (ray[:, :2] - slope * ray[:, 2:]) / depth
+        consistent = pick(scene, mask[frame], index).to(a.dtype)
+        numerator -= consistent * (a * b).sum(-1)
+        information += consistent * (a * a).sum(-1)
+    return numerator / information.clamp(min=1e-9), information
+
+
+def align_disparity(scene: Scene, frame: int) -> Alignment:
+    """Fit scale and shift of a frame's disparity to what flow and poses triangulate on the background.
+
+    Least squares in pixels, iteratively reweighted towards least absolute deviation. Disparity that agrees as well when
+    it is taken for inverse depth in units of the poses, as multi-view depth is, is taken for that.
+    """
+    index, background = _fit_pixels(scene, frame)
+    disparity = pick(scene, scene.disparity[frame], index)
+    triangulated, information = triangulate(scene, frame, index)
+    use = background & (information > 0) & (triangulated > FARTHEST)
+    metric = 1.0 / scene.cameras.scale
+    if int(use.sum()) < MIN_ALIGNED:
+        return Alignment(metric, 0.0, float("nan"), 0.0, believed=False)
+    x, y, parallax = disparity[use], triangulated[use], information[use].sqrt()
+
+    def residuals(scale: float, shift: float) -> Tensor:
+        return (scale * x + shift - y).abs() * parallax
+
+    weight = parallax.clone()
+    design = torch.stack([x, torch.ones_like(x)], dim=-1).double()
+    for _ in range(FIT_ROUNDS):
+        solution = torch.linalg.lstsq(weight[:, None] * design, (weight * y.double())[:, None]).solution[:, 0]
+        scale, shift = float(solution[0]), float(solution[1])
+        weight = parallax / residuals(scale, shift).clamp(min=SMALLEST_RESIDUAL).sqrt()
+    residual, residual_metric = float(residuals(scale, shift).median()), float(residuals(metric, 0.0).median())
+    if residual_metric <= METRIC_TOLERANCE * max(residual, SMALLEST_RESIDUAL):
+        scale, shift, residual = metric, 0.0, residual_metric
+    informative = parallax > parallax.median()
+    spread = 1.5 * float((scale * x + shift - y).abs()[informative].median())
+    believed = scale > 0.0 and residual < max(MAX_RESIDUAL * scene.intrinsics.width, 1.0)
+    return Alignment(scale, shift, residual, spread, believed)
+
+
+def _fit_pixels(scene: Scene, frame: int) -> tuple[Int[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Evenly spaced pixels, and those of them that are background; all of them where almost nothing is."""
+    n_pixels = scene.intrinsics.height * scene.intrinsics.width
+    index = torch.arange(0, n_pixels, max(1, n_pixels // MAX_FIT_PIXELS), device=scene.device)
+    background = pick(scene, scene.background[frame], index)
+    return index, background if float(background.float().mean()) > MIN_BACKGROUND else torch.ones_like(background)

@@ -1,0 +1,133 @@
+"""Lifted priors against the exact depth, flow and masks of the built-in scene."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from nsff.config_loader import load_config
+from nsff.data.priors import Priors, align_disparity, ndc_depth, pick, triangulate
+from nsff.data.scene import load_scene
+from nsff.geometry.poses import Intrinsics
+from nsff.geometry.rays import make_rays, pixel_grid, project, world_to_camera
+from nsff.geometry.space import ndc_to_world
+
+CPU = torch.device("cpu")
+FRAME = 5
+
+
+@pytest.fixture(scope="module")
+def scene(small_scene):
+    options = ["--datadir", str(small_scene), "--expname", "x", "--use_viewdirs", "--bd_factor", "0.6"]
+    return load_scene(load_config([*options, "--end_frame", "12", "--final_height", "36"]), CPU)
+
+
+@pytest.fixture(scope="module")
+def everywhere(scene):
+    return torch.arange(scene.intrinsics.height * scene.intrinsics.width)
+
+
+def with_disparity(scene, frame, values):
+    disparity = scene.disparity.clone()
+    disparity[frame] = values
+    return dataclasses.replace(scene, disparity=disparity)
+
+
+def test_ndc_depth_matches_hand_value():
+    """A camera at (0, 0, 1) looks along -z: its point 4 units ahead is at z = -3, which is 2/3 of the NDC ray."""
+    c2w = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+    z = ndc_depth(torch.tensor([[1.0, 1.0]]), c2w, torch.tensor([0.25]), Intrinsics(2, 2, 1.0))
+    assert float(z) == pytest.approx(2.0 / 3.0)
+
+
+def test_lifted_point_lies_at_the_depth_of_its_pixel(scene, everywhere):
+    lifted = Priors.of(scene).lift(FRAME, everywhere)
+    points = ndc_to_world(lifted.rays.points_ndc(lifted.z[:, None])[:, 0], scene.intrinsics)
+    in_camera = world_to_camera(points, scene.c2w[FRAME])
+    moving = scene.motion_masks[FRAME].flatten()
+    expected = scene.cameras.scale / scene.disparity[FRAME].flatten()
+    torch.testing.assert_close(-in_camera[moving, 2], expected[moving], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(-in_camera[:, 2], expected, rtol=0.05, atol=0.0)  # flow has a share on the background
+    torch.testing.assert_close(
+        project(in_camera, scene.intrinsics), pixel_grid(scene.intrinsics, CPU), rtol=0, atol=0.01
+    )
+
+
+def test_triangulate_exact_flow_gives_exact_depth(scene, everywhere):
+    inverse_depth, information = triangulate(scene, FRAME, everywhere)
+    known = scene.background[FRAME].flatten() & (information > 1.0)
+    exact = scene.disparity[FRAME].flatten() / scene.cameras.scale
+    assert int(known.sum()) > 1000
+    assert float(((inverse_depth - exact).abs() * information.sqrt())[known].quantile(0.9)) < 0.1  # pixels
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(37.0, 5.0), (0.01, -3.0)])
+def test_align_disparity_recovers_scale_and_shift(scene, scale, shift):
+    network = with_disparity(scene, FRAME, scale * scene.disparity[FRAME] + shift)
+    alignment = align_disparity(network, FRAME)
+    inverse_depth = alignment.scale * network.disparity[FRAME] + alignment.shift
+    exact = scene.disparity[FRAME] / scene.cameras.scale
+    assert alignment.believed
+    assert alignment.residual < 0.1
+    torch.testing.assert_close(inverse_depth, exact, rtol=0.03, atol=0.01)
+
+
+def test_inverse_depth_in_units_of_the_poses_is_taken_as_it_is(scene):
+    alignment = align_disparity(scene, FRAME)
+    assert (alignment.scale, alignment.shift) == (1.0 / scene.cameras.scale, 0.0)
+
+
+def test_frame_with_disparity_upside_down_is_named_and_not_used(scene, everywhere, caplog):
+    priors = Priors.of(with_disparity(scene, FRAME, scene.disparity[FRAME].max() - scene.disparity[FRAME]))
+    assert [alignment.believed for alignment in priors.alignments] == [frame != FRAME for frame in range(12)]
+    assert f"depth of 1 frames contradicts flow and poses and is not used: {FRAME}" in caplog.text
+    assert float(priors.lift(FRAME, everywhere).confidence.max()) == 0.0
+    moving = scene.motion_masks[FRAME - 1].flatten()
+    assert float(priors.lift(FRAME - 1, everywhere).sf_fwd_confidence[moving].max()) == 0.0
+
+
+def test_frame_without_known_flow_is_not_believed(scene):
+    unknown = torch.zeros_like(scene.flow_fwd_mask)
+    alignment = align_disparity(dataclasses.replace(scene, flow_fwd_mask=unknown, flow_bwd_mask=unknown), FRAME)
+    assert not alignment.believed
+    assert math.isnan(alignment.residual)
+
+
+def test_lifted_scene_flow_projects_to_the_target_of_optical_flow(scene, everywhere):
+    lifted = Priors.of(scene).lift(FRAME, everywhere)
+    points = lifted.rays.points_ndc(lifted.z[:, None])[:, 0]
+    for flow, confidence, step, optical in (
+        (lifted.sf_fwd, lifted.sf_fwd_confidence, 1, scene.flow_fwd),
+        (lifted.sf_bwd, lifted.sf_bwd_confidence, -1, scene.flow_bwd),
+    ):
+        c2w = scene.c2w[FRAME + step]
+        target = project(world_to_camera(ndc_to_world(points + flow, scene.intrinsics), c2w), scene.intrinsics)
+        error = (target - pixel_grid(scene.intrinsics, CPU) - pick(scene, optical[FRAME], everywhere)).norm(dim=-1)
+        moving = scene.motion_masks[FRAME].flatten() & (confidence > 0.0)
+        assert int(moving.sum()) > 50
+        assert float(error[moving].max()) < 0.05
+        assert bool((flow[scene.background[FRAME].flatten()] == 0.0).all())
+
+
+def test_scene_flow_at_the_ends_has_no_confidence(scene, everywhere):
+    priors = Priors.of(scene)
+    assert float(priors.lift(0, everywhere).sf_bwd_confidence.max()) == 0.0
+    assert float(priors.lift(11, everywhere).sf_fwd_confidence.max()) == 0.0
+
+
+def test_random_flow_loses_confidence(scene, everywhere):
+    moving = scene.motion_masks[FRAME].flatten()
+    flow = scene.flow_fwd.clone()
+    flow[FRAME] += 20.0 * torch.randn(flow[FRAME].shape, generator=torch.Generator().manual_seed(0))
+    right = Priors.of(scene).lift(FRAME, everywhere).sf_fwd_confidence[moving].mean()
+    wrong = (
+        Priors.of(dataclasses.replace(scene, flow_fwd=flow)).lift(FRAME, everywhere).sf_fwd_confidence[moving].mean()
+    )
+    assert float(wrong) < 0.3 * float(right)
+
+
+def test_lift_point_before_the_near_plane_stays_on_it(scene):
+    rays = make_rays(torch.tensor([[3.0, 2.0]]), scene.c2w[FRAME], scene.intrinsics)
+    z = ndc_depth(torch.tensor([[3.0, 2.0]]), scene.c2w[FRAME], torch.tensor([50.0]), scene.intrinsics)
+    assert float(z) == 0.0
+    assert float(rays.points_ndc(z[:, None])[0, 0, 2]) == -1.0

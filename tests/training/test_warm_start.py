@@ -1,0 +1,138 @@
+"""The warm start: terms against hand values, and fields that show the scene after a few steps."""
+
+import dataclasses
+import logging
+
+import pytest
+import torch
+from nsff.config_loader import load_config
+from nsff.data.priors import LiftedPixels, Priors
+from nsff.data.scene import load_scene
+from nsff.fields import DynamicField, DynamicSamples, Fields, StaticField, StaticSamples, build_fields
+from nsff.geometry.rays import RayBundle
+from nsff.rendering.frame_render import render_frame, render_static
+from nsff.rendering.ray_sampling import DepthSampling
+from nsff.training.trainer import Trainer
+from nsff.training.warm_start import OPAQUE, PointBatch, compute_warm_losses, draw_points
+from toy_fields import SMALL_GRIDS
+
+CPU = torch.device("cpu")
+
+
+class Grey(StaticField):
+    """Colour 0.5, density 20 and blend weight 0.25 everywhere."""
+
+    def forward(self, points_ndc, viewdirs):
+        one = torch.ones_like(points_ndc[..., 0])
+        return StaticSamples(torch.zeros_like(points_ndc), 20.0 * one, 0.25 * one)
+
+
+class GreyMoving(DynamicField):
+    """Colour 0.5 and density 20 everywhere; moves by (0.1, 0, 0) forward and not backward."""
+
+    def forward(self, points_ndc, time, viewdirs):
+        zero, one = torch.zeros_like(points_ndc), torch.ones_like(points_ndc[..., 0])
+        forward = zero + torch.tensor([0.1, 0.0, 0.0])
+        return DynamicSamples(zero, 20.0 * one, zero, forward, 0.0 * one, 0.0 * one)
+
+
+def test_warm_losses_match_hand_values():
+    """Two pixels: a white moving one that is certain, and a grey static one of confidence 0.5 that stays."""
+    directions = torch.tensor([[0.0, 0.0, 2.0]]).expand(2, 3)
+    rays = RayBundle(
+        torch.tensor([[0.0, 0.0, -1.0]]).expand(2, 3), directions, torch.tensor([[0.0, 0.0, -1.0]]).expand(2, 3)
+    )
+    lifted = LiftedPixels(
+        rays, z=torch.tensor([0.5, 0.7]), confidence=torch.tensor([1.0, 0.5]),
+        sf_fwd=torch.tensor([[0.3, 0.0, 0.0], [0.0, 0.0, 0.0]]), sf_fwd_confidence=torch.ones(2),
+        sf_bwd=torch.tensor([[0.0, -0.2, 0.0], [0.0, 0.0, 0.0]]), sf_bwd_confidence=torch.tensor([1.0, 0.0]),
+    )  # fmt: skip
+    rgb, moving = torch.tensor([[1.0, 1.0, 1.0], [0.5, 0.5, 0.5]]), torch.tensor([1.0, 0.0])
+    batch = [PointBatch(0.0, lifted, rgb, moving, background=1.0 - moving)]
+    terms = compute_warm_losses(Fields(Grey(), GreyMoving()), batch, torch.Generator())
+    shortfall, excess, background = (OPAQUE - 20.0) / OPAQUE, 21.0 / OPAQUE, 0.5 / 1.5
+    assert float(terms.dynamic_colour) == pytest.approx(0.25 / 2)
+    assert float(terms.static_colour) == 0.0
+    assert float(terms.surface) == pytest.approx(0.01 * shortfall * (0.75 + background))
+    assert float(terms.free_space) == pytest.approx(0.01 * excess * (0.75 + background))
+    assert float(terms.blend) == pytest.approx(0.01 * (0.75**2 + 0.5 * 0.25**2) / 2)
+    assert float(terms.scene_flow) == pytest.approx(0.3 * (0.2 + 0.2 + 0.5 * 0.1) / 2)
+    assert float(terms.total()) == pytest.approx(sum(float(value) for value in vars(terms).values()))
+
+
+@pytest.fixture(scope="module")
+def config(small_scene, tmp_path_factory):
+    options = ["--datadir", str(small_scene), "--expname", "x", "--use_viewdirs", "--bd_factor", "0.6"]
+    config = load_config([*options, "--end_frame", "12", "--final_height", "36", "--field", "hash", "--lrate", "1e-3"])
+    return dataclasses.replace(
+        config, basedir=str(tmp_path_factory.mktemp("warm")), warm_steps="100", N_iters=10**6, N_rand=64,
+        num_extra_sample=16, **SMALL_GRIDS,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scene(config):
+    return load_scene(config, CPU)
+
+
+def test_draw_points_are_half_moving(scene):
+    points = draw_points(Priors.of(scene), [3, 8], 400, torch.Generator().manual_seed(0))
+    assert [len(frame.rgb) for frame in points] == [200, 200]
+    assert all(bool(frame.moving[100:].all()) for frame in points)
+    assert [frame.time for frame in points] == [scene.timeline.time_of(3), scene.timeline.time_of(8)]
+
+
+def test_fields_show_the_scene_after_the_warm_start(config, scene):
+    """Colours and depth are those of the scene, and the blend is that of the motion mask."""
+    trainer = Trainer(config, scene, CPU)
+    for _ in range(100):
+        trainer.train_step()
+    frame, sampling = 5, DepthSampling(32, 64, 0.0)
+    camera, time = scene.camera(frame), scene.timeline.time_of(frame)
+    blended = render_frame(trainer.fields, camera, time, sampling, 10**6)
+    moving, background = scene.motion_masks[frame], scene.background[frame]
+    assert -10.0 * float(((blended.rgb - scene.images[frame]) ** 2).mean().log10()) > 17.0
+    assert float(blended.dynamic_weight[moving].mean()) > 0.6
+    assert float(blended.dynamic_weight[background].mean()) < 0.3
+    z, _ = Priors.of(scene).depth(frame, torch.arange(moving.numel()))
+    off = (blended.depth.flatten() - z).abs()
+    assert float(off[moving.flatten()].median()) < 0.05
+    assert float(off[background.flatten()].median()) < 0.05
+    static = render_static(trainer.fields.static, camera, sampling, 10**6)
+    assert -10.0 * float(((static - scene.images[frame])[background] ** 2).mean().log10()) > 17.0
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+def test_warm_step_trains_both_fields(config, scene, field):
+    small = dataclasses.replace(config, field=field, netwidth=16, warm_steps="1")
+    trainer = Trainer(small, scene, CPU)
+    report = trainer.train_step()
+    assert float(report.terms.scene_flow) > 0.0
+    for part in (trainer.fields.static, trainer.fields.dynamic):
+        assert any(bool(parameter.grad.any()) for parameter in part.parameters())
+    assert "line_of_sight" in vars(trainer.train_step().terms)
+
+
+def test_published_run_does_not_align_priors(config, scene, caplog):
+    published = dataclasses.replace(config, field="mlp", schedule="published", warm_steps="auto", netwidth=16)
+    with caplog.at_level(logging.DEBUG, logger="nsff"):
+        assert Trainer(published, scene, CPU).priors is None
+    assert caplog.text == ""
+
+
+def test_dynamic_colour_does_not_depend_on_the_view_direction(config):
+    dynamic = build_fields(config).dynamic
+    points, time = torch.rand(5, 3, 3) - 0.5, torch.zeros(5)
+    first, second = (dynamic(points, time, direction.expand(5, 3)) for direction in torch.eye(3)[:2])
+    assert torch.equal(first.rgb_raw, second.rgb_raw)
+
+
+def test_scene_flow_of_hash_fields_never_reaches_infinity(config):
+    dynamic = build_fields(config).dynamic
+    with torch.no_grad():
+        dynamic.motion.layers[-1].weight *= 1e4
+    points = 2.0 * torch.rand(200, 4, 3) - 1.0
+    samples = dynamic(points, torch.zeros(200), torch.zeros(200, 3))
+    for flow in (samples.sf_fwd, samples.sf_bwd):
+        assert float(flow[..., 0].abs().max()) > 0.9
+        assert float((points + flow)[..., 2].max()) <= 1.0
