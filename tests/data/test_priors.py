@@ -8,6 +8,7 @@ import torch
 from nsff.config_loader import load_config
 from nsff.data.priors import Priors, align_disparity, ndc_depth, pick, triangulate
 from nsff.data.scene import load_scene
+from nsff.evaluation.prior_figures import measure_priors
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import make_rays, pixel_grid, project, world_to_camera
 from nsff.geometry.space import ndc_to_world
@@ -131,3 +132,20 @@ def test_lift_point_before_the_near_plane_stays_on_it(scene):
     z = ndc_depth(torch.tensor([[3.0, 2.0]]), scene.c2w[FRAME], torch.tensor([50.0]), scene.intrinsics)
     assert float(z) == 0.0
     assert float(rays.points_ndc(z[:, None])[0, 0, 2]) == -1.0
+
+
+def test_prior_figures_name_the_frames_that_are_doubted(scene):
+    figures, doubted = measure_priors(Priors.of(scene))
+    assert figures.prior_depth < 0.1
+    assert figures.prior_frames == 100.0
+    assert figures.prior_flow > 60.0
+    assert doubted == {"prior_frames": (), "prior_flow": ()}
+    flow_fwd, flow_bwd = scene.flow_fwd_mask.clone(), scene.flow_bwd_mask.clone()
+    flow_fwd[FRAME], flow_bwd[FRAME] = False, False
+    upside_down = with_disparity(scene, 2, scene.disparity[2].max() - scene.disparity[2])
+    figures, doubted = measure_priors(
+        Priors.of(dataclasses.replace(upside_down, flow_fwd_mask=flow_fwd, flow_bwd_mask=flow_bwd))
+    )
+    assert figures.prior_frames == pytest.approx(100.0 * 10 / 12)
+    assert set(doubted["prior_frames"]) == {2, FRAME}  # without flow, depth cannot be aligned
+    assert FRAME in doubted["prior_flow"]

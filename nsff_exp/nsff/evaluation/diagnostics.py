@@ -16,10 +16,12 @@ from torch import Tensor
 from nsff.cli import progress_bar
 from nsff.config import Config
 from nsff.data.cameras import Cameras
+from nsff.data.priors import Priors
 from nsff.data.scene import Scene, load_scene
 from nsff.evaluation.health import CHECKS, HealthRow, format_health, make_row
 from nsff.evaluation.keypoint_transfer import PointTracker
 from nsff.evaluation.metrics import psnr
+from nsff.evaluation.prior_figures import PriorFigures, measure_priors
 from nsff.fields import Fields, build_fields
 from nsff.geometry.rays import make_rays, pixel_grid
 from nsff.io import Image, write_text, writing_to
@@ -91,6 +93,9 @@ class HealthFigures:
     step: float
     moving: float
     static: float
+    prior_depth: float | None
+    prior_frames: float | None
+    prior_flow: float | None
     fit_static: float | None
     fit_moving: float | None
     warps: float | None
@@ -101,12 +106,14 @@ class HealthFigures:
     depth: float | None
 
     @staticmethod
-    def of(cameras: CameraFigures, masks: MaskFigures, frames: list[FrameFigures]) -> "HealthFigures":
+    def of(
+        cameras: CameraFigures, masks: MaskFigures, priors: PriorFigures, frames: list[FrameFigures]
+    ) -> "HealthFigures":
         medians: dict[str, Any] = {}
         for field in dataclasses.fields(FrameFigures):
             values = [value for frame in frames if np.isfinite(value := getattr(frame, field.name))]
             medians[field.name] = float(np.median(values)) if values else None
-        return HealthFigures(**dataclasses.asdict(cameras), **dataclasses.asdict(masks), **medians)
+        return HealthFigures(**vars(cameras), **vars(masks), **vars(priors), **medians)
 
 
 HealthPageWriter = Callable[[Path, int, list[HealthRow], dict[str, dict[str, Image]]], None]
@@ -134,8 +141,9 @@ def diagnose(config: Config, device: torch.device, write_page: HealthPageWriter 
     measured = [
         measure_frame(fields, config, scene, frame, generator) for frame in progress_bar(frames, "health", unit="frame")
     ]
-    figures = HealthFigures.of(measure_cameras(scene.cameras), measure_masks(scene), measured)
-    rows = [make_row(check, getattr(figures, check.figure), config) for check in CHECKS]
+    priors, doubted = measure_priors(Priors.of(scene))
+    figures = HealthFigures.of(measure_cameras(scene.cameras), measure_masks(scene), priors, measured)
+    rows = [make_row(check, getattr(figures, check.figure), config, doubted.get(check.figure, ())) for check in CHECKS]
     shown = [frames[index] for index in _evenly_spaced(len(frames), N_SHOWN)]
     pictures = {f"frame {frame}": _pictures(fields, config, scene, frame) for frame in shown}
     path = config.experiment_dir / "health.json"

@@ -8,6 +8,8 @@ import numpy as np
 
 from nsff.config import Config
 
+MAX_NAMES = 12  # frames named in an advice
+
 Verdict = Literal["good", "fair", "poor", "-"]
 
 
@@ -53,6 +55,16 @@ CHECKS = (
     Check("static", "static pixels", "%", 50.0, 20.0, "fraction of pixels well outside the motion masks",
           "masks cover almost everything, the static field has nothing to learn from: a larger --epi_threshold, and "
           "look at the cameras"),
+    Check("prior_depth", "given depth", "% of the width", 0.2, 0.8,
+          "disparity against flow and poses on the background, median of the frames",
+          "the given depth contradicts flow and poses and can guide little: other depth (--depth multiview), and look "
+          "at the cameras"),
+    Check("prior_frames", "frames with usable depth", "%", 100.0, 80.0, "frames whose disparity agrees with the poses",
+          "the disparity of some frames contradicts flow and poses and is not used: look at disp/ there"),
+    Check("prior_flow", "lifted motion", "%", 50.0, 25.0,
+          "moving pixels whose optical flow could be lifted to scene flow",
+          "flow is inconsistent or changes colour where things move: faster motion than the frame rate shows, or masks "
+          "beside the things; look at sheets/flow_and_masks.jpg"),
     Check("fit_static", "fit, static", "dB PSNR", 24.0, 19.0, "frames of the video, rendered, outside the masks",
           "the static part does not fit: train longer; if it stays, cameras are wrong (see the error in the log of "
           "run_colmap.py)"),
@@ -88,14 +100,24 @@ class HealthRow:
     advice: str
 
 
-def make_row(check: Check, value: float | None, config: Config) -> HealthRow:
-    """Judge a figure; where it is not good, add the advice and the options of it that are changed already."""
+def make_row(check: Check, value: float | None, config: Config, frames: tuple[int, ...] = ()) -> HealthRow:
+    """Judge a figure; where it is not good, add the advice and the options of it that are changed already.
+
+    Args:
+        check: of the figure.
+        value: the figure.
+        config: whose options the advice is compared with.
+        frames: frames that the figure does not trust; the advice names them.
+    """
     verdict = check.verdict(value)
     advice = check.advice if verdict in ("fair", "poor") else ""
     defaults = {option.name: option.default for option in dataclasses.fields(Config)}
     options = [name for name in re.findall(r"--(\w+)", advice) if name in defaults]
     if changed := [f"{name} {getattr(config, name)}" for name in options if getattr(config, name) != defaults[name]]:
         advice += f" (set already: {', '.join(changed)}; train longer)"
+    if frames:
+        names = ", ".join(map(str, frames[:MAX_NAMES])) + (", ..." if len(frames) > MAX_NAMES else "")
+        advice += f"{'; ' if advice else ''}frames: {names}"
     return HealthRow(check.name, value, check.unit, verdict, check.meaning, advice)
 
 
