@@ -2,7 +2,7 @@
 
     python benchmark.py --config configs/config_balloon1_view0.txt
     python benchmark.py --config ... --compare mlp,hash --netwidth 256 --N_rand 1024 --num_extra_sample 512
-    python benchmark.py --config ... --compare mlp,hash --bench_minutes 10 --bench_plot F.png \\
+    python benchmark.py --config ... --compare hash,hash_without_priors --bench_minutes 10 --bench_plot F.png \\
         --protocol view0 --heldout DIR
 
 CPU-seconds count all cores. Peak memory is that of the whole process in a training step (on CUDA: of its tensors). The
@@ -13,9 +13,20 @@ import json
 from pathlib import Path
 
 from nsff.cli import run_script
-from nsff.config import FIELDS, Config
+from nsff.config import Config
 from nsff.config_loader import load_config
 from nsff.errors import UsageError
+
+KINDS = {
+    "mlp": ["--field", "mlp"],
+    "hash": ["--field", "hash"],
+    "hash_without_priors": [
+        *("--field", "hash"),
+        *("--warm_steps", "0"),
+        *("--prior_samples", "0"),
+        *("--w_line_of_sight", "0"),
+    ],
+}  # fields that can be compared, by their options
 
 
 def main(argv: list[str]) -> None:
@@ -37,8 +48,8 @@ def main(argv: list[str]) -> None:
         plot_curves(reports, Path(config.bench_plot))
 
 
-def fields_to_compare(config: Config) -> list[str]:
-    """The kinds of fields to measure side by side; none for that of the config alone.
+def fields_to_compare(config: Config) -> dict[str, list[str]]:
+    """Options of each kind of fields to measure side by side, by its name; none for that of the config alone.
 
     Raises:
         UsageError: an unknown kind, or a file that cannot be written or would have nothing in it.
@@ -51,9 +62,9 @@ def fields_to_compare(config: Config) -> list[str]:
         raise UsageError("--bench_plot draws quality against time: give --bench_minutes as well")
     kinds = [kind for kind in (config.compare or "").split(",") if kind]
     for kind in kinds:
-        if kind not in FIELDS:
-            raise UsageError(f"--compare: '{kind}' is not one of {', '.join(FIELDS)}")
-    return kinds
+        if kind not in KINDS:
+            raise UsageError(f"--compare: '{kind}' is not one of {', '.join(KINDS)}")
+    return {kind: KINDS[kind] for kind in kinds}
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ class Config:
     save_renders: bool = _eval(False, "save the rendered views as png files beside the metrics")
 
     bench_steps: int = _bench(3, "number of training steps to time, after one warm-up step")
-    compare: str | None = _bench(None, "fields to compare, each in its own process: mlp,hash")
+    compare: str | None = _bench(None, "fields to compare, each in its own process: mlp, hash, hash_without_priors")
     bench_minutes: float = _bench(
         0.0, "minutes of training during which to evaluate the protocol's views; 0 = do not train"
     )

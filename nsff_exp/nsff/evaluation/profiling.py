@@ -120,8 +120,11 @@ def measure(config: Config, scene: Scene, device: torch.device) -> CostReport:
 
 
 def measure_cost(config: Config, scene: Scene, device: torch.device) -> CostReport:
-    """Time `bench_steps` steps of the first stage (median, after a warm-up step), then strips of a frame."""
-    before = peak_memory_bytes(device)
+    """Time `bench_steps` steps of the first stage (median, after a warm-up step), then strips of a frame.
+
+    The warm start is left out: its steps render no rays.
+    """
+    before, config = peak_memory_bytes(device), dataclasses.replace(config, warm_steps="0")
     trainer = Trainer(config, scene, device)
     trainer.train_step()
     steps = [timed(trainer.train_step, device) for _ in range(max(1, config.bench_steps))]
@@ -200,21 +203,26 @@ def measure_curve(config: Config, scene: Scene, device: torch.device) -> list[Cu
     return points
 
 
-def compare_fields(argv: list[str], kinds: list[str]) -> list[CostReport]:
+def compare_fields(argv: list[str], kinds: dict[str, list[str]]) -> list[CostReport]:
     """Measure each kind of field in a process of its own, as the peak memory of one would hide that of the next.
+
+    Args:
+        argv: the command line.
+        kinds: options of each kind, by its name.
 
     Raises:
         InputError: one of the processes failed; its own message says why.
     """
     reports = []
-    for kind in kinds:
+    for kind, more in kinds.items():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "cost.json"
-            options = ["--compare", "", "--bench_plot", "", "--field", kind, "--bench_json", str(path)]
+            options = ["--compare", "", "--bench_plot", "", *more, "--bench_json", str(path)]
             run = subprocess.run([sys.executable, sys.argv[0], *argv, *options], stdout=subprocess.DEVNULL, check=False)
             if run.returncode:
-                raise InputError(f"measuring --field {kind} failed with exit status {run.returncode}, see above")
-            reports.append(CostReport.from_json(json.loads(path.read_text())))
+                raise InputError(f"measuring {kind} failed with exit status {run.returncode}, see above")
+            report = CostReport.from_json(json.loads(path.read_text()))
+            reports.append(dataclasses.replace(report, field=kind))
     return reports
 
 
