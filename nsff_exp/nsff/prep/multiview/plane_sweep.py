@@ -20,6 +20,7 @@ MAX_COST = 0.03  # Truncate colour differences (0..1), so that one occluded neig
 # Radius in pixels, and the variance of grey (0..1) below which the guided filter sees no edge.
 FILTER_RADIUS, FILTER_EPSILON = 4, 1e-3
 OUTSIDE = 9.0  # Colour of pixels outside of a neighbour, far beyond 0..1.
+MEAN_OF_CHANNELS = np.full((1, 3), 1.0 / 3.0, np.float32)
 
 
 def inverse_depth_planes(
@@ -75,19 +76,28 @@ def sweep(
             through_plane = rotation + inverse_depth * np.outer(translation, [0.0, 0.0, 1.0])
             homography = intrinsics @ through_plane @ inverse_intrinsics
             warped = cv2.warpPerspective(image, homography, (width, height), flags=flags, borderValue=(OUTSIDE,) * 3)
-            difference = np.abs(warped - target).mean(-1)
+            difference = cv2.transform(cv2.absdiff(warped, target), MEAN_OF_CHANNELS)
             blurred = cv2.blur(np.minimum(difference, MAX_COST), (3, 3))
-            plane_costs.append(np.where(difference > 1.0, np.inf, blurred))
-        costs[plane] = smooth(_mean_of_lowest(np.stack(plane_costs), n_best))
+            blurred[difference > 1.0] = np.inf
+            plane_costs.append(blurred)
+        costs[plane] = smooth(_mean_of_lowest(plane_costs, n_best))
     return _best_inverse_depth(costs, planes)
 
 
-def _mean_of_lowest(costs: Float[np.ndarray, "k H W"], count: int) -> Float[np.ndarray, "H W"]:
+def _mean_of_lowest(costs: list[Float[np.ndarray, "H W"]], count: int) -> Float[np.ndarray, "H W"]:
     """Mean of the `count` lowest costs per pixel; infinite costs (outside of the neighbour) do not count."""
-    lowest = np.sort(costs, axis=0)[:count]
-    inside = np.isfinite(lowest)
-    total, n_inside = np.where(inside, lowest, 0.0).sum(0), inside.sum(0)
-    return np.where(n_inside > 0, total / np.maximum(n_inside, 1), MAX_COST).astype(np.float32)
+    total, n_inside = np.zeros_like(costs[0]), np.zeros_like(costs[0])
+    remaining = costs
+    for _ in range(count):  # several times faster than a sort along the first axis
+        lowest, others = remaining[0], []
+        for cost in remaining[1:]:
+            others.append(np.maximum(lowest, cost))
+            lowest = np.minimum(lowest, cost)
+        inside = lowest < np.inf
+        np.add(total, lowest, out=total, where=inside)
+        n_inside += inside
+        remaining = others
+    return np.where(n_inside > 0, total / np.maximum(n_inside, 1), np.float32(MAX_COST))
 
 
 def _guided_filter(guide: Float[np.ndarray, "H W"]) -> Callable[[Float[np.ndarray, "H W"]], Float[np.ndarray, "H W"]]:
