@@ -8,10 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from nsff.cli import progress_bar
 from nsff.errors import InputError
-from nsff.io import Image, Mask, list_images, read_arrays, read_frames, read_image, write_arrays, write_image
+from nsff.io import Flow, Image, Mask, list_images, read_arrays, read_frames, read_image, write_arrays, write_image
 from nsff.prep.flow import DisFlow, FlowMethod, consistent, resize_flow
 from nsff.prep.motion_masks import (
     MAX_MOVING_FRACTION,
@@ -23,7 +24,7 @@ from nsff.prep.motion_masks import (
     motion_mask,
     parse_threshold,
 )
-from nsff.prep.network_sizes import NO_LIMITS, Limits, network_size, resize_image
+from nsff.prep.network_sizes import NO_LIMITS, Limits, network_size, resize_image, shrink_mask, working_size
 from nsff.prep.poses_bounds import Cameras, load_cameras
 from nsff.prep.previews import flow_picture, mask_picture, preview_indices, write_contact_sheet
 from nsff.prep.raft import RaftFlow
@@ -39,7 +40,7 @@ FLOW_METHODS = ("raft", "dis")
 SEMANTIC_METHODS = ("auto", "maskrcnn", "multiview", "none")
 MAX_NAMES = 8  # Frames named in a warning.
 
-SemanticMasks = Callable[[int], Mask]  # The mask of movable things of a frame, at training size.
+SemanticMasks = Callable[[int], Mask]  # The mask of movable things of a frame, at the working size.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,8 @@ class FlowSettings:
     Attributes:
         method: one of `FLOW_METHODS`.
         model: file of RAFT's weights; None = the usual one.
-        threshold: epipolar distance above which a pixel moves: pixels at training size, or a fraction of the width
-            (`0.002w`).
+        threshold: epipolar distance above which a pixel moves: pixels at the working size, which is the training size
+            where that is as large, or a fraction of the width (`0.002w`).
         flow_width: width of the images that flow is computed on, pixels; None = their long side is fixed.
         semantic: one of `SEMANTIC_METHODS`, or a folder of masks.
         semantic_limits: largest width and height of the input of Mask R-CNN, pixels; without any, its long side is
@@ -87,14 +88,16 @@ def make_flows(folder: SceneFolder, settings: FlowSettings, device: torch.device
             f"run run_midas.py --data_path {folder.root}"
         )
     cameras = load_cameras(folder)
-    height, width = read_image(paths[0]).shape[:2]
+    size, source_size = ((image.shape[1], image.shape[0]) for image in map(read_image, (paths[0], sources[0])))
+    at_work = working_size(source_size, size)
     has_multiview_depth = folder.moving(0).is_file()
     settings = dataclasses.replace(settings, semantic=resolve_semantic(settings.semantic, has_multiview_depth))
     # Load masks and networks before the slow part, so that bad ones are refused at once.
-    semantic_masks = _load_semantic_masks(folder, settings, (width, height), device)
+    semantic_masks = _load_semantic_masks(folder, settings, at_work, device)
     method = _load_flow_method(settings, device)
-    _write_flows(folder, sources, (width, height), method, settings.flow_width)
-    masks = _write_motion_masks(folder, cameras, (width, height), settings, semantic_masks)
+    threshold = parse_threshold(settings.threshold, at_work[0])
+    finder = MaskFinder(cameras, at_work, threshold, settings.semantic, semantic_masks)
+    masks = _write_flows_and_masks(folder, sources, size, method, settings.flow_width, finder)
     _write_preview(folder, paths)
     return _summarise(masks, settings.method)
 
@@ -159,47 +162,75 @@ def _read_unexplained_masks(folder: SceneFolder, n_frames: int) -> list[Mask]:
     return [read_image(path)[..., 0] > 0 for path in paths]
 
 
-def _write_flows(
-    folder: SceneFolder, sources: list[Path], size: tuple[int, int], method: FlowMethod, flow_width: int | None
-) -> None:
-    """Write flow between neighbours, computed at the input size and resampled to `size`; only one pair is in memory."""
+@dataclasses.dataclass(frozen=True)
+class MaskFinder:
+    """Finds motion masks from flow at the working size.
+
+    Attributes:
+        cameras: cameras of all frames.
+        size: working size (width, height).
+        threshold: epipolar distance above which a pixel moves, pixels at the working size.
+        semantic: see `FlowSettings`; resolved.
+        semantic_masks: source of masks of movable things at the working size.
+    """
+
+    cameras: Cameras
+    size: tuple[int, int]
+    threshold: float
+    semantic: str
+    semantic_masks: SemanticMasks | None
+
+    def distance(self, flow: Flow, index: int, other: int) -> Float[np.ndarray, "H W"]:
+        """Epipolar distance of the flow from frame `index` to frame `other`."""
+        poses = self.cameras.w2c
+        return epipolar_distance(flow, fundamental(poses[index], poses[other], self.cameras.intrinsics(*self.size)))
+
+    def mask(self, index: int, distances: list[Float[np.ndarray, "H W"]], consistency: list[Mask]) -> Mask:
+        """Mask of a frame from the distances of its flows to its neighbours."""
+        epipolar = epipolar_mask(distances, consistency, self.threshold)
+        semantic = None if self.semantic_masks is None else self.semantic_masks(index)
+        if semantic is not None and self.semantic == "multiview":
+            return confirmed_regions(semantic, motion_mask(epipolar))
+        return motion_mask(epipolar, semantic)
+
+
+def _write_flows_and_masks(
+    folder: SceneFolder,
+    sources: list[Path],
+    size: tuple[int, int],
+    method: FlowMethod,
+    flow_width: int | None,
+    finder: MaskFinder,
+) -> list[Mask]:
+    """Write flow between neighbours and motion masks at `size`; only one pair of frames is in memory.
+
+    Flow is computed at the input size, and resampled to `size` for the file and to the working size for the masks.
+    """
     previous: Image | None = None
+    masks: list[Mask] = []
+    distances: list[Float[np.ndarray, "H W"]] = []  # of the flows of the frame at hand
+    consistency: list[Mask] = []
+
+    def write_mask() -> None:
+        mask = shrink_mask(finder.mask(len(masks), distances, consistency), size)
+        write_image(folder.motion_mask(len(masks)), mask.astype(np.uint8) * 255)
+        masks.append(mask)
+
     for index, image in enumerate(progress_bar(read_frames(sources), total=len(sources), desc="flow", unit="frame")):
         height, width = image.shape[:2]
         frame = resize_image(image, network_size(width, height, (flow_width, None), FLOW_LONG_SIDE))
         if previous is not None:
-            fwd, bwd = (resize_flow(method(*pair), size) for pair in ((previous, frame), (frame, previous)))
+            flows = method(previous, frame), method(frame, previous)
+            fwd, bwd = (resize_flow(flow, size) for flow in flows)
             write_arrays(folder.flow(index - 1, 1), flow=fwd, mask=consistent(fwd, bwd))
             write_arrays(folder.flow(index, -1), flow=bwd, mask=consistent(bwd, fwd))
+            fwd, bwd = (resize_flow(flow, finder.size) for flow in flows)
+            distances.append(finder.distance(fwd, index - 1, index))
+            consistency.append(consistent(fwd, bwd))
+            write_mask()
+            distances, consistency = [finder.distance(bwd, index, index - 1)], [consistent(bwd, fwd)]
         previous = frame
-
-
-def _write_motion_masks(
-    folder: SceneFolder,
-    cameras: Cameras,
-    size: tuple[int, int],
-    settings: FlowSettings,
-    semantic_masks: SemanticMasks | None,
-) -> list[Mask]:
-    """Compute and write the motion masks of all frames from the flow on disk."""
-    n_frames, (width, height) = len(cameras.w2c), size
-    intrinsics, threshold = cameras.intrinsics(width, height), parse_threshold(settings.threshold, width)
-    masks = []
-    for index in progress_bar(range(n_frames), desc="masks", unit="frame"):
-        distances, agreements = [], []
-        for step in (1, -1):
-            if 0 <= index + step < n_frames:
-                content = read_arrays(folder.flow(index, step), f"run run_flows_video.py --data_path {folder.root}")
-                matrix = fundamental(cameras.w2c[index], cameras.w2c[index + step], intrinsics)
-                distances.append(epipolar_distance(content["flow"], matrix))
-                agreements.append(content["mask"])
-        epipolar = epipolar_mask(distances, agreements, threshold)
-        semantic = None if semantic_masks is None else semantic_masks(index)
-        if semantic is not None and settings.semantic == "multiview":
-            masks.append(confirmed_regions(semantic, motion_mask(epipolar)))
-        else:
-            masks.append(motion_mask(epipolar, semantic))
-        write_image(folder.motion_mask(index), masks[-1].astype(np.uint8) * 255)
+    write_mask()
     return masks
 
 

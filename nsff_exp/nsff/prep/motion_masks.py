@@ -10,7 +10,7 @@ from nsff.errors import UsageError
 from nsff.io import Flow, Mask
 
 EPSILON = 1e-8  # Keeps the distance finite at the epipole; as published.
-OPENING_RADIUS, DILATION_RADIUS = 1, 2  # Pixels at training size, as published.
+OPENING_RADIUS, DILATION_RADIUS = 1, 2  # Pixels at the working size; published: at training size.
 MIN_CONFIRMED_FRACTION = 0.4  # Of the area of a region; below it `confirmed_regions` drops the region.
 MIN_REGION_FRACTION = 0.001  # Of the frame; smaller regions are dropped.
 MIN_MOVING_FRACTION, MAX_MOVING_FRACTION = 0.005, 0.6  # Of a frame; warn about masks outside of this range.

@@ -1,13 +1,15 @@
-"""Input sizes of the networks and of optical flow, derived from the size of the frames."""
+"""Sizes of the frames that networks, optical flow and geometry are computed on, derived from the given ones."""
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
 
-from nsff.io import Image
+from nsff.io import Image, Mask
 
 Limits = tuple[int | None, int | None]  # largest width and height that the user gave; None = no limit
 NO_LIMITS: Limits = (None, None)
+WORKING_LONG_SIDE = 480  # Below it, thresholds in pixels miss what moves: at 128 pixels, motion masks come out empty.
+MOVING_FRACTION = 0.5  # Of the area of a pixel that a mask must cover to cover the pixel of a smaller image.
 
 
 def long_side_size(width: int, height: int, long_side: int) -> tuple[int, int]:
@@ -33,3 +35,45 @@ def resize_image(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 
     """Resize an image to (width, height): area average where it shrinks, bilinear where it grows."""
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def working_size(source: tuple[int, int], training: tuple[int, int]) -> tuple[int, int]:
+    """Size (width, height) at which static and moving pixels are told apart.
+
+    The training size where its longer side has `WORKING_LONG_SIDE` pixels, else the source shrunk to that, so that the
+    result does not depend on a small training size.
+
+    Args:
+        source: size of the source frames; a smaller one is not enlarged, except to the training size.
+        training: training size.
+    """
+    if max(training) >= min(WORKING_LONG_SIDE, max(source)):
+        return training
+    return long_side_size(*source, min(WORKING_LONG_SIDE, max(source)))
+
+
+def shrink_mask(mask: Mask, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """Resize a mask to a (width, height) at most as large; a pixel is in it if half of its area is."""
+    if mask.shape == size[::-1]:
+        return mask
+    return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= MOVING_FRACTION
+
+
+def shrink_disparity(
+    disparity: Float[np.ndarray, "H W"], moving: Mask, size: tuple[int, int]
+) -> Float[np.ndarray, "h w"]:
+    """Average the inverse depth over each pixel of a (width, height) at most as large.
+
+    A pixel that `shrink_mask` counts as moving takes the mean of its moving part, and a static one that of its static
+    part, so that the two do not mix along the edges of what moves.
+    """
+    if disparity.shape == size[::-1]:
+        return disparity
+
+    def area_mean(values: np.ndarray) -> Float[np.ndarray, "h w"]:
+        return cv2.resize(values.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+
+    in_majority = shrink_mask(moving, size)
+    fraction = area_mean(moving)
+    of_moving, of_static = area_mean(disparity * moving), area_mean(disparity * ~moving)
+    return np.where(in_majority, of_moving, of_static) / np.where(in_majority, fraction, 1.0 - fraction)

@@ -14,6 +14,7 @@ from nsff.prep.depth.midas import MIDAS_LONG_SIDE
 from nsff.prep.depth_stage import DEPTH_METHODS, DepthSettings
 from nsff.prep.flow_stage import FLOW_LONG_SIDE, FLOW_METHODS, SEMANTIC_METHODS, FlowSettings
 from nsff.prep.motion_masks import parse_threshold
+from nsff.prep.network_sizes import WORKING_LONG_SIDE
 from nsff.prep.semantic_masks import MASK_RCNN_LONG_SIDE
 from nsff.prep.video import MIN_FRAMES, FrameSource
 from nsff.prep.weights import MIDAS, RAFT, RAFT_SMALL
@@ -119,8 +120,8 @@ def add_flow(parser: Parser) -> None:
     group.add_argument("--mixed_precision", action="store_true", help="run RAFT in float16 (CUDA only)")
     group.add_argument(
         "--epi_threshold", "--epi_threhold", default="1.0",
-        help="epipolar distance above which a pixel moves: pixels, or a fraction of the width such as 0.002w "
-        "(default: 1.0)",
+        help="epipolar distance above which a pixel moves: pixels at training size (if its longer side has under "
+        f"{WORKING_LONG_SIDE} pixels, at that size), or a fraction of the width such as 0.002w (default: 1.0)",
     )  # fmt: skip
     group.add_argument(
         "--input_flow_w", type=number_in(64, 4096, int),

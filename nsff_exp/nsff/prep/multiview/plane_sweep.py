@@ -20,6 +20,7 @@ MAX_COST = 0.03  # Truncate colour differences (0..1), so that one occluded neig
 # Radius in pixels, and the variance of grey (0..1) below which the guided filter sees no edge.
 FILTER_RADIUS, FILTER_EPSILON = 4, 1e-3
 OUTSIDE = 9.0  # Colour of pixels outside of a neighbour, far beyond 0..1.
+OUTSIDE_COST = 1.0  # Cost there: above any sum of costs that are averaged, and a whole number.
 MEAN_OF_CHANNELS = np.full((1, 3), 1.0 / 3.0, np.float32)
 
 
@@ -49,6 +50,7 @@ def sweep(
     camera: Float[np.ndarray, "3 4"],
     intrinsics: Float[np.ndarray, "3 3"],
     planes: Float[np.ndarray, " d"],
+    filter_radius: int = FILTER_RADIUS,
 ) -> Float[np.ndarray, "H W"]:
     """Estimate the inverse depth of every pixel of a frame; arbitrary where the scene moves.
 
@@ -59,10 +61,11 @@ def sweep(
         camera: w2c of the frame.
         intrinsics: intrinsics of all.
         planes: inverse depths to try, evenly spaced.
+        filter_radius: radius of the smoothing of costs, pixels.
     """
     height, width = frame.shape[:2]
     target = frame.astype(np.float32) / 255.0
-    smooth = _guided_filter(cv2.cvtColor(target, cv2.COLOR_RGB2GRAY))
+    smooth = _guided_filter(cv2.cvtColor(target, cv2.COLOR_RGB2GRAY), filter_radius)
     images = [image.astype(np.float32) / 255.0 for image in neighbour_frames]
     rotations = neighbours[:, :, :3] @ camera[:, :3].T
     translations = neighbours[:, :, 3] - rotations @ camera[:, 3]
@@ -70,39 +73,76 @@ def sweep(
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     n_best = max(1, len(images) // 2)  # the pixel is occluded or outside in some neighbours
     costs = np.empty((len(planes), height, width), np.float32)
+    # Reused for all planes: memory that is new to the process costs more than the arithmetic.
+    warped, difference = np.empty_like(target), np.empty((height, width), np.float32)
+    plane_costs = [np.empty_like(difference) for _ in images]
     for plane, inverse_depth in enumerate(planes):
-        plane_costs = []
-        for image, rotation, translation in zip(images, rotations, translations, strict=True):
+        for cost, image, rotation, translation in zip(plane_costs, images, rotations, translations, strict=True):
             through_plane = rotation + inverse_depth * np.outer(translation, [0.0, 0.0, 1.0])
             homography = intrinsics @ through_plane @ inverse_intrinsics
-            warped = cv2.warpPerspective(image, homography, (width, height), flags=flags, borderValue=(OUTSIDE,) * 3)
-            difference = cv2.transform(cv2.absdiff(warped, target), MEAN_OF_CHANNELS)
-            blurred = cv2.blur(np.minimum(difference, MAX_COST), (3, 3))
-            blurred[difference > 1.0] = np.inf
-            plane_costs.append(blurred)
+            cv2.warpPerspective(image, homography, (width, height), warped, flags, borderValue=(OUTSIDE,) * 3)
+            cv2.transform(cv2.absdiff(warped, target, warped), MEAN_OF_CHANNELS, difference)
+            outside = difference > 1.0
+            cv2.blur(np.minimum(difference, MAX_COST, out=difference), (3, 3), cost)
+            np.copyto(cost, OUTSIDE_COST, where=outside)
         costs[plane] = smooth(_mean_of_lowest(plane_costs, n_best))
     return _best_inverse_depth(costs, planes)
 
 
+def sweep_reduced(
+    frame: Image,
+    neighbour_frames: Sequence[Image],
+    neighbours: Float[np.ndarray, "k 3 4"],
+    camera: Float[np.ndarray, "3 4"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    nearest: float,
+    scale: float,
+) -> Float[np.ndarray, "H W"]:
+    """Sweep planes on frames reduced by a factor, and enlarge the inverse depth again.
+
+    Args:
+        frame: as of `sweep`, like the next four.
+        neighbour_frames: see there.
+        neighbours: see there.
+        camera: see there.
+        intrinsics: see there.
+        nearest: nearest depth of the reconstructed points.
+        scale: size of the frames in the sweep over their own; 1 = not reduced.
+    """
+    if scale == 1.0:
+        planes = inverse_depth_planes(neighbours, camera, intrinsics[0, 0], nearest)
+        return sweep(frame, neighbour_frames, neighbours, camera, intrinsics, planes)
+    height, width = frame.shape[:2]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small, *small_neighbours = (
+        cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (frame, *neighbour_frames)
+    )
+    reduced = np.diag([scale, scale, 1.0]) @ intrinsics
+    planes = inverse_depth_planes(neighbours, camera, reduced[0, 0], nearest)
+    radius = max(1, round(FILTER_RADIUS * scale))
+    inverse_depth = sweep(small, small_neighbours, neighbours, camera, reduced, planes, radius)
+    return cv2.resize(inverse_depth, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
 def _mean_of_lowest(costs: list[Float[np.ndarray, "H W"]], count: int) -> Float[np.ndarray, "H W"]:
-    """Mean of the `count` lowest costs per pixel; infinite costs (outside of the neighbour) do not count."""
-    total, n_inside = np.zeros_like(costs[0]), np.zeros_like(costs[0])
-    remaining = costs
-    for _ in range(count):  # several times faster than a sort along the first axis
-        lowest, others = remaining[0], []
-        for cost in remaining[1:]:
-            others.append(np.maximum(lowest, cost))
-            lowest = np.minimum(lowest, cost)
-        inside = lowest < np.inf
-        np.add(total, lowest, out=total, where=inside)
-        n_inside += inside
-        remaining = others
-    return np.where(n_inside > 0, total / np.maximum(n_inside, 1), np.float32(MAX_COST))
+    """Mean of the `count` lowest costs per pixel, `OUTSIDE_COST` not counted; overwrites the costs."""
+    costs, spare = list(costs), np.empty_like(costs[0])
+    for k in range(count):  # a selection, several times faster than a sort along the first axis
+        for other in range(k + 1, len(costs)):
+            np.minimum(costs[k], costs[other], out=spare)
+            np.maximum(costs[k], costs[other], out=costs[other])
+            costs[k], spare = spare, costs[k]
+    total = sum(costs[1:count], costs[0])
+    n_outside = np.floor(total)  # sums of other costs stay below OUTSIDE_COST = 1
+    n_inside = count - n_outside
+    return np.where(n_inside > 0.0, (total - n_outside) / np.maximum(n_inside, 1.0), np.float32(MAX_COST))
 
 
-def _guided_filter(guide: Float[np.ndarray, "H W"]) -> Callable[[Float[np.ndarray, "H W"]], Float[np.ndarray, "H W"]]:
+def _guided_filter(
+    guide: Float[np.ndarray, "H W"], radius: int
+) -> Callable[[Float[np.ndarray, "H W"]], Float[np.ndarray, "H W"]]:
     """Make a guided filter: smoothing by local linear regression on a guide image (He et al. 2010)."""
-    size = (2 * FILTER_RADIUS + 1, 2 * FILTER_RADIUS + 1)
+    size = (2 * radius + 1, 2 * radius + 1)
     mean = cv2.blur(guide, size)
     variance = cv2.blur(guide * guide, size) - mean * mean
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from nsff.io import Flow, Image, Mask
 from nsff.prep.flow import FlowMethod
 from nsff.prep.motion_masks import disk
-from nsff.prep.multiview.plane_sweep import inverse_depth_planes, sweep
+from nsff.prep.multiview.plane_sweep import sweep_reduced
 
 # Frame offsets in order of preference: near frames show pixels that are soon occluded, far ones give parallax. Later
 # offsets stand in for those beyond the ends of the video.
@@ -58,6 +58,7 @@ def measure_depth(
     intrinsics: Float[np.ndarray, "3 3"],
     nearest: float,
     method: FlowMethod,
+    sweep_scale: float = 1.0,
 ) -> MeasuredDepth:
     """Measure the inverse depth of one frame.
 
@@ -68,10 +69,12 @@ def measure_depth(
         intrinsics: intrinsics at the size of the frames.
         nearest: approximate depth of the nearest points of the scene.
         method: optical flow.
+        sweep_scale: size of the frames in the plane sweep over their own. The sweep takes most of the time; the flow
+            that refines its depth is always computed on the whole frames.
     """
     frame, neighbours, camera = frames[index], neighbour_indices(index, len(frames)), w2c[index]
-    planes = inverse_depth_planes(w2c[neighbours], camera, intrinsics[0, 0], nearest)
-    initial = sweep(frame, [frames[k] for k in neighbours], w2c[neighbours], camera, intrinsics, planes)
+    shown = [frames[k] for k in neighbours]
+    initial = sweep_reduced(frame, shown, w2c[neighbours], camera, intrinsics, nearest, sweep_scale)
     flows, visible, static = [], [], []
     for neighbour in neighbours:
         expected, inside = static_flow(initial, w2c[neighbour], camera, intrinsics)
@@ -165,7 +168,7 @@ def triangulate(
         slopes.append((translation[:2] - target * translation[2]) / depth * focal)
         offsets.append((target * at_infinity[..., 2:] - at_infinity[..., :2]) / depth * focal)
         trusted.append(mask[..., None] & (at_infinity[..., 2:] > MIN_DEPTH))
-    a, b, trust = np.stack(slopes), np.stack(offsets), np.stack(trusted).astype(np.float64)
+    a, b, trust = (np.stack(parts).astype(np.float32) for parts in (slopes, offsets, trusted))
     weight = trust
     for _ in range(IRLS_ITERATIONS):
         rho = (weight * a * b).sum((0, -1)) / np.maximum((weight * a * a).sum((0, -1)), 1e-12)
