@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from nsff.prep.flow import DisFlow
 from nsff.prep.motion_masks import confirmed_regions
-from nsff.prep.multiview.inpaint_depth import inpaint_depth
+from nsff.prep.multiview.inpaint_depth import contact_inverse_depth, inpaint_depth
 from nsff.prep.multiview.plane_sweep import inverse_depth_planes, sweep
 from nsff.prep.multiview.triangulate import MeasuredDepth, measure_depth, neighbour_indices, static_flow, triangulate
 from toy_frames import SIZE, K, look_from
@@ -62,9 +62,11 @@ def test_measure_depth_detects_moving_block(measured):
     block[top : top + 20, left : left + 20] = True
     assert measured.moving[block].mean() > 0.8
     assert (measured.moving & ~block).mean() < 0.03
-    assert np.median(measured.min_motion_inverse_depth[block]) == pytest.approx(
-        BLOCK, rel=0.1
-    )  # it moves up and down only
+    of_block = measured.min_motion_inverse_depth[block[measured.moving]]
+    assert np.median(of_block) == pytest.approx(BLOCK, rel=0.1)  # it moves up and down only
+    flow = np.median(measured.moving_flows[1][block[measured.moving]], axis=0)
+    np.testing.assert_allclose(flow, [-2.0, 4.0], atol=0.3)  # f dx / z to the left, and four pixels down
+    assert measured.moving_flows.keys() == {-1, 1}
 
 
 def test_sweep_uses_the_only_neighbour_at_border():
@@ -115,7 +117,7 @@ def test_triangulate_recovers_depth_despite_outlier_flow():
 
 def constant_measurement(inverse_depth: np.ndarray, moving: np.ndarray, min_motion: float = 0.0) -> MeasuredDepth:
     shape = inverse_depth.shape
-    return MeasuredDepth(inverse_depth, np.ones(shape, bool), moving, np.full(shape, min_motion))
+    return MeasuredDepth(inverse_depth, np.ones(shape, bool), moving, np.full(moving.sum(), min_motion), {})
 
 
 @pytest.mark.parametrize(("min_motion", "expected"), [(-3.0, 0.5), (0.3, 0.5), (0.55, 0.55), (7.0, 0.5)])
@@ -131,6 +133,27 @@ def test_inpaint_depth_moving_region_stands_on_floor(min_motion, expected):
     np.testing.assert_allclose(filled[static], inverse_depth[static], atol=1e-4)
 
 
+def test_inpaint_depth_tracked_region_has_depth_of_its_track():
+    """The region stands on slanted ground; the track changes its depth and keeps its slope."""
+    inverse_depth = np.broadcast_to(np.linspace(0.2, 0.6, SIZE[1]), SIZE).copy()
+    moving = np.zeros(SIZE, bool)
+    moving[8:20, 10:54] = True
+    measured, grey = constant_measurement(inverse_depth, moving), np.full((*SIZE, 3), 90, np.uint8)
+    guessed, tracked = inpaint_depth(measured, grey), inpaint_depth(measured, grey, {1: 0.8})
+    assert np.median(tracked[moving]) == pytest.approx(0.8)
+    np.testing.assert_allclose(tracked[moving] / guessed[moving], 0.8 / np.median(guessed[moving]))
+    assert np.ptp(tracked[moving]) > 0.1
+    np.testing.assert_array_equal(tracked[~moving], guessed[~moving])
+
+
+def test_contact_inverse_depth_is_that_of_the_ground_below():
+    inverse_depth = np.full(SIZE, 0.2)
+    inverse_depth[18:] = 0.5
+    moving = np.zeros(SIZE, bool)
+    moving[8:20, 20:30] = True
+    assert contact_inverse_depth(constant_measurement(inverse_depth, moving), 1) == pytest.approx(0.5)
+
+
 def test_inpaint_depth_long_region_follows_slanted_ground():
     inverse_depth = np.broadcast_to(np.linspace(0.2, 0.6, SIZE[1]), SIZE).copy()
     moving = np.zeros(SIZE, bool)
@@ -141,7 +164,7 @@ def test_inpaint_depth_long_region_follows_slanted_ground():
 
 
 def test_inpaint_depth_without_measurements_is_constant():
-    unmeasured = MeasuredDepth(np.zeros(SIZE), np.zeros(SIZE, bool), np.zeros(SIZE, bool), np.zeros(SIZE))
+    unmeasured = MeasuredDepth(np.zeros(SIZE), np.zeros(SIZE, bool), np.zeros(SIZE, bool), np.zeros(0), {})
     assert np.ptp(inpaint_depth(unmeasured, np.zeros((*SIZE, 3), np.uint8))) == 0.0
 
 

@@ -13,25 +13,18 @@ import torch
 from jaxtyping import Float
 
 from nsff.cli import progress_bar
-from nsff.errors import InputError
 from nsff.io import Image, read_frames, read_image, write_array, write_image
 from nsff.prep.depth.midas import MidasDepth
 from nsff.prep.depth.transformers_depth import load_transformers_depth
-from nsff.prep.flow import DisFlow
-from nsff.prep.multiview.inpaint_depth import inpaint_depth
-from nsff.prep.multiview.triangulate import MeasuredDepth, measure_depth
-from nsff.prep.network_sizes import NO_LIMITS, Limits, resize_image, shrink_disparity, working_size
-from nsff.prep.poses_bounds import load_cameras
-from nsff.prep.previews import disparity_picture, mask_picture, preview_indices, write_contact_sheet
-from nsff.prep.threads import map_in_threads
+from nsff.prep.multiview_stage import measure_from_neighbours
+from nsff.prep.network_sizes import NO_LIMITS, Limits
+from nsff.prep.previews import disparity_picture, preview_indices, write_contact_sheet
 from nsff.prep.weights import MIDAS, find_weights
 from nsff.scene_folder import SceneFolder
 
 log = logging.getLogger("nsff")
 
 DEPTH_METHODS = ("midas", "dpt", "depth_anything", "multiview")
-MIN_SWEEP_SCALE = 0.5  # Of the working size: the plane sweep runs at training size, but not below this.
-MIN_MEASURED_FRACTION = 0.3  # Of the pixels; below it, warn that most of the depth is a guess.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +78,7 @@ def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.d
     (folder.root / "sheets" / "multiview.jpg").unlink(missing_ok=True)  # outdated if the method changed
     shutil.rmtree(folder.moving(0).parent, ignore_errors=True)
     if estimate is None:
-        summary = _measure_from_neighbours(folder, paths)
+        summary = measure_from_neighbours(folder, paths)
     else:
         images = progress_bar(read_frames(folder.list_images()), total=len(paths), desc=settings.method)
         for index, image in enumerate(images):
@@ -100,51 +93,6 @@ def make_disparity(folder: SceneFolder, settings: DepthSettings, device: torch.d
     write_contact_sheet(folder.root / "sheets" / "disparity.jpg", rows)
     log.info("%s", summary)
     return summary
-
-
-def _measure_from_neighbours(folder: SceneFolder, paths: list[Path]) -> str:
-    """Write disparity, moving masks and a contact sheet of multi-view depth; return a summary line.
-
-    Depth and masks are computed at the working size; masks are written at that size, disparity at training size.
-    """
-    if len(paths) < 2:
-        raise InputError(
-            f"{folder.images} holds one frame: depth cannot be measured from neighbours; choose another --depth"
-        )
-    height, width = read_image(paths[0]).shape[:2]
-    frames, cameras = _working_frames(folder, paths), load_cameras(folder)
-    intrinsics = cameras.intrinsics(*frames[0].shape[1::-1])
-    nearest, sweep_scale = float(cameras.bounds[:, 0].min()), max(MIN_SWEEP_SCALE, width / frames[0].shape[1])
-
-    def measure(index: int) -> MeasuredDepth:
-        return measure_depth(frames, index, cameras.w2c, intrinsics, nearest, DisFlow(), sweep_scale)
-
-    previewed, fractions, rows = set(preview_indices(len(frames))), [], []
-    with map_in_threads(measure, range(len(frames))) as results:
-        for index, measured in enumerate(progress_bar(results, total=len(frames), desc="multiview", unit="frame")):
-            disparity = shrink_disparity(inpaint_depth(measured, frames[index]), measured.moving, (width, height))
-            write_array(folder.disparity(index), disparity.astype(np.float32))
-            write_image(folder.moving(index), measured.moving.astype(np.uint8) * 255)
-            fractions.append(measured.valid.mean())
-            if index in previewed:
-                masks = measured.moving, ~measured.valid
-                rows.append([mask_picture(frames[index], mask) for mask in masks])
-    write_contact_sheet(folder.root / "sheets" / "multiview.jpg", rows)
-    fraction = float(np.mean(fractions))
-    if fraction < MIN_MEASURED_FRACTION:
-        log.warning("depth was measured on %.0f %% of the pixels only; the rest is a guess", 100 * fraction)
-    return f"depth: {fraction:.0%} of the pixels measured from neighbouring frames, {1 - fraction:.0%} filled in"
-
-
-def _working_frames(folder: SceneFolder, paths: list[Path]) -> list[Image]:
-    """Read all frames at the working size."""
-    sources, first = folder.list_images(), read_image(paths[0])
-    training = (first.shape[1], first.shape[0])
-    height, width = read_image(sources[0]).shape[:2]
-    size = working_size((width, height), training)
-    if size == training:
-        return list(read_frames(paths))
-    return [resize_image(image, size) for image in read_frames(sources)]
 
 
 def _load_estimator(settings: DepthSettings, device: torch.device) -> Callable[[Image], Float[np.ndarray, "H W"]]:

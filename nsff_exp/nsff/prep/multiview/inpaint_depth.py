@@ -1,9 +1,13 @@
 """Dense depth from measured depth: fill in pixels that move or could not be measured. Not part of the paper.
 
-A single camera does not determine the depth of a moving thing. It is assumed to stand on the surface right below it,
-no farther than most of its surroundings, and nearer where it would then move least, in the spirit of the paper's
-least-kinetic term. The remaining pixels are filled in along the colours of the image.
+A single camera does not determine the depth of a moving thing. Where its track gives it (`track_depth`), it has that
+depth. Else it is assumed to stand on the surface right below it, no farther than most of its surroundings, and nearer
+where it would then move least, in the spirit of the paper's least-kinetic term. The remaining pixels are filled in
+along the colours of the image.
 """
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -14,6 +18,7 @@ from jaxtyping import Float
 
 from nsff.io import Image, Mask
 from nsff.prep.motion_masks import disk
+from nsff.prep.multiview.track_depth import label_regions
 from nsff.prep.multiview.triangulate import MeasuredDepth
 
 RIM_RADIUS = 2  # Pixels around a moving region in which measured depth is not trusted.
@@ -26,33 +31,53 @@ COLOUR_SCALE = 0.05  # Neighbouring pixels whose colours (0..1) differ by more h
 MIN_SMOOTHNESS = 1e-4  # Weight between neighbouring pixels of any colours.
 
 
-def inpaint_depth(measured: MeasuredDepth, image: Image) -> Float[np.ndarray, "H W"]:
+def inpaint_depth(
+    measured: MeasuredDepth, image: Image, tracked: Mapping[int, float] = MappingProxyType({})
+) -> Float[np.ndarray, "H W"]:
     """Inverse depth of every pixel: measured where valid and static, else the solution of `_solve`.
 
     Args:
         measured: measured depth of the frame.
         image: the frame, whose colours guide the filling.
+        tracked: median inverse depth of those moving regions (labels of `label_regions`) whose track gives it.
 
     Returns:
         Inverse depths in the units of the measured ones; all 1 if nothing was measured.
     """
-    inverse_depth, moving = measured.inverse_depth, measured.moving
-    known = measured.valid & (cv2.dilate(moving.astype(np.uint8), disk(RIM_RADIUS)) == 0)
+    inverse_depth = measured.inverse_depth.astype(np.float64)
+    known = _known(measured)
     if not known.any():
         return np.ones_like(inverse_depth)
     prior = np.zeros_like(inverse_depth)
-    n_regions, labels = cv2.connectedComponents(moving.astype(np.uint8), connectivity=8)
+    labels = label_regions(measured.moving)
     median, nearest = (float(value) for value in np.quantile(inverse_depth[known], [0.5, NEAREST_QUANTILE]))
-    for label in range(1, n_regions):
+    for label in range(1, int(labels.max()) + 1):
         region = labels == label
         band = (cv2.dilate(region.astype(np.uint8), disk(BAND_RADIUS)) > 0) & known
         surroundings = float(np.median(inverse_depth[band])) if band.any() else median
-        min_motion = float(np.median(measured.min_motion_inverse_depth[region]))
+        min_motion = float(np.median(measured.min_motion_inverse_depth[region[measured.moving]]))
         lower_bound = max(surroundings, min_motion if min_motion < nearest else 0.0)
         contact = _contact(inverse_depth, known, region)
         prior[region] = np.maximum(lower_bound, contact)[np.nonzero(region)[1]]
-    prior = np.where(moving, prior, median)
-    return _solve(known, moving, inverse_depth, prior, image)
+    prior = np.where(measured.moving, prior, median)
+    solution = _solve(known, measured.moving, inverse_depth, prior, image)
+    for (
+        label,
+        value,
+    ) in tracked.items():  # a region keeps its shape, which no other region nor the background takes part in
+        region = labels == label
+        solution[region] *= value / np.median(solution[region])
+    return solution
+
+
+def contact_inverse_depth(measured: MeasuredDepth, label: int) -> float:
+    """Median inverse depth of the surface right below a moving region; 0 if nothing below it is known."""
+    region = label_regions(measured.moving) == label
+    return float(np.median(_contact(measured.inverse_depth, _known(measured), region)[region.any(axis=0)]))
+
+
+def _known(measured: MeasuredDepth) -> Mask:
+    return measured.valid & (cv2.dilate(measured.moving.astype(np.uint8), disk(RIM_RADIUS)) == 0)
 
 
 def _contact(inverse_depth: Float[np.ndarray, "H W"], known: Mask, region: Mask) -> Float[np.ndarray, " W"]:

@@ -36,14 +36,16 @@ class MeasuredDepth:
         inverse_depth: in inverse units of the poses.
         valid: pixels that are static, in view of enough neighbours and have parallax.
         moving: pixels in view of enough neighbours that no static point explains.
-        min_motion_inverse_depth: inverse depth at which the pixel would move least between the adjacent frames; may be
-            negative or implausibly large.
+        min_motion_inverse_depth: inverse depth at which each moving pixel would move least between the adjacent frames;
+            may be negative or implausibly large. Moving pixels are in the order of `np.nonzero`.
+        moving_flows: flow of the moving pixels to the frames before (-1) and after (1), as far as there are.
     """
 
     inverse_depth: Float[np.ndarray, "H W"]
     valid: Bool[np.ndarray, "H W"]
     moving: Bool[np.ndarray, "H W"]
-    min_motion_inverse_depth: Float[np.ndarray, "H W"]
+    min_motion_inverse_depth: Float[np.ndarray, " m"]
+    moving_flows: dict[int, Float[np.ndarray, "m 2"]]
 
 
 def neighbour_indices(index: int, n_frames: int) -> list[int]:
@@ -92,7 +94,8 @@ def measure_depth(
     adjacent_flows = [method(frame, frames[k]) for k in adjacent]
     everywhere = [np.ones_like(moving)] * len(adjacent)
     min_motion, _ = triangulate(adjacent_flows, everywhere, w2c[adjacent], camera, intrinsics)
-    return MeasuredDepth(inverse_depth, valid, moving, min_motion)
+    moving_flows = {k - index: flow[moving] for k, flow in zip(adjacent, adjacent_flows, strict=True)}
+    return MeasuredDepth(inverse_depth.astype(np.float32), valid, moving, min_motion[moving], moving_flows)
 
 
 def static_flow(
