@@ -106,7 +106,7 @@ class Config:
     hash_dynamic_finest: int = _field(
         512, "hash: cells per axis at the finest level, dynamic field", least=16, most=65536
     )
-    hash_time: float = _field(1.0, "hash: cells per frame along time at the finest level", least=0.01, most=16)
+    hash_time: float = _field(2.0, "hash: cells per frame along time at the finest level", least=0.01, most=16)
     hash_width: int = _field(
         64, "hash: channels per layer of the small networks that decode grid features", least=1, most=1024
     )
@@ -140,7 +140,9 @@ class Config:
         "number, or auto: with hash on the scaled schedule, else none (not published)",
     )  # fmt: skip
     prior_samples: int = _train(
-        8, "hash on the scaled schedule: samples per ray around the depth prior, of the hash_samples (not published)"
+        8,
+        "hash on the scaled schedule: samples per ray around the depth prior, of the hash_samples, at most a third of "
+        "them (not published)",
     )
     lrate: float = _train(5e-4, "learning rate")
     lrate_decay: int = _train(
@@ -292,6 +294,12 @@ class Config:
     def lifts_priors(self) -> bool:
         """True if rays follow lifted depth and moving pixels are drawn in all stages: not published."""
         return self.field == "hash" and self.schedule == "scaled"
+
+    @property
+    def n_prior_samples(self) -> int:
+        """Samples per ray around the depth prior, out of those that a ray has."""
+        total = self.hash_samples if self.importance else self.N_samples
+        return min(self.prior_samples, total // 3) if self.lifts_priors else 0
 
     @property
     def max_warm_steps(self) -> int:

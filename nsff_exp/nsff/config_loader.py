@@ -178,11 +178,6 @@ def _check(config: Config) -> None:
             _check_range(option, value)
     if config.warm_steps != "auto" and not config.warm_steps.isdecimal():
         raise UsageError(f"warm_steps = {config.warm_steps} is not supported: choose auto or a number, 0 for none")
-    if config.importance and config.prior_samples > config.hash_samples - 4:
-        raise UsageError(
-            f"prior_samples = {config.prior_samples} leaves less than 4 of hash_samples = {config.hash_samples}: "
-            "choose fewer"
-        )
     if not config.expname:
         raise UsageError("expname is missing: give --config FILE or --expname NAME")
     if config.netwidth % 2:

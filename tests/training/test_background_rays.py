@@ -24,7 +24,7 @@ def with_background_terms(config, field: str):
     return dataclasses.replace(
         config, field=field, schedule="scaled", N_rand=32, num_extra_sample=8, netwidth=16, N_samples=8,
         hash_levels=3, hash_log2_rows=10, hash_finest=32, hash_dynamic_finest=32, hash_coarse_samples=8, hash_samples=8,
-        prior_samples=2, warm_steps="0", background_rays=64, w_split=0.1, raw_noise_std=1.0,
+        warm_steps="0", background_rays=64, w_split=0.1, raw_noise_std=1.0,
     )  # fmt: skip
 
 

@@ -14,8 +14,9 @@ from nsff.geometry.rays import Camera, make_rays
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths, density_noise
 from nsff.rendering.train_render import SampledRays, render_background, render_train
-from nsff.training.losses import VARIANT_RULES, BackgroundRender, NeighbourCameras, compute_losses
+from nsff.training.losses import BackgroundRender, NeighbourCameras, compute_losses
 from nsff.training.schedules import plan_step
+from nsff.training.variant_rules import VARIANT_RULES
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 

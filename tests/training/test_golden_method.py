@@ -17,8 +17,9 @@ from nsff.geometry.space import ndc_to_world, to_ndc
 from nsff.rendering.ray_sampling import sample_depths
 from nsff.rendering.train_render import SampledRays, TwoStepWarp, render_train
 from nsff.rendering.volume_rendering import composite, intervals
-from nsff.training.losses import VARIANT_RULES, NeighbourCameras, compute_losses
+from nsff.training.losses import NeighbourCameras, compute_losses
 from nsff.training.schedules import plan_step, stage_length
+from nsff.training.variant_rules import VARIANT_RULES
 
 CPU = torch.device("cpu")
 STAGES = [

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def config(paper_config, tmp_path):
     return dataclasses.replace(
         paper_config, basedir=str(tmp_path), variant="paper", field="hash", schedule="scaled", lrate=5e-4, N_rand=64,
-        num_extra_sample=16, hash_coarse_samples=8, hash_samples=8, prior_samples=2,
+        num_extra_sample=16, hash_coarse_samples=8, hash_samples=8,
         warm_steps="4", N_iters=6, i_weights=3, i_print=2, i_img=0,
         **SMALL_GRIDS,
     )  # fmt: skip

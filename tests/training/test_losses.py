@@ -15,7 +15,7 @@ from nsff.training.loss_terms import (
     spatial_smoothness,
     weighted_mean,
 )
-from nsff.training.losses import VARIANT_RULES
+from nsff.training.variant_rules import VARIANT_RULES
 
 PAPER, WILD = (
     {"nearest": rules.smooth_nearest, "weighted": rules.smooth_weighted}

@@ -52,7 +52,7 @@ def test_warm_losses_match_hand_values():
     assert float(terms.dynamic_colour) == pytest.approx(0.25 / 2)
     assert float(terms.static_colour) == 0.0
     assert float(terms.surface) == pytest.approx(0.01 * shortfall * (0.75 + background))
-    assert float(terms.free_space) == pytest.approx(0.01 * excess * (0.75 + background))
+    assert float(terms.free_space) == pytest.approx(0.15 * excess * (0.75 + background))
     assert float(terms.blend) == pytest.approx(0.01 * (0.75**2 + 0.5 * 0.25**2) / 2)
     assert float(terms.scene_flow) == pytest.approx(0.3 * (0.2 + 0.2 + 0.5 * 0.1) / 2)
     assert float(terms.total()) == pytest.approx(sum(float(value) for value in vars(terms).values()))
@@ -63,7 +63,7 @@ def config(small_scene, tmp_path_factory):
     options = ["--datadir", str(small_scene), "--expname", "x", "--use_viewdirs", "--bd_factor", "0.6"]
     config = load_config([*options, "--end_frame", "12", "--final_height", "36", "--field", "hash", "--lrate", "1e-3"])
     return dataclasses.replace(
-        config, basedir=str(tmp_path_factory.mktemp("warm")), warm_steps="100", N_iters=10**6, N_rand=64,
+        config, basedir=str(tmp_path_factory.mktemp("warm")), warm_steps="300", N_iters=10**6, N_rand=64,
         num_extra_sample=16, **GRIDS,
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_draw_points_are_half_moving(scene):
 def test_fields_hold_the_priors_after_the_warm_start(config, scene):
     """At the surface: colours, opacity, blend and motion of the exact scene. Half way to it: empty space."""
     trainer, frame = Trainer(config, scene, CPU), 5
-    for _ in range(100):
+    for _ in range(300):
         trainer.train_step()
     rgb, moving = scene.images[frame].reshape(-1, 3), scene.motion_masks[frame].flatten()
     background = scene.background[frame].flatten()
@@ -121,13 +121,6 @@ def test_published_run_does_not_align_priors(config, scene, caplog):
     with caplog.at_level(logging.DEBUG, logger="nsff"):
         assert Trainer(published, scene, CPU).priors is None
     assert caplog.text == ""
-
-
-def test_dynamic_colour_does_not_depend_on_the_view_direction(config):
-    dynamic = build_fields(config).dynamic
-    points, time = torch.rand(5, 3, 3) - 0.5, torch.zeros(5)
-    first, second = (dynamic(points, time, direction.expand(5, 3)) for direction in torch.eye(3)[:2])
-    assert torch.equal(first.rgb_raw, second.rgb_raw)
 
 
 def test_scene_flow_of_hash_fields_never_reaches_infinity(config):

@@ -25,6 +25,9 @@ from nsff.scene_folder import SceneFolder
 
 log = logging.getLogger("nsff")
 
+# Of depth and flow: scenes of an earlier revision are prepared again. 2: at a working size, depth from tracks.
+REVISION = {"revision": 2}
+
 STAGES = ("cameras", "poses", "depth", "flow", "views")
 
 
@@ -144,11 +147,11 @@ def _stages(scene: Path, folder: SceneFolder, settings: PrepareSettings, device:
         ),
         Stage("poses", {}, make_poses, lambda: [folder.poses_bounds, folder.root / "scene.json"]),
         Stage(
-            "depth", _as_json(settings.depth), lambda: make_disparity(folder, settings.depth, device),
+            "depth", _as_json(settings.depth) | REVISION, lambda: make_disparity(folder, settings.depth, device),
             lambda: folder.list_frames(settings.depth.height) + per_frame(folder.disparity) + moving_files(),
         ),
         Stage(
-            "flow", _as_json(settings.flow), lambda: make_flows(folder, settings.flow, device),
+            "flow", _as_json(settings.flow) | REVISION, lambda: make_flows(folder, settings.flow, device),
             lambda: flow_files() + per_frame(folder.motion_mask),
         ),
     ]  # fmt: skip

@@ -15,7 +15,7 @@
 | background | not in the paper; off unless `background_rays` is set | `background_loss` |
 | split | not in the paper; off unless `w_split` is set | `split_loss` |
 
-The differences between the variants are the rows of `VARIANT_RULES`.
+The differences between the variants are in `variant_rules`.
 """
 
 import dataclasses
@@ -43,49 +43,9 @@ from nsff.training.loss_terms import (
     spatial_smoothness,
     weighted_mean,
 )
+from nsff.training.variant_rules import VariantRules
 
 KINETIC_REPEATS = 2  # the published code adds the least-kinetic term twice
-
-
-@dataclasses.dataclass(frozen=True)
-class VariantRules:
-    """Differences between the terms of the two published variants; `schedules` decides when a term is on.
-
-    Attributes:
-        flow_relative: the target of the flow loss is the difference of projected points, else pixel + flow.
-        smooth_nearest: fraction of the samples of a ray, nearest first, that enter the smoothness term.
-        smooth_weighted: weight neighbours along the ray by exp(-2 distance).
-        two_step_regularised: the second warp has prob, cycle, magnitude and smoothness terms too.
-        composited_magnitude: penalise the composited scene flow of a ray instead of that of every sample.
-        entropy: the entropy of the blend weight is a term.
-    """
-
-    flow_relative: bool
-    smooth_nearest: float
-    smooth_weighted: bool
-    two_step_regularised: bool
-    composited_magnitude: bool
-    entropy: bool
-
-
-VARIANT_RULES = {
-    "paper": VariantRules(
-        flow_relative=True,
-        smooth_nearest=0.9,
-        smooth_weighted=True,
-        two_step_regularised=True,
-        composited_magnitude=False,
-        entropy=False,
-    ),
-    "wild": VariantRules(
-        flow_relative=False,
-        smooth_nearest=0.95,
-        smooth_weighted=False,
-        two_step_regularised=False,
-        composited_magnitude=True,
-        entropy=True,
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)

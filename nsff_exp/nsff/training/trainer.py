@@ -27,15 +27,9 @@ from nsff.training.checkpoint import (
     save_checkpoint,
 )
 from nsff.training.checkpoint_choice import choose_to_resume
-from nsff.training.losses import (
-    VARIANT_RULES,
-    BackgroundRender,
-    DepthPrior,
-    LossTerms,
-    NeighbourCameras,
-    compute_losses,
-)
+from nsff.training.losses import BackgroundRender, DepthPrior, LossTerms, NeighbourCameras, compute_losses
 from nsff.training.schedules import StepPlan, learning_rate, plan_step, run_progress
+from nsff.training.variant_rules import VARIANT_RULES
 from nsff.training.warm_start import WARM_FRAMES, WARM_PIXELS, WarmTerms, compute_warm_losses, draw_points
 
 log = logging.getLogger("nsff")
@@ -153,7 +147,7 @@ class Trainer:
         sampling, time = DepthSampling.of(self.config), self.scene.timeline.time_of(batch.frame)
         if self.priors is None or not self.config.lifts_priors:
             return choose_depths(self.fields, batch.rays, time, sampling, self.sample_rng), None
-        n_prior = self.config.prior_samples
+        n_prior = self.config.n_prior_samples
         sampling = dataclasses.replace(sampling, n_samples=sampling.n_samples - n_prior)
         depths = choose_depths(self.fields, batch.rays, time, sampling, self.sample_rng)
         z, confidence = self.priors.depth(batch.frame, batch.index)

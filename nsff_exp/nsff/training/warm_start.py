@@ -29,7 +29,8 @@ WARM_FRAMES, WARM_PIXELS = 4, 2048  # frames of a step, and pixels over all of t
 OPAQUE = 80.0  # raw density at a surface: opaque within a twentieth of the NDC depth range
 SURFACE_JITTER = 0.004  # standard deviation of the sample at the surface, NDC depth
 FREE_MARGIN = 0.015  # free space ends this far before the surface, NDC depth
-DENSITY_WEIGHT, BLEND_WEIGHT, FLOW_WEIGHT = 0.01, 0.01, 0.3  # relative to the colours
+# Relative to the colours. Free space must outweigh surfaces: a ray crosses it at many points and has one surface.
+SURFACE_WEIGHT, FREE_WEIGHT, BLEND_WEIGHT, FLOW_WEIGHT = 0.01, 0.15, 0.01, 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +149,8 @@ def compute_warm_losses(fields: Fields, batch: list[PointBatch], generator: torc
     return WarmTerms(
         dynamic_colour=everywhere(colour_error(dynamic)),
         static_colour=on_background(colour_error(static)),
-        surface=DENSITY_WEIGHT * (everywhere(surface(dynamic)) + on_background(surface(static))),
-        free_space=DENSITY_WEIGHT * (everywhere(free_space(dynamic)) + on_background(free_space(static))),
+        surface=SURFACE_WEIGHT * (everywhere(surface(dynamic)) + on_background(surface(static))),
+        free_space=FREE_WEIGHT * (everywhere(free_space(dynamic)) + on_background(free_space(static))),
         blend=BLEND_WEIGHT * ((static.blend_w[:, 0] - moving) ** 2 * known).mean(),
         scene_flow=FLOW_WEIGHT * everywhere(forward + backward),
     )
