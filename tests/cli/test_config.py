@@ -181,6 +181,7 @@ def test_find_config_searches_repository_root_and_names_both_paths(tmp_path, mon
         ("w_sm = -1", "w_sm = -1.0 is not supported: choose at least 0"),
         ("w_sm = nan", "w_sm = nan is not supported"),
         ("fps = 0", "fps = 0.0 is not supported: choose at least 1"),
+        ("warm_steps = many", "warm_steps = many is not supported: choose auto or a number"),
         ("use_viewdirs = False", "use_viewdirs is off: .*not supported; add use_viewdirs = True"),
     ],
 )

@@ -9,6 +9,7 @@ from nsff.geometry.rays import make_rays, pixel_grid
 from nsff.rendering.ray_sampling import (
     CoarseSamples,
     DepthSampling,
+    add_prior_depths,
     choose_depths,
     dilate_and_normalise,
     importance_depths,
@@ -58,6 +59,18 @@ def test_importance_depths_follow_the_density():
     inside = ((depths >= 0.5) & (depths < 0.75)).float().mean(1)
     assert inside.tolist() == pytest.approx([0.8 + 0.2 / 4, 0.25], abs=2e-3)  # a fifth of the PDF is uniform
     assert bool(((depths >= 0.0) & (depths <= 1.0)).all())
+
+
+def test_add_prior_depths_stay_sorted_around_the_prior():
+    uniform, generator = torch.linspace(0, 1, 5).expand(2000, 5), torch.Generator().manual_seed(0)
+    depths = add_prior_depths(uniform, torch.full((2000,), 0.4), torch.full((2000,), 0.02), 3, generator)
+    assert depths.shape == (2000, 8)
+    assert bool((depths[:, 1:] >= depths[:, :-1]).all())
+    added = depths[~torch.isin(depths, uniform[0])]
+    assert float(added.mean()) == pytest.approx(0.4, abs=1e-3)
+    assert float(added.std()) == pytest.approx(0.02, abs=1e-3)
+    ends = add_prior_depths(uniform, torch.full((2000,), 1.0), torch.full((2000,), 0.5), 3, generator)
+    assert (float(ends.min()), float(ends.max())) == (0.0, 1.0)
 
 
 def test_coarse_pass_concentrates_depths_at_a_wall():

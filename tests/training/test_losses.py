@@ -12,6 +12,7 @@ from nsff.training.loss_terms import (
     distortion_loss,
     flow_magnitude_loss,
     least_kinetic,
+    line_of_sight_loss,
     spatial_smoothness,
     weighted_mean,
 )
@@ -56,6 +57,17 @@ def test_distortion_loss_matches_hand_value():
     within = (0.5**2 * 0.5 + 0.2**2 * 0.5) / 3
     assert float(distortion_loss(torch.tensor([[0.5, 0.2, 0.3]]), points)) == pytest.approx(between + within)
     assert float(distortion_loss(torch.tensor([[0.0, 0.0, 1.0]]), points)) == 0.0
+
+
+def test_line_of_sight_loss_matches_hand_value():
+    """Two rays, a surface at 0.5 and a margin of 0.1: only the first sample lies before it. The second counts half."""
+    weights, depths = (
+        torch.tensor([[0.4, 0.1, 0.5], [0.0, 0.0, 1.0]]),
+        torch.tensor([[0.2, 0.45, 0.6], [0.2, 0.45, 0.6]]),
+    )
+    loss = line_of_sight_loss(weights, depths, torch.tensor([0.5, 0.5]), 0.1, torch.tensor([1.0, 0.5]))
+    first, second = 0.4**2 + abs(0.4 * 0.2 + 0.1 * 0.45 + 0.5 * 0.6 - 0.5), 0.6 - 0.5
+    assert float(loss) == pytest.approx((first + 0.5 * second) / 2)
 
 
 def test_depth_loss_ignores_scale_and_shift_of_disparity():

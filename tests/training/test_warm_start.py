@@ -132,3 +132,11 @@ def test_scene_flow_of_hash_fields_never_reaches_infinity(config):
     for flow in (samples.sf_fwd, samples.sf_bwd):
         assert float(flow[..., 0].abs().max()) > 0.9
         assert float((points + flow)[..., 2].max()) <= 1.0
+
+
+def test_scene_without_usable_depth_is_trained_on_rays_alone(config, scene, caplog):
+    upside_down = dataclasses.replace(scene, disparity=scene.disparity.max() - scene.disparity)
+    report = Trainer(config, upside_down, CPU).train_step()
+    assert "depth of 12 frames contradicts flow and poses and is not used" in caplog.text
+    assert "line_of_sight" in vars(report.terms)
+    assert float(report.terms.line_of_sight) == 0.0

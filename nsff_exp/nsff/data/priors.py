@@ -27,14 +27,13 @@ METRIC_TOLERANCE = 1.2  # disparity counts as inverse depth of the poses if its 
 FARTHEST_NDC = 0.999  # NDC depth of points at infinity: the last sample of a ray must not be the only one behind them
 FARTHEST = 1e-3  # inverse depth in scene units; a point beyond has no parallax
 LARGEST_FLOW = 0.3  # NDC units per frame; a lifted scene flow beyond it is an error of depth
-TOLERANCE = (
-    0.003  # fraction of the image width; a depth that is off by this much of parallax keeps 0.6 of its confidence
-)
+TOLERANCE = 0.003  # fraction of the image width by which parallax may be off at a confidence of 0.6
 MIN_TOLERANCE = 0.5  # pixels; optical flow is no more precise
 FLOW_NOISE = 0.5  # standard deviation of optical flow where it is consistent, pixels
 COLOUR_NOISE = 0.1  # difference of colours (0..1) of a point in two frames at which its flow has a confidence of 0.6
 MIN_BACKGROUND = 0.05  # fraction of a frame; with less of it, masks cannot be right and all pixels are aligned
 MIN_ALIGNED = 10  # pixels
+MAX_NAMES = 8  # frames named in a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +79,22 @@ class Priors:
     @staticmethod
     def of(scene: Scene) -> "Priors":
         """Align the disparity of all frames and log the outcome; frames that cannot be aligned are named."""
-        alignments = tuple(align_disparity(scene, frame) for frame in range(scene.timeline.n_frames))
+        alignments = []
+        for frame in range(scene.timeline.n_frames):
+            alignments.append(align_disparity(scene, frame))
+            scene.release_pages()
         bad = [frame for frame, alignment in enumerate(alignments) if not alignment.believed]
         residuals = torch.tensor([alignment.residual for alignment in alignments])
-        log.info("depth agrees with flow and poses to %.2f px (median over the frames)", float(residuals.median()))
+        log.info("depth agrees with flow and poses to %.2f px (median over the frames)", float(residuals.nanmedian()))
         if bad:
-            names = ", ".join(str(frame) for frame in bad[:8]) + (", ..." if len(bad) > 8 else "")
+            names = ", ".join(str(frame) for frame in bad[:MAX_NAMES]) + (", ..." if len(bad) > MAX_NAMES else "")
             log.warning("depth of %d frames contradicts flow and poses and is not used: %s", len(bad), names)
-        return Priors(scene, alignments)
+        return Priors(scene, tuple(alignments))
+
+    @property
+    def usable(self) -> bool:
+        """Whether the depth of at least one frame is believed."""
+        return any(alignment.believed for alignment in self.alignments)
 
     def lift(self, frame: int, index: Int[Tensor, " n"]) -> LiftedPixels:
         """Lift pixels of a frame, given by flat (row-major) indices on the compute device."""

@@ -102,7 +102,7 @@ class Trainer:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         terms: LossTerms | WarmTerms
-        if plan.warm_start and self.priors is not None:
+        if plan.warm_start and self.priors is not None and self.priors.usable:
             frames = torch.randint(n_frames, (WARM_FRAMES,), generator=self.frame_rng).tolist()
             points = draw_points(self.priors, frames, self.group.split(WARM_PIXELS), self.sample_rng)
             terms = compute_warm_losses(self.fields, points, self.sample_rng)
