@@ -11,22 +11,7 @@ SCHEDULES = ("published", "scaled")
 PATHS = ("bullet_time_loop", "spiral", "lemniscate", "dolly", "fixed", "train")
 TIMES = ("fixed", "run", "slowmo")
 PROTOCOL_NAMES = ("nsff", "nsff-fixed", "dynamicnerf", "view0", "dynibar", "dycheck")
-RENAMED_OPTIONS = {"hash_look": "hash_coarse_samples", "reach": "path_radius"}  # former names, still accepted
-RENAMED_PATHS = {"wander": "bullet_time_loop"}
-# Defaults in which the two published commits differ; those of `paper` are the defaults of `Config`.
-VARIANT_DEFAULTS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "wild": {
-        "N_iters": 2_000_000,
-        "lrate_decay": 300,
-        "w_sf_reg": 0.1,
-        "end_frame": 50,
-        "i_print": 1000,
-        "i_img": 1000,
-    },
-}
-AUTO_WARM_STEPS = 800
-FIELD_DEFAULTS: dict[str, dict[str, Any]] = {"mlp": {}, "hash": {"schedule": "scaled", "N_iters": 30_000}}
+AUTO_WARM_STEPS = 800  # of the warm start where it is on by default
 
 
 def _option(default: Any, text: str, group: str, **extra: Any) -> Any:
@@ -76,9 +61,7 @@ class Config:
         least=0.05,
         why="the near plane must lie in front of the nearest objects",
     )
-    cache_gb: float = _scene(
-        1.0, "size of frames and priors in GB above which they are memory-mapped from files (DATA/.cache_...)"
-    )
+    cache_gb: float = _scene(1.0, "GB of frames and priors above which they are memory-mapped (DATA/.cache_...)")
     target_idx: int = _scene(10, "frame around which novel views are rendered, counted from start_frame")
 
     variant: str = _field(
@@ -103,9 +86,7 @@ class Config:
     hash_log2_rows: int = _field(18, "hash: log2 of the maximum number of table rows per level", least=4, most=26)
     hash_features: int = _field(2, "hash: features per table row", least=1, most=8)
     hash_finest: int = _field(1024, "hash: cells per axis at the finest level, static field", least=16, most=65536)
-    hash_dynamic_finest: int = _field(
-        512, "hash: cells per axis at the finest level, dynamic field", least=16, most=65536
-    )
+    hash_dynamic_finest: int = _field(512, "hash: the same, dynamic field", least=16, most=65536)
     hash_time: float = _field(2.0, "hash: cells per frame along time at the finest level", least=0.01, most=16)
     hash_width: int = _field(
         64, "hash: channels per layer of the small networks that decode grid features", least=1, most=1024
@@ -118,9 +99,7 @@ class Config:
     )
 
     N_iters: int = _train(500_000, "training steps in total (2000000 in wild, 30000 with hash)")
-    max_minutes: float = _train(
-        0.0, "minutes of training in total, resumed runs included, after which to stop; 0 = no limit"
-    )
+    max_minutes: float = _train(0.0, "minutes of training after which to stop, over all runs; 0 = no limit")
     schedule: str = _train(
         "published", "published: stages last fixed numbers of steps; scaled: they scale with the length of the run "
         "(default of hash)",
@@ -145,9 +124,7 @@ class Config:
         "them (not published)",
     )
     lrate: float = _train(5e-4, "learning rate")
-    lrate_decay: int = _train(
-        250, "thousands of steps in which the learning rate falls to a tenth (300 in wild)", least=1
-    )
+    lrate_decay: int = _train(250, "thousands of steps in which lrate falls to a tenth (300 in wild)", least=1)
     decay_iteration: int = _train(50, "stage length D, in thousands of steps", least=1)
     chain_sf: bool = _train(
         False, "wild: also warp from frames two steps away, beyond step 2D (paper always does, from D)"

@@ -12,12 +12,27 @@ from typing import Any
 import numpy as np
 
 from nsff.cli import Parser
-from nsff.config import FIELD_DEFAULTS, OPTIONS, RENAMED_OPTIONS, RENAMED_PATHS, VARIANT_DEFAULTS, Config
+from nsff.config import OPTIONS, Config
 from nsff.errors import UsageError
 
 log = logging.getLogger("nsff")
 
 MULTI_PROCESS_SCRIPTS = ("run_nerf.py", "render.py", "evaluation.py", "evaluate_all.py")
+RENAMED_OPTIONS = {"hash_look": "hash_coarse_samples", "reach": "path_radius"}  # former names, still accepted
+RENAMED_PATHS = {"wander": "bullet_time_loop"}
+# Defaults in which the two published commits differ; those of `paper` are the defaults of `Config`.
+VARIANT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "wild": {
+        "N_iters": 2_000_000,
+        "lrate_decay": 300,
+        "w_sf_reg": 0.1,
+        "end_frame": 50,
+        "i_print": 1000,
+        "i_img": 1000,
+    },
+}
+FIELD_DEFAULTS: dict[str, dict[str, Any]] = {"mlp": {}, "hash": {"schedule": "scaled", "N_iters": 30_000}}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
