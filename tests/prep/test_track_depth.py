@@ -74,7 +74,7 @@ def test_measure_tracks_finds_depths_of_thing_that_comes_nearer():
 
 
 def test_measure_tracks_exact_for_thing_at_rest():
-    """Where the depths of a thing that rests need no guess, there is no uncertainty either."""
+    """Depths of a thing that rests need no guess and have no uncertainty."""
     measured, w2c = clip_of([np.array([0.1, 0.0, 4.0])] * N_FRAMES, RIG_X, RIG_Y)
     (depth,) = measure_tracks(link_regions(measured), measured, w2c, INTRINSICS)
     np.testing.assert_allclose(depth.depths, 4.0, rtol=1e-3)

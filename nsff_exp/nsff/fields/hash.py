@@ -47,6 +47,7 @@ class _Heads(nn.Module):
     def forward(
         self, features: Float[Tensor, "m e"], viewdirs: Float[Tensor, "n 3"]
     ) -> tuple[Float[Tensor, "n s 3"], Float[Tensor, "n s o"]]:
+        """Compute raw colours and the other outputs of n rays x s samples from the features of m = n s points."""
         n_rays, hidden = len(viewdirs), self.trunk(features)
         colour = self.from_hidden(hidden).view(n_rays, -1, hidden.shape[1])
         if self.from_view is not None:

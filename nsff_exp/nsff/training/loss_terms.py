@@ -1,11 +1,29 @@
 """Loss terms as functions of tensors alone; `losses` says which tensors enter them, and with which weights."""
 
+import dataclasses
+from typing import TypeVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SomeTerms = TypeVar("SomeTerms", bound="Terms")
+
 KINETIC_NEAREST = 0.9  # fraction of the samples of a ray, nearest first, that enter the least-kinetic term
 EPSILON = 1e-8  # added to denominators and logarithms, as published
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """Scalar terms of a step as they enter the sum, with their weights applied; subclasses name them."""
+
+    def total(self) -> Tensor:
+        """Sum of all terms: the quantity that training minimises."""
+        return torch.stack(list(vars(self).values())).sum()
+
+    def detach(self: SomeTerms) -> SomeTerms:
+        """The same values without their graph."""
+        return type(self)(**{name: value.detach() for name, value in vars(self).items()})
 
 
 def weighted_mean(values: Float[Tensor, "*b c"], weight: Float[Tensor, "*b"]) -> Float[Tensor, ""]:

@@ -20,7 +20,6 @@ The differences between the variants are in `variant_rules`.
 
 import dataclasses
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from nsff.geometry.rays import expected_pixel
 from nsff.geometry.space import ndc_to_world
 from nsff.rendering.train_render import TrainRender
 from nsff.training.loss_terms import (
+    Terms,
     background_loss,
     blend_entropy,
     cycle_loss,
@@ -67,8 +67,8 @@ class LossWeights:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossTerms:
-    """Scalars as they enter the sum, with their weights applied."""
+class LossTerms(Terms):
+    """Terms of a step that renders rays."""
 
     colour: Tensor
     cycle: Tensor
@@ -82,14 +82,6 @@ class LossTerms:
     line_of_sight: Tensor
     background: Tensor
     split: Tensor
-
-    def total(self) -> Tensor:
-        """Sum of all terms: the quantity that training minimises."""
-        return torch.stack(list(vars(self).values())).sum()
-
-    def detach(self) -> "LossTerms":
-        """The same values without their graph."""
-        return LossTerms(**{name: value.detach() for name, value in vars(self).items()})
 
 
 @dataclasses.dataclass(frozen=True)

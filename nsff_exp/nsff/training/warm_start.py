@@ -24,6 +24,7 @@ from nsff.data.pixel_sampler import moving_pixels
 from nsff.data.priors import LiftedPixels, Priors, pick
 from nsff.fields import DynamicSamples, Fields, Radiance, StaticSamples
 from nsff.geometry.rays import RayBundle
+from nsff.training.loss_terms import Terms
 
 WARM_FRAMES, WARM_PIXELS = 4, 2048  # frames of a step, and pixels over all of them
 OPAQUE = 80.0  # raw density at a surface: opaque within a twentieth of the NDC depth range
@@ -34,8 +35,8 @@ SURFACE_WEIGHT, FREE_WEIGHT, BLEND_WEIGHT, FLOW_WEIGHT = 0.01, 0.15, 0.01, 0.3
 
 
 @dataclasses.dataclass(frozen=True)
-class WarmTerms:
-    """Scalars as they enter the sum, with their weights applied; see the table of the module."""
+class WarmTerms(Terms):
+    """Terms of a step of the warm start; see the table of the module."""
 
     dynamic_colour: Tensor
     static_colour: Tensor
@@ -43,14 +44,6 @@ class WarmTerms:
     free_space: Tensor
     blend: Tensor
     scene_flow: Tensor
-
-    def total(self) -> Tensor:
-        """Sum of all terms: the quantity that the warm start minimises."""
-        return torch.stack(list(vars(self).values())).sum()
-
-    def detach(self) -> "WarmTerms":
-        """The same values without their graph."""
-        return WarmTerms(**{name: value.detach() for name, value in vars(self).items()})
 
 
 @dataclasses.dataclass(frozen=True)

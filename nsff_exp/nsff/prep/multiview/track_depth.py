@@ -86,7 +86,7 @@ def dense_flow(measured: MeasuredDepth, step: int) -> Flow:
 
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """Where the moving pixels of a frame go in an adjacent one.
+    """Flow of the moving pixels of a frame into an adjacent one.
 
     Attributes:
         labels: regions of the frame.
