@@ -5,7 +5,7 @@ PYTHON ?= python3
 RUN = $(abspath $(VENV))/bin
 STAMP = $(VENV)/installed-$(shell cksum < requirements.txt | cut -d' ' -f1)
 
-.PHONY: test test-all test-faults lint types demo video which install clean
+.PHONY: test test-all test-gpu test-faults lint types demo video which install clean
 
 install: $(STAMP)
 

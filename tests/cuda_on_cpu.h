@@ -4,6 +4,8 @@
 
 #define __global__
 #define __device__
+#define __restrict__
+using std::max;
 using std::min;
 
 struct Index {

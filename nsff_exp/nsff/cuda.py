@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from nsff.config import Config
 from nsff.errors import InputError
+
+log = logging.getLogger("nsff")
 
 THREADS_PER_BLOCK = 256
 
@@ -29,14 +32,45 @@ class KernelSource:
         return ("--std=c++17", *(f"-D{name}={value}" for name, value in self.macros))
 
 
+PROBE = 'extern "C" __global__ void probe(int *out) { out[threadIdx.x] = threadIdx.x; }'
+
+
 @functools.cache
 def available() -> bool:
-    """Return True if cupy is installed and finds a GPU."""
+    """Return True if kernels compile and run on the current GPU; where they do not, one warning gives the reason."""
+    if not torch.cuda.is_available():
+        return False
+    reason = _probe_failure()
+    if reason:
+        log.warning(
+            "no CUDA kernels (%s): hash grids and splatting run many times slower, in plain torch; "
+            "install the cupy of torch's CUDA %s, e.g. cupy-cuda%sx",
+            reason,
+            torch.version.cuda,
+            (torch.version.cuda or "").split(".")[0],
+        )
+    return not reason
+
+
+def _probe_failure() -> str:
+    """Compile and run a kernel that counts; empty if the numbers come back, else the reason in one line."""
     try:
         import cupy
-    except ImportError:
-        return False
-    return bool(cupy.cuda.is_available())
+
+        out = torch.zeros(8, dtype=torch.int32, device="cuda")
+        with cupy.cuda.Stream.from_external(torch.cuda.current_stream()):
+            module = cupy.RawModule(code=PROBE, options=("--std=c++17",), backend="nvrtc")
+            module.get_function("probe")((1,), (8,), (out.data_ptr(),))
+        return "" if out.tolist() == list(range(8)) else "a test kernel gives wrong numbers"
+    except Exception as error:  # cupy raises errors of its own, of the driver and of the compiler
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def describe_device(device: torch.device) -> str:
+    """Name of a device and of the kernels that run on it, for the log."""
+    if device.type != "cuda":
+        return f"the CPU, {torch.get_num_threads()} threads"
+    return f"{torch.cuda.get_device_name(device)}, " + ("CUDA kernels" if available() else "kernels in plain torch")
 
 
 def blocks_for(n_threads: int) -> int:

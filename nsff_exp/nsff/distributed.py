@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nsff.config import Config
+from nsff.cuda import describe_device
 from nsff.errors import InputError, UsageError
 
 log = logging.getLogger("nsff")
@@ -184,7 +185,9 @@ def pick_device(config: Config) -> torch.device:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    log.debug("computing on %s, torch %s, %d threads", device, torch.__version__, torch.get_num_threads())
+        # Matrix products of the networks in TF32; camera geometry uses none (rotate_to_camera).
+        torch.set_float32_matmul_precision("high")
+    log.info("computing on %s; torch %s", describe_device(device), torch.__version__)
     if config.amp and device.type == "cpu":
         log.info("without effect here: amp (CUDA only)")
     return device

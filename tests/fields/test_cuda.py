@@ -103,16 +103,44 @@ def test_blocks_for_rounds_up(n_threads, blocks):
     assert cuda.blocks_for(n_threads) == blocks
 
 
-@pytest.mark.parametrize(
-    ("cupy", "expected"),
-    [
-        (None, False),  # makes the import fail
-        (SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False)), False),
-        (SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True)), True),
-    ],
-)
-def test_available_needs_cupy_and_a_gpu(monkeypatch, cupy, expected):
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cuda.available.cache_clear()
+    yield
+    cuda.available.cache_clear()
+
+
+def test_kernels_need_a_gpu(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cuda.available.cache_clear()
+    assert not cuda.available()
+    assert not caplog.records  # a plain CPU is no fault
+    cuda.available.cache_clear()
+
+
+def test_kernels_that_do_not_compile_are_replaced_with_one_warning(on_a_gpu, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # makes the import fail
+    assert not cuda.available()
+    assert not cuda.available()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "no CUDA kernels (ModuleNotFoundError" in record.message
+    assert "slower" in record.message
+
+
+@pytest.mark.parametrize(("counted", "expected"), [([0, 1, 2, 3, 4, 5, 6, 7], True), ([0] * 8, False)])
+def test_kernels_must_give_the_right_numbers(on_a_gpu, fake_cupy, monkeypatch, counted, expected, caplog):
+    class Memory:
+        data_ptr = staticmethod(lambda: 4096)
+        tolist = staticmethod(lambda: counted)
+
+    def compile_probe(code, options, backend):
+        return SimpleNamespace(get_function=lambda name: lambda *call: fake_cupy.launched.append((name, *call)))
+
+    monkeypatch.setattr(torch, "zeros", lambda *size, **options: Memory)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "torch's stream")
+    fake_cupy.RawModule = compile_probe
     assert cuda.available() is expected
-    cuda.available.cache_clear()
+    assert fake_cupy.launched == [("probe", (1,), (8,), (4096,))]
+    assert len(caplog.records) == (not expected)

@@ -42,7 +42,8 @@ def test_background_excludes_margin_around_motion_mask():
 def test_draw_background_pixels_match_their_frames_and_lie_in_background(paper_scene):
     batch = draw_background(paper_scene, 500, torch.Generator().manual_seed(0))
     column, row = batch.uv.long().unbind(-1)
-    assert 100 < len(column) < 500
+    assert len(column) == 500
+    assert bool(batch.background.all())
     assert len(batch.frames.unique()) > 15
     assert torch.equal(paper_scene.images[batch.frames, row, column], batch.rgb)
     assert bool(paper_scene.background[batch.frames, row, column].all())
@@ -75,9 +76,20 @@ def test_render_background_of_toy_scene_shows_static_wall(paper_scene, n_coarse)
     torch.testing.assert_close(rgb, torch.full((9, 3), 0.5))  # the grey wall
 
 
+def test_draw_background_marks_what_is_none_where_too_little_is(paper_scene):
+    background = torch.zeros_like(paper_scene.background)
+    background[:, :, :5] = True
+    batch = draw_background(dataclasses.replace(paper_scene, background=background), 500, torch.Generator())
+    fraction = 5 / background.shape[2]
+    assert float(batch.background.float().mean()) == pytest.approx(2 * fraction, abs=0.1)
+    assert torch.equal(batch.background, batch.uv[:, 0] < 5)
+
+
 def test_background_loss_matches_hand_value():
-    rgb, target = torch.tensor([[0.5, 0.5, 0.5], [1.0, 0.0, 0.0]]), torch.tensor([[0.5, 0.5, 0.2], [0.5, 0.0, 0.0]])
-    assert float(background_loss(rgb, target)) == pytest.approx((0.09 + 0.25) / 6)
+    rgb = torch.tensor([[0.5, 0.5, 0.5], [1.0, 0.0, 0.0], [0.3, 0.3, 0.3]])
+    target = torch.tensor([[0.5, 0.5, 0.2], [0.5, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    background = torch.tensor([True, True, False])
+    assert float(background_loss(rgb, target, background)) == pytest.approx((0.09 + 0.25) / 6)
 
 
 def test_split_loss_is_mean_over_uniform_background_rays(paper_config, paper_scene, golden):

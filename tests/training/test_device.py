@@ -52,7 +52,7 @@ def test_training_step_stays_on_the_device(variant, field, monkeypatch):
         cameras = NeighbourCameras.of(scene, 2)
         background_rays = make_rays(batch.uv, scene.c2w[batch.uv[:, 0].long() % 5], scene.intrinsics)
         rgb = render_background(fields.static, background_rays, sampling, None, lambda n: 0.0)
-        background = BackgroundRender(rgb, batch.rgb)
+        background = BackgroundRender(rgb, batch.rgb, batch.background)
         terms = compute_losses(render, batch, cameras, plan.weights, VARIANT_RULES[variant], background)
         assert terms.total().device.type == "cuda"
         assert terms.total().shape == ()

@@ -35,12 +35,13 @@ class TrainBatch:
 
 @dataclasses.dataclass(frozen=True)
 class BackgroundBatch:
-    """n pixels from all frames, well outside their motion masks."""
+    """n pixels from all frames; `background` marks those well outside their motion masks, normally all."""
 
     frames: Int[Tensor, " n"]
     uv: Float[Tensor, "n 2"]
     rays: RayBundle
     rgb: Float[Tensor, "n 3"]
+    background: Bool[Tensor, " n"]
 
 
 def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, " a"], hard: Int[Tensor, " b"]) -> TrainBatch:
@@ -69,8 +70,10 @@ def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, " a"], hard: Int
 
 
 def moving_pixels(scene: Scene, frame: int) -> Int[Tensor, " m"]:
-    """Flat (row-major) indices of the pixels inside the motion mask of a frame, possibly none."""
-    return scene.motion_masks[frame].flatten().nonzero().squeeze(-1).to(scene.device)
+    """Flat (row-major) indices of the pixels inside the motion mask of a frame, possibly none; found once per frame."""
+    if frame not in scene.moving:
+        scene.moving[frame] = scene.motion_masks[frame].flatten().nonzero().squeeze(-1).to(scene.device)
+    return scene.moving[frame]
 
 
 def draw_batch(scene: Scene, frame: int, n_uniform: int, n_hard: int, generator: torch.Generator) -> TrainBatch:
@@ -92,22 +95,27 @@ def draw_batch(scene: Scene, frame: int, n_uniform: int, n_hard: int, generator:
 
 
 def draw_background(scene: Scene, n: int, generator: torch.Generator) -> BackgroundBatch:
-    """Draw n pixels from all frames with replacement and return those in the background, at most n."""
+    """Draw n pixels from all frames with replacement: of twice as many candidates, those of the background first.
+
+    The number of rays does not depend on the masks, so that a GPU is not waited for.
+    """
     height, width = scene.intrinsics.height, scene.intrinsics.width
-    index = torch.randint(scene.background.numel(), (n,), generator=generator, device=scene.device)
-    index = index.to(scene.images.device)  # differs from the compute device if the scene is memory-mapped
-    index = index[_gather_chunked(scene, scene.background.flatten(), index)]
-    rgb = _gather_chunked(scene, scene.images.flatten(0, 2), index).to(scene.device)
-    index = index.to(scene.device)
+    index = torch.randint(scene.background.numel(), (2 * n,), generator=generator, device=scene.device)
+    background = _gather_chunked(scene, scene.background.flatten(), index)
+    first = torch.argsort((~background).byte(), stable=True)[:n]
+    index, background = index[first], background[first]
+    rgb = _gather_chunked(scene, scene.images.flatten(0, 2), index)
     uv = torch.stack([index % width, index // width % height], dim=-1).to(scene.images.dtype)
     frames = index // (height * width)
-    return BackgroundBatch(frames, uv, make_rays(uv, scene.c2w[frames], scene.intrinsics), rgb)
+    return BackgroundBatch(frames, uv, make_rays(uv, scene.c2w[frames], scene.intrinsics), rgb, background)
 
 
 def _gather_chunked(scene: Scene, values: Tensor, index: Int[Tensor, " n"]) -> Tensor:
-    """Gather in small chunks: each access to a memory-mapped array triggers read-ahead that would fill the memory."""
+    """Gather onto the compute device, from a memory-mapped array in small chunks: read-ahead would fill the memory."""
+    if values.device == index.device != torch.device("cpu"):
+        return values[index]
     chunks = []
-    for chunk in index.split(GATHER_CHUNK):
+    for chunk in index.to(values.device).split(GATHER_CHUNK):
         chunks.append(values[chunk])
         scene.release_pages()
-    return torch.cat(chunks)
+    return torch.cat(chunks).to(index.device)

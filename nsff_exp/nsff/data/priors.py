@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nsff.data.scene import Scene
 from nsff.geometry.poses import Intrinsics
-from nsff.geometry.rays import RayBundle, camera_rays, make_rays
+from nsff.geometry.rays import RayBundle, camera_rays, make_rays, rotate_to_camera, world_to_camera
 from nsff.geometry.space import NEAR
 
 log = logging.getLogger("nsff")
@@ -213,7 +213,7 @@ def triangulate(scene: Scene, frame: int, index: Int[Tensor, " n"]) -> tuple[Flo
         if not 0 <= frame + step < scene.timeline.n_frames:
             continue
         c2w = scene.c2w[frame + step]
-        centre, ray = (origins - c2w[:, 3]) @ c2w[:, :3], directions @ c2w[:, :3]
+        centre, ray = world_to_camera(origins, c2w), rotate_to_camera(directions, c2w)
         target = uv + pick(scene, flow[frame], index)
         slope = torch.stack([size.width * 0.5 - target[:, 0], target[:, 1] - size.height * 0.5], dim=-1) / size.focal
         depth = (-ray[:, 2]).clamp(min=1e-3)[:, None]

@@ -51,6 +51,7 @@ class Scene:
     flow_bwd: Float[Tensor, "N H W 2"]
     flow_bwd_mask: Bool[Tensor, "N H W"]
     release_pages: Callable[[], None] = lambda: None  # see FrameCache.release_pages; no-op for a scene in memory
+    moving: dict[int, Tensor] = dataclasses.field(default_factory=dict)  # indices found so far; see moving_pixels
 
     @property
     def device(self) -> torch.device:

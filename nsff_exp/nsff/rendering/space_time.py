@@ -266,9 +266,10 @@ class _PlaneCompositor:
         before = torch.cat([torch.ones_like(transparency[:1]), transparency[:-1]])
         transmittance = self.transmittance * torch.cumprod(before, dim=0)
         self.transmittance = transmittance[-1] * transparency[-1]
-        self.dynamic += torch.einsum("sn,scn->cn", transmittance, dynamic)
-        self.static_rgb += torch.einsum("sn,scn->cn", transmittance * alpha_static, planes.static[:, :3])
-        self.depth += torch.einsum("sn,s->n", transmittance * (alpha_static + alpha_dynamic), planes.depths)
+        weight_static = transmittance * alpha_static
+        self.dynamic += (transmittance[:, None] * dynamic).sum(0)
+        self.static_rgb += (weight_static[:, None] * planes.static[:, :3]).sum(0)
+        self.depth += ((weight_static + transmittance * alpha_dynamic) * planes.depths[:, None]).sum(0)
 
     def frame(self) -> FrameRender:
         """Return the planes composited so far."""

@@ -46,9 +46,13 @@ def opacity(sigma_raw: Float[Tensor, "n s"], deltas: Float[Tensor, "n s"], noise
 
 
 def transmittance(transparency: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
-    """Compute T_k, the product of `transparency` (1 - alpha) over the samples before k; 1 at the first."""
-    products = torch.cumprod(transparency + MIN_TRANSPARENCY, dim=-1)
-    return torch.cat([torch.ones_like(products[:, :1]), products[:, :-1]], dim=-1)
+    """Compute T_k, the product of `transparency` (1 - alpha) over the samples before k; 1 at the first.
+
+    Note:
+        A sum of logarithms: the gradient of `torch.cumprod` waits for the GPU to look for zeros.
+    """
+    logs = torch.log(transparency + MIN_TRANSPARENCY).cumsum(dim=-1)
+    return torch.cat([torch.ones_like(logs[:, :1]), logs[:, :-1].exp()], dim=-1)
 
 
 def composite(

@@ -4,7 +4,7 @@ import dataclasses
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 SomeTerms = TypeVar("SomeTerms", bound="Terms")
@@ -146,6 +146,8 @@ def line_of_sight_loss(
     return (confidence * ((before**2).sum(-1) + off)).mean()
 
 
-def background_loss(rgb: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
-    """Mean squared colour error of the static field alone."""
-    return ((rgb - target) ** 2).mean()
+def background_loss(
+    rgb: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"], background: Bool[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """Mean squared colour error of the static field alone, over the rays that show the background."""
+    return weighted_mean((rgb - target) ** 2, background.to(rgb.dtype))

@@ -20,7 +20,7 @@ The differences between the variants are in `variant_rules`.
 
 import dataclasses
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsff.data.pixel_sampler import TrainBatch
@@ -106,10 +106,11 @@ class NeighbourCameras:
 
 @dataclasses.dataclass(frozen=True)
 class BackgroundRender:
-    """Colours of the static field alone on pixels of the background, and the true ones; both 0..1."""
+    """Colours of the static field alone, and the true ones, both 0..1; pixels outside the background do not count."""
 
     rgb: Float[Tensor, "n 3"]
     target: Float[Tensor, "n 3"]
+    background: Bool[Tensor, " n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +175,7 @@ def compute_losses(
         entropy=weights.entropy * blend_entropy(ref.static.blend_w) if rules.entropy else zero,
         distortion=weights.distortion * distortion,
         line_of_sight=zero if prior is None else weights.line_of_sight * prior.line_of_sight_loss(dynamic.weights),
-        background=zero if background is None else background_loss(background.rgb, background.target),
+        background=zero if background is None else background_loss(**vars(background)),
         split=weights.split * split_loss(render, batch) if weights.split else zero,
     )
 

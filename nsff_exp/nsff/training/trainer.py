@@ -160,16 +160,14 @@ class Trainer:
         return density_noise(shape, self.config.raw_noise_std, self.sample_rng, self.device)
 
     def _render_background(self) -> BackgroundRender | None:
-        """Render background pixels of all frames with the static field alone; None if there are none to draw."""
+        """Render background pixels of all frames with the static field alone; None unless asked for."""
         if not self.config.background_rays:
             return None
         n_rays = self.group.split(self.config.background_rays)
         batch = draw_background(self.scene, n_rays, self.sample_rng)
-        if not len(batch.rgb):
-            return None
         sampling = DepthSampling.of(self.config)
         rgb = render_background(self.fields.static, batch.rays, sampling, self.sample_rng, self._density_noise)
-        return BackgroundRender(rgb, batch.rgb)
+        return BackgroundRender(rgb, batch.rgb, batch.background)
 
     def _average_gradients(self) -> None:
         """Average gradients over the processes; a parameter that no ray of a process reached counts as 0 there."""

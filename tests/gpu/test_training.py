@@ -1,0 +1,178 @@
+"""Training on a GPU against the CPU, without waiting, resumed, in bfloat16, with a mapped scene, and by two GPUs."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nsff.config_loader import load_config
+from nsff.data.scene import load_scene
+from nsff.distributed import pick_device
+from nsff.rendering.frame_render import render_frame
+from nsff.rendering.ray_sampling import DepthSampling
+from nsff.rendering.space_time import PlaneSampling, render_space_time
+from nsff.training.loop import train
+from nsff.training.trainer import Trainer
+from toy_fields import SMALL_GRIDS
+
+CPU = torch.device("cpu")
+REPOSITORY = Path(__file__).resolve().parents[2]
+N_STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def options(small_scene) -> list[str]:
+    return [
+        "--datadir", str(small_scene), "--end_frame", "12", "--final_height", "36", "--bd_factor", "0.6",
+        "--use_viewdirs", "--use_motion_mask", "--chain_sf", "--decay_iteration", "1", "--perturb", "0",
+        "--N_rand", "128", "--num_extra_sample", "32", "--expname", "x", "--N_samples", "16", "--netwidth", "32",
+        "--hash_samples", "16", "--hash_coarse_samples", "16", "--prior_samples", "0", "--i_img", "0",
+        *(f"--{name}={value}" for name, value in SMALL_GRIDS.items()),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def config(options, variant, field, tmp_path):
+    schedule = "published" if field == "mlp" else "scaled"
+    more = ["--variant", variant, "--field", field, "--schedule", schedule, "--basedir", str(tmp_path)]
+    return load_config([*options, *more])
+
+
+@pytest.fixture
+def full_precision():
+    """Matrix products in float32: TF32, the default on a GPU, differs by its rounding."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def train_on(device: torch.device, config, start_step: int) -> tuple[list[float], list[torch.Tensor]]:
+    """Losses of some steps, and the weights after them, with all random draws replaced by those of the CPU."""
+    trainer = Trainer(config, load_scene(config, device), device)
+    trainer.step = start_step
+    losses = [float(trainer.train_step().loss) for _ in range(N_STEPS)]
+    return losses, [parameter.detach().cpu() for parameter in trainer.fields.parameters()]
+
+
+@pytest.fixture
+def draws_of_the_cpu(monkeypatch):
+    """Random numbers come from the CPU, the same on every device."""
+
+    def on_cpu(draw):
+        def call(*sizes, generator=None, device=None, **more):
+            return draw(*sizes, generator=call.generator, device=CPU, **more).to(device)
+
+        call.generator = None
+        return call
+
+    for name in ("rand", "randn", "randint", "randperm"):
+        monkeypatch.setattr(torch, name, on_cpu(getattr(torch, name)))
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+@pytest.mark.parametrize("start_step", [0, 40_000])
+def test_steps_equal_those_on_the_cpu(gpu, config, start_step, draws_of_the_cpu, full_precision):
+    losses, weights = zip(*(train_on(device, config, start_step) for device in (CPU, gpu)), strict=True)
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    for actual, expected in zip(weights[1], weights[0], strict=True):
+        difference = (actual - expected).norm() / expected.norm().clamp(min=1e-3)
+        assert float(difference) < 0.02
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+def test_default_precision_trains_alike(gpu, config, draws_of_the_cpu):
+    pick_device(config)  # sets TF32
+    on_gpu, _ = train_on(gpu, config, 40_000)
+    on_cpu, _ = train_on(CPU, config, 40_000)
+    assert on_gpu == pytest.approx(on_cpu, rel=0.03)
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+def test_bfloat16_trains_alike(gpu, config, draws_of_the_cpu, full_precision):
+    losses = [train_on(gpu, dataclasses.replace(config, amp=amp), 40_000)[0] for amp in (False, True)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+@pytest.mark.parametrize(("step", "warm_steps"), [(0, "0"), (0, "100"), (40_000, "0")])
+def test_steps_do_not_wait_for_the_gpu(gpu, config, step, warm_steps):
+    more = {"background_rays": 64, "w_split": 0.1, "raw_noise_std": 1.0, "perturb": 1.0}
+    config = dataclasses.replace(config, warm_steps=warm_steps, prior_samples=4, w_line_of_sight=0.1, **more)
+    trainer = Trainer(config, load_scene(config, gpu), gpu)
+    trainer.step = step
+    for _ in range(40):  # finds the moving pixels of all frames, compiles
+        trainer.train_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            trainer.train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+def test_resumed_run_goes_on_as_uninterrupted_one(gpu, config):
+    """Not to the bit: atomic additions have no fixed order."""
+    config = dataclasses.replace(config, perturb=1.0, N_iters=12, i_weights=100)
+    scene = load_scene(config, gpu)
+    whole = Trainer(config, scene, gpu)
+    expected = [float(whole.train_step().loss) for _ in range(12)]
+    first = Trainer(config, scene, gpu)
+    for _ in range(6):
+        first.train_step()
+    config.experiment_dir.mkdir(parents=True)
+    first.save()
+    resumed = Trainer(config, scene, gpu)
+    resumed.resume()
+    assert resumed.step == 6
+    assert [float(resumed.train_step().loss) for _ in range(6)] == pytest.approx(expected[6:], rel=1e-2)
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+def test_frames_equal_those_on_the_cpu(gpu, config, full_precision):
+    trainer = Trainer(config, load_scene(config, CPU), CPU)
+    for _ in range(10):
+        trainer.train_step()
+    frames = []
+    for device in (CPU, gpu):
+        fields, scene = trainer.fields.to(device), load_scene(config, device)
+        camera, sampling = scene.camera(4), DepthSampling.of(config).without_jitter()
+        with torch.no_grad():
+            still = render_frame(fields, camera, scene.timeline.time_of(4), sampling, config.rays_per_chunk)
+            planes = PlaneSampling.of(config)
+            between = render_space_time(fields, camera, scene.timeline, 4.5, planes, config.netchunk)
+        frames.append((still.rgb.cpu(), still.depth.cpu(), between.rgb.cpu(), between.depth.cpu()))
+    for expected, actual in zip(*frames, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0.0, atol=2e-3)
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+def test_mapped_scene_trains_as_one_in_memory(gpu, config, draws_of_the_cpu, full_precision):
+    losses = [train_on(gpu, dataclasses.replace(config, cache_gb=size), 0)[0] for size in (1.0, 0.0)]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
+@pytest.mark.parametrize("field", ["hash"])
+def test_evaluation_equals_that_on_the_cpu(gpu, config, small_scene):
+    train(Trainer(dataclasses.replace(config, N_iters=N_STEPS), load_scene(config, gpu), gpu))
+    given = ["--datadir", str(small_scene), "--basedir", config.basedir, "--config"]
+    means = []
+    for device in ("cpu", "cuda"):
+        command = [sys.executable, "evaluation.py", *given, str(config.experiment_dir / "args.txt")]
+        command += ["--protocol", "nsff-fixed", "--every", "20", "--device", device]
+        subprocess.run(command, cwd=REPOSITORY / "nsff_exp", check=True)
+        means.append(json.loads((config.experiment_dir / "metrics_nsff-fixed.json").read_text())["mean"])
+    for name in ("psnr", "psnr_dynamic", "psnr_static"):
+        assert means[1][name] == pytest.approx(means[0][name], abs=0.02)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("field", ["hash"])
+def test_two_gpus_train_together(gpu, config):
+    command = [sys.executable, "run_nerf.py", "--config", str(config.experiment_dir / "args.txt"), "--gpus", "2"]
+    subprocess.run([*command, "--N_iters", "4"], cwd=REPOSITORY / "nsff_exp", check=True)
+    assert (config.experiment_dir / "000004.tar").is_file()
