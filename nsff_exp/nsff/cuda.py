@@ -112,9 +112,9 @@ def render_memory_advice(config: Config) -> contextlib.AbstractContextManager[No
     Raises:
         InputError: instead of torch.OutOfMemoryError.
     """
-    return _memory_advice(
-        f"to render {config.netchunk} points at once; --netchunk {max(1, config.netchunk // 4)} needs about a quarter"
-    )
+    points = config.points_per_chunk("cuda")
+    option = f"--cuda_factor {config.cuda_factor // 4}" if config.cuda_factor >= 4 else f"--netchunk {points // 4}"
+    return _memory_advice(f"to render {points} points at once; {option} needs about a quarter")
 
 
 def step_memory_advice(config: Config) -> contextlib.AbstractContextManager[None]:
@@ -123,6 +123,8 @@ def step_memory_advice(config: Config) -> contextlib.AbstractContextManager[None
     Raises:
         InputError: instead of torch.OutOfMemoryError.
     """
+    if (factor := config.step_factor("cuda")) > 1:
+        return _memory_advice(f"for a training step; --cuda_factor {factor // 2} needs about half of it")
     names = ("N_rand", "num_extra_sample", "background_rays")
     halved = " ".join(f"--{name} {getattr(config, name) // 2}" for name in names if getattr(config, name) > 1)
     return _memory_advice(f"for a training step; half the rays need about half of it: {halved}")

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from nsff.config_loader import load_config
-from nsff.data.priors import Priors, align_disparity, ndc_depth, pick, triangulate
+from nsff.data.priors import Priors, align_disparity, ndc_depth, triangulate
 from nsff.data.scene import load_scene
 from nsff.evaluation.prior_figures import measure_priors
 from nsff.geometry.poses import Intrinsics
@@ -24,8 +24,9 @@ def scene(small_scene):
 
 
 @pytest.fixture(scope="module")
-def everywhere(scene):
-    return torch.arange(scene.intrinsics.height * scene.intrinsics.width)
+def all_of(scene):
+    """Indices of all pixels of a frame, over all frames."""
+    return lambda frame: frame * scene.n_pixels + torch.arange(scene.n_pixels)
 
 
 def with_disparity(scene, frame, values):
@@ -41,8 +42,8 @@ def test_ndc_depth_matches_hand_value():
     assert float(z) == pytest.approx(2.0 / 3.0)
 
 
-def test_lifted_point_lies_at_the_depth_of_its_pixel(scene, everywhere):
-    lifted = Priors.of(scene).lift(FRAME, everywhere)
+def test_lifted_point_lies_at_the_depth_of_its_pixel(scene, all_of):
+    lifted = Priors.of(scene).lift(all_of(FRAME))
     points = ndc_to_world(lifted.rays.points_ndc(lifted.z[:, None])[:, 0], scene.intrinsics)
     in_camera = world_to_camera(points, scene.c2w[FRAME])
     moving = scene.motion_masks[FRAME].flatten()
@@ -54,8 +55,8 @@ def test_lifted_point_lies_at_the_depth_of_its_pixel(scene, everywhere):
     )
 
 
-def test_triangulate_exact_flow_gives_exact_depth(scene, everywhere):
-    inverse_depth, information = triangulate(scene, FRAME, everywhere)
+def test_triangulate_exact_flow_gives_exact_depth(scene, all_of):
+    inverse_depth, information = triangulate(scene, all_of(FRAME))
     known = scene.background[FRAME].flatten() & (information > 1.0)
     exact = scene.disparity[FRAME].flatten() / scene.cameras.scale
     assert int(known.sum()) > 1000
@@ -78,13 +79,13 @@ def test_inverse_depth_in_units_of_the_poses_is_taken_as_it_is(scene):
     assert (alignment.scale, alignment.shift) == (1.0 / scene.cameras.scale, 0.0)
 
 
-def test_frame_with_disparity_upside_down_is_named_and_not_used(scene, everywhere, caplog):
+def test_frame_with_disparity_upside_down_is_named_and_not_used(scene, all_of, caplog):
     priors = Priors.of(with_disparity(scene, FRAME, scene.disparity[FRAME].max() - scene.disparity[FRAME]))
     assert [alignment.believed for alignment in priors.alignments] == [frame != FRAME for frame in range(12)]
     assert f"depth of 1 frames contradicts flow and poses and is not used: {FRAME}" in caplog.text
-    assert float(priors.lift(FRAME, everywhere).confidence.max()) == 0.0
+    assert float(priors.lift(all_of(FRAME)).confidence.max()) == 0.0
     moving = scene.motion_masks[FRAME - 1].flatten()
-    assert float(priors.lift(FRAME - 1, everywhere).sf_fwd_confidence[moving].max()) == 0.0
+    assert float(priors.lift(all_of(FRAME - 1)).sf_fwd_confidence[moving].max()) == 0.0
 
 
 def test_frame_without_known_flow_is_not_believed(scene):
@@ -94,8 +95,8 @@ def test_frame_without_known_flow_is_not_believed(scene):
     assert math.isnan(alignment.residual)
 
 
-def test_lifted_scene_flow_projects_to_the_target_of_optical_flow(scene, everywhere):
-    lifted = Priors.of(scene).lift(FRAME, everywhere)
+def test_lifted_scene_flow_projects_to_the_target_of_optical_flow(scene, all_of):
+    lifted = Priors.of(scene).lift(all_of(FRAME))
     points = lifted.rays.points_ndc(lifted.z[:, None])[:, 0]
     for flow, confidence, step, optical in (
         (lifted.sf_fwd, lifted.sf_fwd_confidence, 1, scene.flow_fwd),
@@ -103,27 +104,25 @@ def test_lifted_scene_flow_projects_to_the_target_of_optical_flow(scene, everywh
     ):
         c2w = scene.c2w[FRAME + step]
         target = project(world_to_camera(ndc_to_world(points + flow, scene.intrinsics), c2w), scene.intrinsics)
-        error = (target - pixel_grid(scene.intrinsics, CPU) - pick(scene, optical[FRAME], everywhere)).norm(dim=-1)
+        error = (target - pixel_grid(scene.intrinsics, CPU) - scene.pick(optical, all_of(FRAME))).norm(dim=-1)
         moving = scene.motion_masks[FRAME].flatten() & (confidence > 0.0)
         assert int(moving.sum()) > 50
         assert float(error[moving].max()) < 0.05
         assert bool((flow[scene.background[FRAME].flatten()] == 0.0).all())
 
 
-def test_scene_flow_at_the_ends_has_no_confidence(scene, everywhere):
+def test_scene_flow_at_the_ends_has_no_confidence(scene, all_of):
     priors = Priors.of(scene)
-    assert float(priors.lift(0, everywhere).sf_bwd_confidence.max()) == 0.0
-    assert float(priors.lift(11, everywhere).sf_fwd_confidence.max()) == 0.0
+    assert float(priors.lift(all_of(0)).sf_bwd_confidence.max()) == 0.0
+    assert float(priors.lift(all_of(11)).sf_fwd_confidence.max()) == 0.0
 
 
-def test_random_flow_loses_confidence(scene, everywhere):
+def test_random_flow_loses_confidence(scene, all_of):
     moving = scene.motion_masks[FRAME].flatten()
     flow = scene.flow_fwd.clone()
     flow[FRAME] += 20.0 * torch.randn(flow[FRAME].shape, generator=torch.Generator().manual_seed(0))
-    right = Priors.of(scene).lift(FRAME, everywhere).sf_fwd_confidence[moving].mean()
-    wrong = (
-        Priors.of(dataclasses.replace(scene, flow_fwd=flow)).lift(FRAME, everywhere).sf_fwd_confidence[moving].mean()
-    )
+    right = Priors.of(scene).lift(all_of(FRAME)).sf_fwd_confidence[moving].mean()
+    wrong = Priors.of(dataclasses.replace(scene, flow_fwd=flow)).lift(all_of(FRAME)).sf_fwd_confidence[moving].mean()
     assert float(wrong) < 0.3 * float(right)
 
 

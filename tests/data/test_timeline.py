@@ -8,7 +8,6 @@ def test_timeline_maps_frames_to_field_time():
     timeline = Timeline(24)
     assert [timeline.time_of(frame) for frame in (0, 6, 12)] == [-1.0, -0.5, 0.0]
     assert timeline.time_of(3) + timeline.step == pytest.approx(timeline.time_of(4))
-    assert [timeline.is_first(0), timeline.is_first(1), timeline.is_last(23)] == [True, False, True]
 
 
 def test_timeline_split_returns_floor_and_remainder():

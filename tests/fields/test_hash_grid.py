@@ -120,7 +120,9 @@ def cuda_library(request, tmp_path_factory):
             ),
         )
     )
-    (folder / "grid.cpp").write_text(f'#include "{CUDA_ON_CPU}"\n#include "{gpu.kernel_source(*request.param).path}"\n{calls}')
+    (folder / "grid.cpp").write_text(
+        f'#include "{CUDA_ON_CPU}"\n#include "{gpu.kernel_source(*request.param).path}"\n{calls}'
+    )
     command = ["g++", "-O1", "-shared", "-fPIC", "-std=c++17", f"-DN_AXES={n_axes}", f"-DN_FEATURES={n_features}"]
     subprocess.run([*command, "-o", str(folder / "grid.so"), str(folder / "grid.cpp")], check=True)
     return n_axes, n_features, ctypes.CDLL(str(folder / "grid.so"))

@@ -102,7 +102,7 @@ def test_splat_with_gradient_equals_cpu(gpu):
     values, flow = torch.rand(2, 3, 20, 30), 5.0 * torch.randn(2, 2, 20, 30)
     results = []
     for device in (torch.device("cpu"), gpu):
-        v, f = values.to(device).requires_grad_(), flow.to(device).requires_grad_()
+        v, f = (given.clone().to(device).requires_grad_() for given in (values, flow))
         (splat(v, f, "average") ** 2).sum().backward()
         results.append((v.grad, f.grad))
     for expected, actual in zip(*results, strict=True):

@@ -95,7 +95,7 @@ def test_background_loss_matches_hand_value():
 def test_split_loss_is_mean_over_uniform_background_rays(paper_config, paper_scene, golden):
     fields = build_fields(paper_config)
     load_weights(fields, read_checkpoint(golden / "render" / "002000.tar"), paper_config)
-    batch = gather_batch(paper_scene, 5, torch.tensor([3, 700, 1200, 1290]), torch.tensor([5, 9]))
+    batch = gather_batch(paper_scene, 5, torch.tensor([3, 700, 1200, 1290, 5, 9]), n_uniform=4)
     batch = dataclasses.replace(batch, background=torch.tensor([True, False, True, True, True, True]))
     sampled = SampledRays.at(batch.rays, sample_depths(6, 12, 0.0, None, CPU))
     one_step = TwoStepWarp(backward=True, rendered=False)

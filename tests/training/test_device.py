@@ -42,7 +42,7 @@ def test_training_step_stays_on_the_device(variant, field, monkeypatch):
             fields, scene = build_fields(config), fake_scene(device)
         plan = plan_step(config, 60_000, scene.timeline.n_frames)
         assert plan.two_step.rendered
-        batch = gather_batch(scene, 2, torch.arange(10, device=device), torch.arange(4, device=device))
+        batch = gather_batch(scene, 2, torch.arange(14, device=device) % 10, n_uniform=10)
         sampling = DepthSampling(8, 6 if field == "hash" else 0, 1.0)
         depths = choose_depths(fields, batch.rays, 0.0, sampling)
         render = render_train(

@@ -107,7 +107,7 @@ def replay(stage, name, figures, scene, config, fields, static_everywhere: bool)
     frame, prefix = stage["frame"], f"step/{name}/"
     draws = [torch.from_numpy(figures[prefix + key]) for key in ("pick2", "pick3") if prefix + key in figures]
     hard = moving_pixels(scene, frame)[draws[0]] if len(draws) == 2 else draws[0][:0]
-    batch = gather_batch(scene, frame, draws[-1], hard)
+    batch = gather_batch(scene, frame, torch.cat([draws[-1], hard]), len(draws[-1]))
     plan = plan_step(config, stage["step"], scene.timeline.n_frames)
     n_rays = len(batch.rays)
     render = render_train(

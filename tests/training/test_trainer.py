@@ -13,7 +13,7 @@ import run_nerf
 import torch
 from nsff.cli import run_script
 from nsff.cuda import render_memory_advice
-from nsff.data.pixel_sampler import draw_batch
+from nsff.data.pixel_sampler import draw_pixels, gather_batch
 from nsff.errors import InputError
 from nsff.geometry.rays import Camera, project, world_to_camera
 from nsff.geometry.space import ndc_to_world
@@ -177,16 +177,17 @@ def test_training_halves_colour_error(config, paper_scene):
     assert sum(errors[-10:]) < 0.5 * sum(errors[:10])
 
 
-def test_draw_batch_hard_rays_follow_uniform_ones_and_lie_in_motion_mask(paper_scene):
+def test_drawn_hard_rays_follow_uniform_ones_and_lie_in_motion_mask(paper_scene):
     frame = int(paper_scene.motion_masks.flatten(1).sum(1).argmax())
-    batch = draw_batch(paper_scene, frame, 10, 7, torch.Generator().manual_seed(0))
+    uniform, hard = draw_pixels(paper_scene, frame, 10, 7, torch.Generator().manual_seed(0))
+    batch = gather_batch(paper_scene, frame, torch.cat([uniform, hard]), len(uniform))
     assert (batch.n_uniform, len(batch.rgb)) == (10, 17)
     right, down = batch.uv[10:].long().unbind(-1)
     assert bool(paper_scene.motion_masks[frame, down, right].all())
     assert torch.equal(batch.rgb[10:], paper_scene.images[frame, down, right])
-    everything = draw_batch(paper_scene, frame, 10**6, 10**6, torch.Generator().manual_seed(0))
-    assert everything.n_uniform == 36 * 64
-    assert len(everything.rgb) == 36 * 64 + int(paper_scene.motion_masks[frame].sum())
+    uniform, hard = draw_pixels(paper_scene, frame, 10**6, 10**6, torch.Generator().manual_seed(0))
+    assert sorted(uniform.tolist()) == list(range(36 * 64))
+    assert len(hard) == int(paper_scene.motion_masks[frame].sum())
 
 
 def test_check_loss_names_term_and_frame_of_nan(config, paper_scene):

@@ -11,7 +11,7 @@ from nsff.data.scene import load_scene
 from nsff.fields import DynamicField, DynamicSamples, Fields, StaticField, StaticSamples, build_fields
 from nsff.geometry.rays import RayBundle
 from nsff.training.trainer import Trainer
-from nsff.training.warm_start import OPAQUE, PointBatch, compute_warm_losses, draw_points
+from nsff.training.warm_start import OPAQUE, PointBatch, compute_warm_losses, draw_points, lift_points
 
 CPU = torch.device("cpu")
 GRIDS = {"hash_levels": 6, "hash_log2_rows": 14, "hash_finest": 128, "hash_dynamic_finest": 128}
@@ -46,7 +46,7 @@ def test_warm_losses_match_hand_values():
         sf_bwd=torch.tensor([[0.0, -0.2, 0.0], [0.0, 0.0, 0.0]]), sf_bwd_confidence=torch.tensor([1.0, 0.0]),
     )  # fmt: skip
     rgb, moving = torch.tensor([[1.0, 1.0, 1.0], [0.5, 0.5, 0.5]]), torch.tensor([1.0, 0.0])
-    batch = [PointBatch(0.0, lifted, rgb, moving, background=1.0 - moving)]
+    batch = PointBatch(torch.zeros(2), lifted, rgb, moving, background=1.0 - moving)
     terms = compute_warm_losses(Fields(Grey(), GreyMoving()), batch, torch.Generator())
     shortfall, excess, background = (OPAQUE - 20.0) / OPAQUE, 21.0 / OPAQUE, 0.5 / 1.5
     assert float(terms.dynamic_colour) == pytest.approx(0.25 / 2)
@@ -74,10 +74,14 @@ def scene(config):
 
 
 def test_draw_points_are_half_moving(scene):
-    points = draw_points(Priors.of(scene), [3, 8], 400, torch.Generator().manual_seed(0))
-    assert [len(frame.rgb) for frame in points] == [200, 200]
-    assert all(bool(frame.moving[100:].all()) for frame in points)
-    assert [frame.time for frame in points] == [scene.timeline.time_of(3), scene.timeline.time_of(8)]
+    index = draw_points(scene, [3, 8], 400, torch.Generator().manual_seed(0))
+    assert (index // scene.n_pixels).tolist() == [3] * 200 + [8] * 200
+    points = lift_points(Priors.of(scene), index)
+    assert bool(points.moving[100:200].all())
+    assert bool(points.moving[300:].all())
+    expected = torch.tensor([scene.timeline.time_of(frame) for frame in (3, 8)]).repeat_interleave(200)
+    torch.testing.assert_close(points.times, expected)
+    assert torch.equal(points.rgb[250], scene.images[8].flatten(0, 1)[index[250] % scene.n_pixels])
 
 
 def test_fields_hold_the_priors_after_the_warm_start(config, scene):
@@ -87,7 +91,7 @@ def test_fields_hold_the_priors_after_the_warm_start(config, scene):
         trainer.train_step()
     rgb, moving = scene.images[frame].reshape(-1, 3), scene.motion_masks[frame].flatten()
     background = scene.background[frame].flatten()
-    lifted = Priors.of(scene).lift(frame, torch.arange(len(rgb)))
+    lifted = Priors.of(scene).lift(frame * scene.n_pixels + torch.arange(len(rgb)))
     points = lifted.rays.points_ndc(torch.stack([lifted.z, 0.5 * lifted.z], dim=-1))
     with torch.no_grad():
         time = torch.full((len(rgb),), scene.timeline.time_of(frame))

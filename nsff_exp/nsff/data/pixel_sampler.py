@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nsff.data.scene import Scene
+from nsff.data.scene import Frame, Scene
 from nsff.geometry.rays import RayBundle, make_rays
 
 GATHER_CHUNK = 128  # pixels gathered between releases of mapped pages
@@ -16,10 +16,10 @@ GATHER_CHUNK = 128  # pixels gathered between releases of mapped pages
 class TrainBatch:
     """n pixels of one frame: first `n_uniform` from the whole frame, then hard-mined ones from its motion mask.
 
-    `index` is flat (row-major); `uv` and flow are (right, down) in pixels, `rgb` is 0..1.
+    `index` is flat (row-major) over all frames; `uv` and flow are (right, down) in pixels, `rgb` is 0..1.
     """
 
-    frame: int
+    frame: Frame
     n_uniform: int
     index: Int[Tensor, " n"]
     uv: Float[Tensor, "n 2"]
@@ -44,28 +44,30 @@ class BackgroundBatch:
     background: Bool[Tensor, " n"]
 
 
-def gather_batch(scene: Scene, frame: int, uniform: Int[Tensor, " a"], hard: Int[Tensor, " b"]) -> TrainBatch:
-    """Gather pixels of a frame by flat (row-major) indices, uniform ones first, on the compute device."""
-    index = torch.cat([uniform, hard])
-    width = scene.intrinsics.width
-    uv = torch.stack([index % width, index // width], dim=-1).to(scene.images.dtype)
+def gather_batch(scene: Scene, frame: Frame, pixels: Int[Tensor, " n"], n_uniform: int) -> TrainBatch:
+    """Gather pixels of a frame on the compute device.
 
-    def pick(values: Tensor) -> Tensor:
-        return values[frame].flatten(0, 1)[index.to(values.device)].to(scene.device)
-
+    Args:
+        scene: Scene to sample.
+        frame: Index of the frame.
+        pixels: Flat (row-major) indices within the frame, uniform ones first.
+        n_uniform: Number of the latter.
+    """
+    index = frame * scene.n_pixels + pixels
+    uv = scene.pixel_coordinates(index)
     return TrainBatch(
         frame,
-        len(uniform),
+        n_uniform,
         index,
         uv,
-        make_rays(uv, scene.c2w[frame], scene.intrinsics),
-        rgb=pick(scene.images),
-        disparity=pick(scene.disparity),
-        flow_fwd=pick(scene.flow_fwd),
-        flow_fwd_mask=pick(scene.flow_fwd_mask),
-        flow_bwd=pick(scene.flow_bwd),
-        flow_bwd_mask=pick(scene.flow_bwd_mask),
-        background=pick(scene.background),
+        make_rays(uv, scene.pose(frame), scene.intrinsics),
+        rgb=scene.pick(scene.images, index),
+        disparity=scene.pick(scene.disparity, index),
+        flow_fwd=scene.pick(scene.flow_fwd, index),
+        flow_fwd_mask=scene.pick(scene.flow_fwd_mask, index),
+        flow_bwd=scene.pick(scene.flow_bwd, index),
+        flow_bwd_mask=scene.pick(scene.flow_bwd_mask, index),
+        background=scene.pick(scene.background, index),
     )
 
 
@@ -76,8 +78,10 @@ def moving_pixels(scene: Scene, frame: int) -> Int[Tensor, " m"]:
     return scene.moving[frame]
 
 
-def draw_batch(scene: Scene, frame: int, n_uniform: int, n_hard: int, generator: torch.Generator) -> TrainBatch:
-    """Draw pixels of a frame without replacement, uniformly and from its motion mask.
+def draw_pixels(
+    scene: Scene, frame: int, n_uniform: int, n_hard: int, generator: torch.Generator | None, repeat_hard: bool = False
+) -> tuple[Int[Tensor, " a"], Int[Tensor, " b"]]:
+    """Draw pixels of a frame, uniformly and from its motion mask, without replacement but for `repeat_hard`.
 
     Args:
         scene: Scene to sample.
@@ -85,28 +89,31 @@ def draw_batch(scene: Scene, frame: int, n_uniform: int, n_hard: int, generator:
         n_uniform: Pixels from the whole frame, at most all of them.
         n_hard: Pixels from the motion mask; fewer if the mask is smaller.
         generator: Random generator on the compute device.
+        repeat_hard: Draw those of the mask with replacement, always `n_hard` unless the mask is empty.
+
+    Returns:
+        Flat (row-major) indices within the frame: uniform ones, and those from the motion mask.
     """
-    n_pixels = scene.intrinsics.height * scene.intrinsics.width
-    device = scene.device
+    n_pixels, device = scene.n_pixels, scene.device
     moving = moving_pixels(scene, frame) if n_hard else torch.empty(0, dtype=torch.long, device=device)
-    hard = moving[torch.randperm(len(moving), generator=generator, device=device)[:n_hard]]
-    uniform = torch.randperm(n_pixels, generator=generator, device=device)[:n_uniform]
-    return gather_batch(scene, frame, uniform, hard)
+    if repeat_hard and len(moving):
+        hard = moving[torch.randint(len(moving), (n_hard,), generator=generator, device=device)]
+    else:
+        hard = moving[torch.randperm(len(moving), generator=generator, device=device)[:n_hard]]
+    return torch.randperm(n_pixels, generator=generator, device=device)[:n_uniform], hard
 
 
-def draw_background(scene: Scene, n: int, generator: torch.Generator) -> BackgroundBatch:
+def draw_background(scene: Scene, n: int, generator: torch.Generator | None) -> BackgroundBatch:
     """Draw n pixels from all frames with replacement: of twice as many candidates, those of the background first.
 
     The number of rays does not depend on the masks, so that a GPU is not waited for.
     """
-    height, width = scene.intrinsics.height, scene.intrinsics.width
     index = torch.randint(scene.background.numel(), (2 * n,), generator=generator, device=scene.device)
     background = _gather_chunked(scene, scene.background.flatten(), index)
     first = torch.argsort((~background).byte(), stable=True)[:n]
     index, background = index[first], background[first]
     rgb = _gather_chunked(scene, scene.images.flatten(0, 2), index)
-    uv = torch.stack([index % width, index // width % height], dim=-1).to(scene.images.dtype)
-    frames = index // (height * width)
+    uv, frames = scene.pixel_coordinates(index), index // scene.n_pixels
     return BackgroundBatch(frames, uv, make_rays(uv, scene.c2w[frames], scene.intrinsics), rgb, background)
 
 

@@ -6,6 +6,7 @@ to the neighbouring frames, and the confidence of both. An extension of the pape
 """
 
 import dataclasses
+import functools
 import logging
 
 import torch
@@ -96,69 +97,77 @@ class Priors:
         """Whether the depth of at least one frame is believed."""
         return any(alignment.believed for alignment in self.alignments)
 
-    def lift(self, frame: int, index: Int[Tensor, " n"]) -> LiftedPixels:
-        """Lift pixels of a frame, given by flat (row-major) indices on the compute device."""
-        scene, uv = self.scene, pixel_coordinates(self.scene, index)
-        rays = make_rays(uv, scene.c2w[frame], scene.intrinsics)
-        z, confidence = self.depth(frame, index)
+    @functools.cached_property
+    def _tables(self) -> dict[str, Float[Tensor, " N"]]:
+        """Attributes of the alignments of all frames, on the compute device."""
+        names = [field.name for field in dataclasses.fields(Alignment)]
+        rows = [[float(getattr(alignment, name)) for alignment in self.alignments] for name in names]
+        return dict(zip(names, torch.tensor(rows, device=self.scene.device), strict=True))
+
+    def lift(self, index: Int[Tensor, " n"]) -> LiftedPixels:
+        """Lift pixels, given by flat (row-major) indices over all frames, on the compute device."""
+        scene = self.scene
+        rays = make_rays(scene.pixel_coordinates(index), scene.c2w[index // scene.n_pixels], scene.intrinsics)
+        z, confidence = self.depth(index)
         points_ndc = rays.points_ndc(z[:, None])[:, 0]
-        forward, backward = (self._scene_flow(frame, index, points_ndc, step) for step in (1, -1))
+        forward, backward = (self._scene_flow(index, points_ndc, step) for step in (1, -1))
         return LiftedPixels(rays, z, confidence, *forward, *backward)
 
-    def depth(self, frame: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    def depth(self, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """NDC depth (0..1) of pixels along their rays, and its confidence (0..1)."""
-        inverse_depth, confidence = self._inverse_depth(frame, index)
-        uv = pixel_coordinates(self.scene, index)
-        return ndc_depth(uv, self.scene.c2w[frame], inverse_depth, self.scene.intrinsics), confidence
+        scene = self.scene
+        inverse_depth, confidence = self._inverse_depth(index)
+        uv, c2w = scene.pixel_coordinates(index), scene.c2w[index // scene.n_pixels]
+        return ndc_depth(uv, c2w, inverse_depth, scene.intrinsics), confidence
 
-    def _inverse_depth(self, frame: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    def _inverse_depth(self, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Inverse depth in scene units and its confidence: the aligned prior, on the background fused with flow.
 
         Both are weighted by their inverse variances: that of the frame's fit, and that of triangulated flow. A frame
         that is not believed has triangulated depth alone, without confidence.
         """
-        scene, alignment = self.scene, self.alignments[frame]
-        disparity = pick(scene, scene.disparity[frame], index)
-        prior = (alignment.scale * disparity + alignment.shift).clamp(min=FARTHEST)
-        background = pick(scene, scene.background[frame], index)
-        triangulated, information = triangulate(scene, frame, index)
+        scene, frames = self.scene, index // self.scene.n_pixels
+        alignment = {name: values[frames] for name, values in self._tables.items()}
+        disparity, background = scene.pick(scene.disparity, index), scene.pick(scene.background, index)
+        prior = (alignment["scale"] * disparity + alignment["shift"]).clamp(min=FARTHEST)
+        triangulated, information = triangulate(scene, index)
         information = torch.where(background & (triangulated > FARTHEST), information, 0.0)
-        if not alignment.believed:
-            return torch.where(information > 0, triangulated, prior), torch.zeros_like(prior)
-        variance = alignment.spread**2
+        variance = alignment["spread"] ** 2
         weight = information * variance / (FLOW_NOISE**2 + information * variance)
         fused = prior + weight * torch.where(information > 0, triangulated - prior, 0.0)
         tolerance = max(MIN_TOLERANCE, TOLERANCE * scene.intrinsics.width)
-        error = torch.where(information > 0, (prior - triangulated).abs() * information.sqrt(), alignment.residual)
+        parallax_error = (prior - triangulated).abs() * information.sqrt()
+        error = torch.where(information > 0, parallax_error, alignment["residual"])
         confidence = weight + (1.0 - weight) * torch.exp(-0.5 * (error / tolerance) ** 2)
-        return fused, confidence
+        believed, measured = alignment["believed"] > 0, torch.where(information > 0, triangulated, prior)
+        return torch.where(believed, fused, measured), torch.where(believed, confidence, 0.0)
 
     def _scene_flow(
-        self, frame: int, index: Int[Tensor, " n"], points_ndc: Float[Tensor, "n 3"], step: int
+        self, index: Int[Tensor, " n"], points_ndc: Float[Tensor, "n 3"], step: int
     ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"]]:
         """Lift optical flow to the next (`step` 1) or previous (-1) frame; static points have none."""
-        scene, neighbour = self.scene, frame + step
-        if not 0 <= neighbour < scene.timeline.n_frames:
-            return torch.zeros_like(points_ndc), torch.zeros_like(points_ndc[:, 0])
-        target, there, confidence = follow_flow(scene, frame, index, step)
-        inverse_depth, there_confidence = self._inverse_depth(neighbour, there)
-        rays = make_rays(target, scene.c2w[neighbour], scene.intrinsics)
-        z = ndc_depth(target, scene.c2w[neighbour], inverse_depth, scene.intrinsics)
-        flow = rays.points_ndc(z[:, None])[:, 0] - points_ndc
-        same_side = pick(scene, scene.motion_masks[neighbour], there) == pick(scene, scene.motion_masks[frame], index)
+        scene = self.scene
+        target, there, confidence = follow_flow(scene, index, step)
+        inverse_depth, there_confidence = self._inverse_depth(there)
+        c2w = scene.c2w[there // scene.n_pixels]
+        z = ndc_depth(target, c2w, inverse_depth, scene.intrinsics)
+        flow = make_rays(target, c2w, scene.intrinsics).points_ndc(z[:, None])[:, 0] - points_ndc
+        same_side = scene.pick(scene.motion_masks, there) == scene.pick(scene.motion_masks, index)
         confidence = confidence * there_confidence * same_side * (flow.abs().amax(-1) < LARGEST_FLOW)
-        background = pick(scene, scene.background[frame], index)
+        background = scene.pick(scene.background, index)
         flow = torch.where((confidence > 0.0)[:, None] & ~background[:, None], flow, 0.0)
-        return flow, torch.where(background, 1.0, confidence)
+        has_neighbour = _has_neighbour(scene, index, step)
+        return flow, torch.where(background, 1.0, confidence) * has_neighbour
 
 
-def pick(scene: Scene, values: Tensor, index: Int[Tensor, " n"]) -> Tensor:
-    """Values of one frame (H, W, ...) at flat pixel indices, on the compute device."""
-    return values.flatten(0, 1)[index.to(values.device)].to(scene.device)
+def _has_neighbour(scene: Scene, index: Int[Tensor, " n"], step: int) -> Bool[Tensor, " n"]:
+    """Whether the frame of a pixel has a next (`step` 1) or previous (-1) one."""
+    neighbour = index // scene.n_pixels + step
+    return (neighbour >= 0) & (neighbour < scene.timeline.n_frames)
 
 
 def ndc_depth(
-    uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "3 4"], inverse_depth: Float[Tensor, " n"], intrinsics: Intrinsics
+    uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "*n 3 4"], inverse_depth: Float[Tensor, " n"], intrinsics: Intrinsics
 ) -> Float[Tensor, " n"]:
     """NDC depth (0..1) along the rays of pixels at an inverse depth (scene units) along the viewing axis.
 
@@ -170,33 +179,28 @@ def ndc_depth(
     return torch.where(z_world > NEAR, 1.0 - NEAR / z_world.clamp(min=NEAR), 0.0).clamp(max=FARTHEST_NDC)
 
 
-def pixel_coordinates(scene: Scene, index: Int[Tensor, " n"]) -> Float[Tensor, "n 2"]:
-    """Coordinates (right, down) of pixels given by flat (row-major) indices."""
-    width = scene.intrinsics.width
-    return torch.stack([index % width, index // width], dim=-1).to(scene.c2w.dtype)
-
-
 def follow_flow(
-    scene: Scene, frame: int, index: Int[Tensor, " n"], step: int
+    scene: Scene, index: Int[Tensor, " n"], step: int
 ) -> tuple[Float[Tensor, "n 2"], Int[Tensor, " n"], Float[Tensor, " n"]]:
     """Follow optical flow to the next (`step` 1) or previous (-1) frame.
 
     Returns:
-        Pixel coordinates (right, down), flat index of the nearest pixel, and confidence (0..1).
+        Pixel coordinates (right, down), flat index of the nearest pixel over all frames, and confidence (0..1).
         The latter is 0 where the flow is inconsistent or leaves the image, and falls with the difference of colours.
     """
     flow, mask = (scene.flow_fwd, scene.flow_fwd_mask) if step > 0 else (scene.flow_bwd, scene.flow_bwd_mask)
     height, width = scene.intrinsics.height, scene.intrinsics.width
-    target = pixel_coordinates(scene, index) + pick(scene, flow[frame], index)
+    target = scene.pixel_coordinates(index) + scene.pick(flow, index)
     right, down = target.round().long().unbind(-1)
-    inside = (right >= 0) & (right < width) & (down >= 0) & (down < height)
-    there = down.clamp(0, height - 1) * width + right.clamp(0, width - 1)
-    difference = pick(scene, scene.images[frame], index) - pick(scene, scene.images[frame + step], there)
+    inside = (right >= 0) & (right < width) & (down >= 0) & (down < height) & _has_neighbour(scene, index, step)
+    neighbour = (index // scene.n_pixels + step).clamp(0, scene.timeline.n_frames - 1)
+    there = neighbour * scene.n_pixels + down.clamp(0, height - 1) * width + right.clamp(0, width - 1)
+    difference = scene.pick(scene.images, index) - scene.pick(scene.images, there)
     similar = torch.exp(-0.5 * (difference.abs().mean(-1) / COLOUR_NOISE) ** 2)
-    return target, there, similar * (inside & pick(scene, mask[frame], index))
+    return target, there, similar * (inside & scene.pick(mask, index))
 
 
-def triangulate(scene: Scene, frame: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+def triangulate(scene: Scene, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Triangulate static pixels from the flow to both neighbours.
 
     The projection of the point at inverse depth r into a neighbour is that of A r + B, with A the camera's centre and B
@@ -206,22 +210,20 @@ def triangulate(scene: Scene, frame: int, index: Int[Tensor, " n"]) -> tuple[Flo
     Returns:
         Inverse depth in scene units, and its information: squared pixels of parallax per squared unit, 0 without flow.
     """
-    size, uv = scene.intrinsics, pixel_coordinates(scene, index)
-    origins, directions = camera_rays(uv, scene.c2w[frame], size)
+    size, uv, frames = scene.intrinsics, scene.pixel_coordinates(index), index // scene.n_pixels
+    origins, directions = camera_rays(uv, scene.c2w[frames], size)
     numerator, information = torch.zeros_like(uv[:, 0]), torch.zeros_like(uv[:, 0])
     for step, flow, mask in ((1, scene.flow_fwd, scene.flow_fwd_mask), (-1, scene.flow_bwd, scene.flow_bwd_mask)):
-        if not 0 <= frame + step < scene.timeline.n_frames:
-            continue
-        c2w = scene.c2w[frame + step]
+        c2w = scene.c2w[(frames + step).clamp(0, scene.timeline.n_frames - 1)]
         centre, ray = world_to_camera(origins, c2w), rotate_to_camera(directions, c2w)
-        target = uv + pick(scene, flow[frame], index)
+        target = uv + scene.pick(flow, index)
         slope = torch.stack([size.width * 0.5 - target[:, 0], target[:, 1] - size.height * 0.5], dim=-1) / size.focal
         depth = (-ray[:, 2]).clamp(min=1e-3)[:, None]
         a = size.focal * (centre[:, :2] - slope * centre[:, 2:]) / depth
         b = size.focal * (ray[:, :2] - slope * ray[:, 2:]) / depth
-        consistent = pick(scene, mask[frame], index).to(a.dtype)
-        numerator -= consistent * (a * b).sum(-1)
-        information += consistent * (a * a).sum(-1)
+        consistent = (scene.pick(mask, index) & _has_neighbour(scene, index, step)).to(a.dtype)
+        numerator = numerator - consistent * (a * b).sum(-1)
+        information = information + consistent * (a * a).sum(-1)
     return numerator / information.clamp(min=1e-9), information
 
 
@@ -232,8 +234,8 @@ def align_disparity(scene: Scene, frame: int) -> Alignment:
     it is taken for inverse depth in units of the poses, as multi-view depth is, is taken for that.
     """
     index, background = _fit_pixels(scene, frame)
-    disparity = pick(scene, scene.disparity[frame], index)
-    triangulated, information = triangulate(scene, frame, index)
+    disparity = scene.pick(scene.disparity, index)
+    triangulated, information = triangulate(scene, index)
     use = background & (information > 0) & (triangulated > FARTHEST)
     metric = 1.0 / scene.cameras.scale
     if int(use.sum()) < MIN_ALIGNED:
@@ -260,7 +262,7 @@ def align_disparity(scene: Scene, frame: int) -> Alignment:
 
 def _fit_pixels(scene: Scene, frame: int) -> tuple[Int[Tensor, " n"], Bool[Tensor, " n"]]:
     """Evenly spaced pixels, and those of them that are background; all of them where almost nothing is."""
-    n_pixels = scene.intrinsics.height * scene.intrinsics.width
-    index = torch.arange(0, n_pixels, max(1, n_pixels // MAX_FIT_PIXELS), device=scene.device)
-    background = pick(scene, scene.background[frame], index)
+    pixels = torch.arange(0, scene.n_pixels, max(1, scene.n_pixels // MAX_FIT_PIXELS), device=scene.device)
+    index = frame * scene.n_pixels + pixels
+    background = scene.pick(scene.background, index)
     return index, background if float(background.float().mean()) > MIN_BACKGROUND else torch.ones_like(background)

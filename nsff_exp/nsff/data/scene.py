@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from nsff.config import Config
@@ -24,6 +24,7 @@ from nsff.scene_folder import SceneFolder, frame_files
 
 log = logging.getLogger("nsff")
 
+Frame = int | Int[Tensor, ""]  # index of a loaded frame; a tensor of the device where no step may wait for its value
 MASK_MARGIN = 0.01  # fraction of the image width; pixels closer to a motion mask are not background
 
 PRIOR_FOLDERS = ("disp", "flow_i1", "motion_masks")  # each holds one or two files per frame
@@ -65,6 +66,27 @@ class Scene:
     @property
     def timeline(self) -> Timeline:
         return self.cameras.timeline
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels of a frame."""
+        return self.intrinsics.height * self.intrinsics.width
+
+    def pose(self, frame: Frame) -> Float[Tensor, "3 4"]:
+        """Pose of a frame; beyond the ends of the sequence that of the frame at its end."""
+        last = self.timeline.n_frames - 1
+        if isinstance(frame, int):
+            return self.c2w[min(max(frame, 0), last)]
+        return self.c2w.index_select(0, frame.clamp(0, last).view(1))[0]
+
+    def pick(self, values: Shaped[Tensor, "N H W *c"], index: Int[Tensor, " n"]) -> Shaped[Tensor, " n *c"]:
+        """Values at pixels on the compute device; `index` is flat (row-major) over all frames."""
+        return values.flatten(0, 2)[index.to(values.device)].to(self.device)
+
+    def pixel_coordinates(self, index: Int[Tensor, " n"]) -> Float[Tensor, "n 2"]:
+        """Coordinates (right, down) of pixels; `index` is flat (row-major) over all frames."""
+        width = self.intrinsics.width
+        return torch.stack([index % width, index % self.n_pixels // width], dim=-1).to(self.c2w.dtype)
 
     def camera(self, frame: int, intrinsics: Intrinsics | None = None) -> Camera:
         """Camera of a frame, at the training size or with other intrinsics."""
@@ -124,7 +146,8 @@ def load_scene(config: Config, device: torch.device) -> Scene:
     })  # fmt: skip
     if not cache.maps:  # mapped arrays stay on the CPU; each batch moves its own pixels
         arrays = {name: array.to(device) for name, array in arrays.items()}
-    return Scene(cameras, torch.from_numpy(cameras.c2w).to(device), release_pages=cache.release_pages, **arrays)
+    c2w = torch.from_numpy(cameras.c2w).to(device)
+    return Scene(cameras, c2w, **arrays, release_pages=cache.release_pages)  # type: ignore[arg-type]
 
 
 def background_of(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:

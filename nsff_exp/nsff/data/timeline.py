@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, overload
+
+from torch import Tensor
 
 from nsff.errors import InputError
 
@@ -23,7 +25,13 @@ class Timeline:
         """Time between consecutive frames."""
         return 2.0 / self.n_frames
 
-    def time_of(self, timestamp: float) -> float:
+    @overload
+    def time_of(self, timestamp: float) -> float: ...
+
+    @overload
+    def time_of(self, timestamp: Tensor) -> Tensor: ...
+
+    def time_of(self, timestamp: float | Tensor) -> float | Tensor:
         """Convert a timestamp in frames to field time: -1 for frame 0, `step` more for each frame.
 
         Note:
@@ -35,9 +43,6 @@ class Timeline:
         """Split a timestamp into (floor, remainder): a frame index and a fraction in [0, 1)."""
         frame = math.floor(timestamp)
         return frame, timestamp - frame
-
-    def is_first(self, frame: int) -> bool:
-        return frame == 0
 
     def is_last(self, frame: int) -> bool:
         return frame == self.n_frames - 1

@@ -274,8 +274,9 @@ def _pictures(fields: Fields, config: Config, scene: Scene, frame: int) -> dict[
     camera, sampling = scene.camera(frame, scene.intrinsics.divided_by(2)), DepthSampling.of(config)
     timestamp = scene.timeline.time_of(frame)
     direction = scene.timeline.supervised_flow(frame)
-    rendered = render_frame(fields, camera, timestamp, sampling, config.rays_per_chunk, direction)
-    static = render_static(fields.static, camera, sampling, config.rays_per_chunk)
+    rays_per_chunk = config.rays_per_chunk(camera.device_type)
+    rendered = render_frame(fields, camera, timestamp, sampling, rays_per_chunk, direction)
+    static = render_static(fields.static, camera, sampling, rays_per_chunk)
     layers = ("rgb", "static", "dynamic", "blend", "depth", "flow")
     return {"video": to_uint8(scene.images[frame])} | draw(
         layers, rendered, static, camera, Ranges.of([(rendered, camera)])

@@ -144,8 +144,8 @@ class Scorer:
         return ViewScore(view.name, scores, seconds, peak), frame
 
     def render(self, view: HeldOutView) -> FrameRender:
-        sampling, timestamp = DepthSampling.of(self.config), self.timeline.time_of(view.frame)
-        return render_frame(self.fields, self.camera(view), timestamp, sampling, self.config.rays_per_chunk)
+        sampling, time, camera = DepthSampling.of(self.config), self.timeline.time_of(view.frame), self.camera(view)
+        return render_frame(self.fields, camera, time, sampling, self.config.rays_per_chunk(camera.device_type))
 
     def camera(self, view: HeldOutView) -> Camera:
         return self.cameras.camera(view.camera, self.device)

@@ -43,7 +43,7 @@ def measure_priors(priors: Priors) -> tuple[PriorFigures, dict[str, tuple[int, .
     for frame in range(scene.timeline.n_frames):
         moving = moving_pixels(scene, frame)
         if len(moving):
-            lifted = priors.lift(frame, moving[:: max(1, len(moving) // MAX_PIXELS)])
+            lifted = priors.lift(frame * scene.n_pixels + moving[:: max(1, len(moving) // MAX_PIXELS)])
             best = torch.maximum(lifted.sf_fwd_confidence, lifted.sf_bwd_confidence)
             known[frame] = 100.0 * float((best > MIN_CONFIDENCE).float().mean())
     figures = PriorFigures(

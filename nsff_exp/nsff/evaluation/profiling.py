@@ -13,7 +13,6 @@ import torch
 
 from nsff.cli import progress_bar
 from nsff.config import Config
-from nsff.data.pixel_sampler import draw_batch
 from nsff.data.scene import Scene
 from nsff.errors import InputError
 from nsff.evaluation.cost import peak_memory_bytes, timed
@@ -131,7 +130,7 @@ def measure_cost(config: Config, scene: Scene, device: torch.device) -> CostRepo
     wall, cpu = (sorted(values)[len(values) // 2] for values in zip(*steps, strict=True))
     peak = peak_memory_bytes(device)
     plan = plan_step(config, 0, config.n_frames)
-    n_rays = len(draw_batch(scene, 0, config.N_rand, plan.n_hard, torch.Generator(device)).rgb)
+    n_rays = config.step_factor(device.type) * (config.N_rand + plan.n_hard)
     return CostReport(
         field=config.field,
         device=str(device),
@@ -162,11 +161,13 @@ def measure_frames(config: Config, scene: Scene, fields: Fields, device: torch.d
     strip = Intrinsics(min(full.height, -(-STRIP_RAYS // full.width)), full.width, full.focal)
     camera, fraction, timeline = scene.camera(middle, strip), strip.height / full.height, scene.timeline
 
+    rays, points = config.rays_per_chunk(device.type), config.points_per_chunk(device.type)
+
     def render_at_frame() -> object:
-        return render_frame(fields, camera, timeline.time_of(middle), DepthSampling.of(config), config.rays_per_chunk)
+        return render_frame(fields, camera, timeline.time_of(middle), DepthSampling.of(config), rays)
 
     def render_between_frames() -> object:
-        return render_space_time(fields, camera, timeline, middle - 0.5, PlaneSampling.of(config), config.netchunk)
+        return render_space_time(fields, camera, timeline, middle - 0.5, PlaneSampling.of(config), points)
 
     seconds = []
     for render in (render_at_frame, render_between_frames):

@@ -85,18 +85,18 @@ def make_rays(
     return RayBundle(*to_ndc(origins, directions, ndc_intrinsics or intrinsics), viewdirs)
 
 
-def world_to_camera(points_world: Float[Tensor, "*b 3"], c2w: Float[Tensor, "3 4"]) -> Float[Tensor, "*b 3"]:
-    """Transform points from the world to the axes (right, up, back) of a camera."""
-    return rotate_to_camera(points_world - c2w[:, 3], c2w)
+def world_to_camera(points_world: Float[Tensor, "*b 3"], c2w: Float[Tensor, "*n 3 4"]) -> Float[Tensor, "*b 3"]:
+    """Transform points from the world to the axes (right, up, back) of one camera, or of one camera per point."""
+    return rotate_to_camera(points_world - c2w[..., 3], c2w)
 
 
-def rotate_to_camera(vectors: Float[Tensor, "*b 3"], c2w: Float[Tensor, "3 4"]) -> Float[Tensor, "*b 3"]:
-    """Rotate vectors from the world to the axes (right, up, back) of a camera.
+def rotate_to_camera(vectors: Float[Tensor, "*b 3"], c2w: Float[Tensor, "*n 3 4"]) -> Float[Tensor, "*b 3"]:
+    """Rotate vectors from the world to the axes (right, up, back) of one camera, or of one camera per vector.
 
     Note:
         No matrix product: on CUDA those are rounded to TF32, tenths of a pixel after projection.
     """
-    return (vectors[..., :, None] * c2w[:, :3]).sum(-2)
+    return (vectors[..., :, None] * c2w[..., :3]).sum(-2)
 
 
 def project(points_cam: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[Tensor, "*b 2"]:
@@ -122,6 +122,11 @@ class Camera:
     c2w: Float[Tensor, "3 4"]
     intrinsics: Intrinsics
     ndc_intrinsics: Intrinsics  # of the training frames
+
+    @property
+    def device_type(self) -> str:
+        """Kind of device that renders it: cpu or cuda."""
+        return self.c2w.device.type
 
     @property
     def n_pixels(self) -> int:

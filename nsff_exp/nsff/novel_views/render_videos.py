@@ -151,18 +151,16 @@ class ViewRenderer:
         """
         config, camera = self.config, self.camera(view)
         if interpolated:
-            planes = PlaneSampling.of(config)
-            return render_space_time(
-                self.fields, camera, self.timeline, view.timestamp, planes, config.netchunk, with_flow
-            )
+            planes, points = PlaneSampling.of(config), config.points_per_chunk(camera.device_type)
+            return render_space_time(self.fields, camera, self.timeline, view.timestamp, planes, points, with_flow)
         time, sampling = self.timeline.time_of(view.timestamp), DepthSampling.of(config)
         flow = self.timeline.supervised_flow(round(view.timestamp)) if with_flow else None
-        return render_frame(self.fields, camera, time, sampling, config.rays_per_chunk, flow)
+        return render_frame(self.fields, camera, time, sampling, config.rays_per_chunk(camera.device_type), flow)
 
     def static(self, view: RenderView) -> Float[Tensor, "h w 3"]:
         """Render the static field by itself, colours 0..1."""
-        sampling = DepthSampling.of(self.config)
-        return render_static(self.fields.static, self.camera(view), sampling, self.config.rays_per_chunk)
+        sampling, camera = DepthSampling.of(self.config), self.camera(view)
+        return render_static(self.fields.static, camera, sampling, self.config.rays_per_chunk(camera.device_type))
 
     def _distance(self, frame: FrameRender, camera: Camera) -> Float[np.ndarray, "h w"]:
         """Convert the depth of a frame to distance along the camera's axis, in units of poses_bounds.npy."""

@@ -13,6 +13,7 @@ from nsff.fields import Fields
 from nsff.geometry.rays import RayBundle
 from nsff.rendering.volume_rendering import blended_weights, render_weights
 
+Time = float | Float[Tensor, ""]  # of the dynamic field, -1..1
 UNIFORM_FRACTION = 0.2  # of the sampling density kept uniform, so that every depth may be sampled
 
 
@@ -202,7 +203,7 @@ def coarse_to_fine_depths(
 
 
 def choose_depths(
-    fields: Fields, rays: RayBundle, time: float, sampling: DepthSampling, generator: torch.Generator | None = None
+    fields: Fields, rays: RayBundle, time: Time, sampling: DepthSampling, generator: torch.Generator | None = None
 ) -> Float[Tensor, "n s"]:
     """Sample the depths of a frame's rays.
 
@@ -219,7 +220,7 @@ def choose_depths(
 
     def coarse_density(samples: CoarseSamples) -> Tensor:
         points_ndc = samples.points_ndc
-        sigma_dynamic = fields.dynamic.geometry(points_ndc, points_ndc.new_full((len(rays),), time))
+        sigma_dynamic = fields.dynamic.geometry(points_ndc, torch.zeros_like(points_ndc[:, 0, 0]) + time)
         weights_static, weights_dynamic = samples.weights(*fields.static.geometry(points_ndc), sigma_dynamic)
         dynamic_only = render_weights(sigma_dynamic, samples.deltas)
         return dilate_and_normalise(weights_static + weights_dynamic) + dilate_and_normalise(dynamic_only)

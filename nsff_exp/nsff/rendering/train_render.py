@@ -7,10 +7,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nsff.data.scene import Frame
 from nsff.data.timeline import Timeline
 from nsff.fields import DynamicSamples, Fields, StaticField, StaticSamples
 from nsff.geometry.rays import RayBundle
-from nsff.rendering.ray_sampling import CoarseSamples, DepthSampling, coarse_to_fine_depths, dilate_and_normalise
+from nsff.rendering.ray_sampling import (
+    CoarseSamples,
+    DepthSampling,
+    Time,
+    coarse_to_fine_depths,
+    dilate_and_normalise,
+)
 from nsff.rendering.volume_rendering import (
     BlendedComposite,
     Composite,
@@ -109,10 +116,11 @@ class SampledRays:
         """Place samples at sorted depths z (0..1) along each ray."""
         return SampledRays(rays, depths, intervals(depths, rays.directions_ndc), rays.points_ndc(depths))
 
-    def times(self, time: float) -> Float[Tensor, " n"]:
-        return self.depths.new_full((len(self.rays),), time)
+    def times(self, time: Time) -> Float[Tensor, " n"]:
+        """The same time for every ray."""
+        return torch.zeros_like(self.depths[:, 0]) + time
 
-    def render_reference(self, fields: Fields, time: float, n_static: int, noise: Noise) -> ReferenceRender:
+    def render_reference(self, fields: Fields, time: Time, n_static: int, noise: Noise) -> ReferenceRender:
         """Render both fields at the reference time; the static one and the blend on the first `n_static` rays."""
         first = slice(0, n_static)
         dynamic = fields.dynamic(self.points_ndc, self.times(time), self.rays.viewdirs)
@@ -145,7 +153,7 @@ def render_train(
     fields: Fields,
     sampled: SampledRays,
     timeline: Timeline,
-    frame: int,
+    frame: Frame,
     n_static: int,
     two_step: TwoStepWarp,
     noise: NoiseSource = lambda n_rays: 0.0,

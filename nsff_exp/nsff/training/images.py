@@ -25,7 +25,7 @@ def training_images(fields: Fields, scene: Scene, frame: int, config: Config) ->
     from the last frame to the one before it.
     """
     camera = scene.camera(frame)
-    sampling, rays_per_chunk = DepthSampling.of(config), config.rays_per_chunk
+    sampling, rays_per_chunk = DepthSampling.of(config), config.rays_per_chunk(camera.device_type)
     blended = render_frame(fields, camera, scene.timeline.time_of(frame), sampling, rays_per_chunk)
     dynamic_rgb, dynamic_depth, flow = _dynamic_only(fields, scene, camera, frame, sampling, rays_per_chunk)
     given_flow = scene.flow_bwd[frame] if scene.timeline.is_last(frame) else scene.flow_fwd[frame]

@@ -126,7 +126,7 @@ def line_of_sight_loss(
     weights: Float[Tensor, "n s"],
     depths: Float[Tensor, "n s"],
     prior: Float[Tensor, " n"],
-    margin: float,
+    margin: float | Float[Tensor, ""],
     confidence: Float[Tensor, " n"],
 ) -> Float[Tensor, ""]:
     """Squared weights before a surface of known depth, plus the distance of the rendered depth to it.

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsff.data.pixel_sampler import TrainBatch
-from nsff.data.scene import Scene
+from nsff.data.scene import Frame, Scene
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import expected_pixel
 from nsff.geometry.space import ndc_to_world
@@ -86,22 +86,17 @@ class LossTerms(Terms):
 
 @dataclasses.dataclass(frozen=True)
 class NeighbourCameras:
-    """Camera-to-world poses of a reference frame and its neighbours; None beyond the ends of the sequence."""
+    """Camera-to-world poses of a reference frame and its neighbours; that of the last frame again beyond the ends."""
 
     ref: Float[Tensor, "3 4"]
-    prev: Float[Tensor, "3 4"] | None
-    next: Float[Tensor, "3 4"] | None
+    prev: Float[Tensor, "3 4"]
+    next: Float[Tensor, "3 4"]
     intrinsics: Intrinsics
 
     @staticmethod
-    def of(scene: Scene, frame: int) -> "NeighbourCameras":
+    def of(scene: Scene, frame: Frame) -> "NeighbourCameras":
         """Cameras around a frame of a scene."""
-        return NeighbourCameras(
-            ref=scene.c2w[frame],
-            prev=None if scene.timeline.is_first(frame) else scene.c2w[frame - 1],
-            next=None if scene.timeline.is_last(frame) else scene.c2w[frame + 1],
-            intrinsics=scene.intrinsics,
-        )
+        return NeighbourCameras(scene.pose(frame), scene.pose(frame - 1), scene.pose(frame + 1), scene.intrinsics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +115,7 @@ class DepthPrior:
     z: Float[Tensor, " n"]
     confidence: Float[Tensor, " n"]
     depths: Float[Tensor, "n s"]
-    margin: float  # space is empty up to this far before the surface, NDC depth
+    margin: float | Float[Tensor, ""]  # space is empty up to this far before the surface, NDC depth
 
     def line_of_sight_loss(self, weights: Float[Tensor, "n s"]) -> Float[Tensor, ""]:
         """The line-of-sight loss of weights at the samples."""
@@ -226,7 +221,7 @@ def colour_loss(
 def flow_loss(render: TrainRender, batch: TrainBatch, cameras: NeighbourCameras, relative: bool) -> Float[Tensor, ""]:
     """Mean |projected scene flow - optical flow| in pixels, over the pixels where the latter is consistent.
 
-    Forward and backward terms add up; at the ends of the sequence one of them is missing.
+    Forward and backward terms add up; at the ends of the sequence one of them is 0, as no flow is consistent there.
 
     Args:
         render: of the pixels of `batch`.
@@ -244,8 +239,7 @@ def flow_loss(render: TrainRender, batch: TrainBatch, cameras: NeighbourCameras,
         (render.next, cameras.next, batch.flow_fwd, batch.flow_fwd_mask),
         (render.prev, cameras.prev, batch.flow_bwd, batch.flow_bwd_mask),
     ):
-        if c2w is not None:
-            loss = loss + weighted_mean((pixel(warp.points_ndc, c2w) - start - flow).abs(), mask.to(flow.dtype))
+        loss = loss + weighted_mean((pixel(warp.points_ndc, c2w) - start - flow).abs(), mask.to(flow.dtype))
     return loss
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from torch import Tensor
+
 from nsff.config import Config
 from nsff.rendering.train_render import TwoStepWarp
 from nsff.training.losses import LossWeights
@@ -35,7 +37,7 @@ class StepPlan:
     n_hard: int
     two_step: TwoStepWarp
     static_everywhere: bool
-    prior_std: float
+    prior_std: float | Tensor
     weights: LossWeights
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nsff.config import Config
-from nsff.data.pixel_sampler import TrainBatch, draw_background, draw_batch
+from nsff.data.pixel_sampler import TrainBatch, draw_background, draw_pixels, gather_batch
 from nsff.data.priors import Priors
-from nsff.data.scene import Scene
+from nsff.data.scene import Frame, Scene
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError, UsageError
 from nsff.fields import Fields, build_fields, build_optimizer
@@ -29,8 +30,9 @@ from nsff.training.checkpoint import (
 from nsff.training.checkpoint_choice import choose_to_resume
 from nsff.training.losses import BackgroundRender, DepthPrior, LossTerms, NeighbourCameras, compute_losses
 from nsff.training.schedules import StepPlan, learning_rate, plan_step, run_progress
+from nsff.training.step_graphs import StepGraphs
 from nsff.training.variant_rules import VARIANT_RULES
-from nsff.training.warm_start import WARM_FRAMES, WARM_PIXELS, WarmTerms, compute_warm_losses, draw_points
+from nsff.training.warm_start import WARM_FRAMES, WARM_PIXELS, WarmTerms, compute_warm_losses, draw_points, lift_points
 
 log = logging.getLogger("nsff")
 
@@ -45,13 +47,22 @@ class Diverged(InputError):
 
 
 @dataclasses.dataclass(frozen=True)
-class StepReport:
-    """Figures of one step. Scalars stay on the device: reading one waits for the device, so callers choose when."""
+class StepOutcome:
+    """Scalars of one step on the device: reading one waits for the device, so callers choose when.
+
+    On CUDA, later steps overwrite them.
+    """
+
+    terms: LossTerms | WarmTerms
+    loss: Tensor
+    colour_error: Tensor  # mean squared error of the blended render on the uniform rays, or on lifted points
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport(StepOutcome):
+    """Figures of one step."""
 
     frame: int
-    terms: LossTerms | WarmTerms
-    loss: torch.Tensor
-    colour_error: torch.Tensor  # mean squared error of the blended render on the uniform rays, or on lifted points
     learning_rate: float
 
     @property
@@ -84,6 +95,8 @@ class Trainer:
         self.optimizer = build_optimizer(self.fields, config)
         self.frame_rng, self.sample_rng = torch.Generator(), torch.Generator(device)
         self._seed_generators(config.seed)
+        uses_graphs = device.type == "cuda" and scene.images.is_cuda and not config.no_cuda_graphs
+        self.graphs = StepGraphs(device, self.sample_rng) if uses_graphs else None
 
     def _seed_generators(self, seed: int) -> None:
         for generator in (self.frame_rng, self.sample_rng):
@@ -101,29 +114,56 @@ class Trainer:
         rate = learning_rate(config, self.step, progress)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        terms: LossTerms | WarmTerms
-        if plan.warm_start and self.priors is not None and self.priors.usable:
-            frames = torch.randint(n_frames, (WARM_FRAMES,), generator=self.frame_rng).tolist()
-            points = draw_points(self.priors, frames, self.group.split(WARM_PIXELS), self.sample_rng)
-            terms = compute_warm_losses(self.fields, points, self.sample_rng)
-            frame, colour_error = frames[0], terms.dynamic_colour.detach()
-        else:
-            frame = int(torch.randint(n_frames, (1,), generator=self.frame_rng))
-            n_uniform, n_hard = self.group.split(config.N_rand), self.group.split(plan.n_hard)
-            batch = draw_batch(self.scene, frame, n_uniform, n_hard, self.sample_rng)
-            render, terms = self.forward(batch, plan)
-            colour_error = ((render.ref.blended.rgb.detach()[:n_uniform] - batch.rgb[:n_uniform]) ** 2).mean()
-        loss = terms.total()
-        self._update_fields(loss)
-        return StepReport(frame, terms.detach(), loss.detach(), colour_error, rate)
-
-    def _update_fields(self, loss: torch.Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=False)  # hash tables are large: reuse the memory of their gradient
-        loss.backward()
+        warm_start = plan.warm_start and self.priors is not None and self.priors.usable
+        frame, outcome = self._warm_step() if warm_start else self._ray_step(plan)
         self._average_gradients()
         self.optimizer.step()
         self.step += 1
         self.scene.release_pages()  # memory-mapped pages that this step has read; they would pile up
+        return StepReport(**vars(outcome), frame=frame, learning_rate=rate)
+
+    def _share(self, total: int) -> int:
+        """Part of a number of rays or points that falls to this process, more of them on CUDA."""
+        return self.group.split(self.config.step_factor(self.device.type) * total)
+
+    def _warm_step(self) -> tuple[int, StepOutcome]:
+        """Draw and lift points of some frames, and compute gradients."""
+        frames = torch.randint(self.scene.timeline.n_frames, (WARM_FRAMES,), generator=self.frame_rng).tolist()
+        index = draw_points(self.scene, frames, self._share(WARM_PIXELS), self.sample_rng)
+
+        def step(index: Tensor) -> StepOutcome:
+            assert self.priors is not None
+            terms = compute_warm_losses(self.fields, lift_points(self.priors, index), self.sample_rng)
+            return self._backward(terms, terms.dynamic_colour)
+
+        return frames[0], step(index) if self.graphs is None else self.graphs.run("warm start", step, index)
+
+    def _ray_step(self, plan: StepPlan) -> tuple[int, StepOutcome]:
+        """Draw rays of a frame, render them, and compute gradients."""
+        frame = int(torch.randint(self.scene.timeline.n_frames, (1,), generator=self.frame_rng))
+        n_rays = self._share(self.config.N_rand), self._share(plan.n_hard)
+        uniform, hard = draw_pixels(self.scene, frame, *n_rays, self.sample_rng, self.config.lifts_priors)
+        pixels, n_uniform = torch.cat([uniform, hard]), len(uniform)
+
+        def step(pixels: Tensor, frame: Frame, prior_std: float | Tensor) -> StepOutcome:
+            batch = gather_batch(self.scene, frame, pixels, n_uniform)
+            render, terms = self.forward(batch, dataclasses.replace(plan, prior_std=prior_std))
+            error = render.ref.blended.rgb[:n_uniform] - batch.rgb[:n_uniform]
+            return self._backward(terms, (error**2).mean())
+
+        if self.graphs is None:
+            return frame, step(pixels, frame, plan.prior_std)
+        key = dataclasses.replace(plan, prior_std=0.0), n_uniform, len(pixels)
+        frame_input = torch.full((), frame, device=self.device)
+        std_input = torch.full((), float(plan.prior_std), device=self.device)
+        return frame, self.graphs.run(key, step, pixels, frame_input, std_input)
+
+    def _backward(self, terms: LossTerms | WarmTerms, colour_error: Tensor) -> StepOutcome:
+        """Replace the gradients by those of the sum of all terms."""
+        self.optimizer.zero_grad(set_to_none=False)  # hash tables are large: reuse the memory of their gradient
+        loss = terms.total()
+        loss.backward()
+        return StepOutcome(terms.detach(), loss.detach(), colour_error.detach())
 
     def forward(self, batch: TrainBatch, plan: StepPlan) -> tuple[TrainRender, LossTerms]:
         """Render the pixels of a batch and compute the losses."""
@@ -142,7 +182,7 @@ class Trainer:
         background = self._render_background()
         return render, compute_losses(render, batch, cameras, plan.weights, rules, background, prior)
 
-    def _choose_depths(self, batch: TrainBatch, plan: StepPlan) -> tuple[torch.Tensor, DepthPrior | None]:
+    def _choose_depths(self, batch: TrainBatch, plan: StepPlan) -> tuple[Tensor, DepthPrior | None]:
         """Sample depths along the rays of a batch, some of them around the depth prior, wider where it is uncertain."""
         sampling, time = DepthSampling.of(self.config), self.scene.timeline.time_of(batch.frame)
         if self.priors is None or not self.config.lifts_priors:
@@ -150,7 +190,7 @@ class Trainer:
         n_prior = self.config.n_prior_samples
         sampling = dataclasses.replace(sampling, n_samples=sampling.n_samples - n_prior)
         depths = choose_depths(self.fields, batch.rays, time, sampling, self.sample_rng)
-        z, confidence = self.priors.depth(batch.frame, batch.index)
+        z, confidence = self.priors.depth(batch.index)
         std = plan.prior_std / confidence.clamp(min=MIN_CONFIDENCE)
         depths = add_prior_depths(depths, z, std, n_prior, self.sample_rng)
         return depths, DepthPrior(z, confidence, depths, margin=SIGHT_MARGIN * plan.prior_std)
@@ -163,8 +203,7 @@ class Trainer:
         """Render background pixels of all frames with the static field alone; None unless asked for."""
         if not self.config.background_rays:
             return None
-        n_rays = self.group.split(self.config.background_rays)
-        batch = draw_background(self.scene, n_rays, self.sample_rng)
+        batch = draw_background(self.scene, self._share(self.config.background_rays), self.sample_rng)
         sampling = DepthSampling.of(self.config)
         rgb = render_background(self.fields.static, batch.rays, sampling, self.sample_rng, self._density_noise)
         return BackgroundRender(rgb, batch.rgb, batch.background)

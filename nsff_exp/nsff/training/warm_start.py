@@ -21,9 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nsff.data.pixel_sampler import moving_pixels
-from nsff.data.priors import LiftedPixels, Priors, pick
+from nsff.data.priors import LiftedPixels, Priors
+from nsff.data.scene import Scene
 from nsff.fields import DynamicSamples, Fields, Radiance, StaticSamples
-from nsff.geometry.rays import RayBundle
 from nsff.training.loss_terms import Terms
 
 WARM_FRAMES, WARM_PIXELS = 4, 2048  # frames of a step, and pixels over all of them
@@ -48,79 +48,71 @@ class WarmTerms(Terms):
 
 @dataclasses.dataclass(frozen=True)
 class PointBatch:
-    """Lifted pixels of one frame, with what is known of them.
+    """n lifted pixels of some frames, with what is known of them.
 
-    `rgb` is 0..1; `moving` and `background` are 1 or 0, both 0 near the edge of a motion mask.
+    `times` is -1..1, `rgb` 0..1; `moving` and `background` are 1 or 0, both 0 near the edge of a motion mask.
     """
 
-    time: float
+    times: Float[Tensor, " n"]
     lifted: LiftedPixels
     rgb: Float[Tensor, "n 3"]
     moving: Float[Tensor, " n"]
     background: Float[Tensor, " n"]
 
 
-def draw_points(priors: Priors, frames: list[int], n_pixels: int, generator: torch.Generator) -> list[PointBatch]:
-    """Draw and lift pixels of some frames, half from the whole frame and half from its motion mask.
+def draw_points(scene: Scene, frames: list[int], n_pixels: int, generator: torch.Generator | None) -> Int[Tensor, " n"]:
+    """Draw pixels of some frames, half from the whole frame and half from its motion mask.
 
     Args:
-        priors: of the scene.
+        scene: to sample.
         frames: indices; a frame may be there twice.
-        n_pixels: over all frames.
+        n_pixels: over all frames, at least 2 of each.
         generator: random generator on the compute device.
+
+    Returns:
+        Indices of pixels, flat (row-major) over all frames.
     """
-    return [_draw_frame(priors, frame, max(2, n_pixels // len(frames)), generator) for frame in frames]
+    return torch.cat([_draw_frame(scene, frame, max(2, n_pixels // len(frames)), generator) for frame in frames])
 
 
-def _draw_frame(priors: Priors, frame: int, n: int, generator: torch.Generator) -> PointBatch:
-    scene, moving = priors.scene, moving_pixels(priors.scene, frame)
-    n_pixels, n_moving = scene.intrinsics.height * scene.intrinsics.width, n // 2 if len(moving) else 0
+def _draw_frame(scene: Scene, frame: int, n: int, generator: torch.Generator | None) -> Int[Tensor, " n"]:
+    moving = moving_pixels(scene, frame)
+    n_moving = n // 2 if len(moving) else 0
 
     def draw(count: int, below: int) -> Int[Tensor, " m"]:
         return torch.randint(below, (count,), generator=generator, device=scene.device)
 
-    index = draw(n - n_moving, n_pixels)
+    pixels = draw(n - n_moving, scene.n_pixels)
     if n_moving:
-        index = torch.cat([index, moving[draw(n_moving, len(moving))]])
+        pixels = torch.cat([pixels, moving[draw(n_moving, len(moving))]])
+    return frame * scene.n_pixels + pixels
+
+
+def lift_points(priors: Priors, index: Int[Tensor, " n"]) -> PointBatch:
+    """Lift pixels that were drawn."""
+    scene = priors.scene
     return PointBatch(
-        scene.timeline.time_of(frame),
-        priors.lift(frame, index),
-        rgb=pick(scene, scene.images[frame], index),
-        moving=pick(scene, scene.motion_masks[frame], index).to(scene.c2w.dtype),
-        background=pick(scene, scene.background[frame], index).to(scene.c2w.dtype),
+        scene.timeline.time_of((index // scene.n_pixels).to(scene.c2w.dtype)),
+        priors.lift(index),
+        rgb=scene.pick(scene.images, index),
+        moving=scene.pick(scene.motion_masks, index).to(scene.c2w.dtype),
+        background=scene.pick(scene.background, index).to(scene.c2w.dtype),
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Points:
-    """All points of a step, and both fields there: sample 0 at the surface, sample 1 in the free space before it."""
-
-    batch: list[PointBatch]
-    dynamic: DynamicSamples
-    static: StaticSamples
-
-    def all(self, name: str) -> Tensor:
-        """One value of the pixels of all frames."""
-        return torch.cat([getattr(frame, name) for frame in self.batch])
-
-    def lifted(self, name: str) -> Tensor:
-        """One value of the lifted pixels of all frames."""
-        return torch.cat([getattr(frame.lifted, name) for frame in self.batch])
-
-
-def compute_warm_losses(fields: Fields, batch: list[PointBatch], generator: torch.Generator) -> WarmTerms:
+def compute_warm_losses(fields: Fields, batch: PointBatch, generator: torch.Generator | None) -> WarmTerms:
     """Compute all terms of one step of the warm start, with two samples per pixel.
 
     Args:
         fields: static and dynamic.
-        batch: lifted pixels of some frames.
+        batch: lifted pixels.
         generator: random generator on the compute device.
     """
-    points = _evaluate(fields, batch, generator)
-    dynamic, static, rgb = points.dynamic, points.static, points.all("rgb")
-    certain, moving = points.lifted("confidence"), points.all("moving")
-    background = points.all("background") * certain
-    known = torch.maximum(moving, points.all("background")) * certain
+    dynamic, static = _evaluate(fields, batch, generator)
+    lifted, rgb, moving = batch.lifted, batch.rgb, batch.moving
+    certain = lifted.confidence
+    background = batch.background * certain
+    known = torch.maximum(moving, batch.background) * certain
 
     def everywhere(values: Tensor) -> Tensor:
         return (values * certain).mean()
@@ -137,8 +129,8 @@ def compute_warm_losses(fields: Fields, batch: list[PointBatch], generator: torc
     def free_space(samples: Radiance) -> Tensor:
         return F.relu(samples.sigma_raw[:, 1] + 1.0) / OPAQUE
 
-    forward = (dynamic.sf_fwd[:, 0] - points.lifted("sf_fwd")).abs().sum(-1) * points.lifted("sf_fwd_confidence")
-    backward = (dynamic.sf_bwd[:, 0] - points.lifted("sf_bwd")).abs().sum(-1) * points.lifted("sf_bwd_confidence")
+    forward = (dynamic.sf_fwd[:, 0] - lifted.sf_fwd).abs().sum(-1) * lifted.sf_fwd_confidence
+    backward = (dynamic.sf_bwd[:, 0] - lifted.sf_bwd).abs().sum(-1) * lifted.sf_bwd_confidence
     return WarmTerms(
         dynamic_colour=everywhere(colour_error(dynamic)),
         static_colour=on_background(colour_error(static)),
@@ -149,12 +141,12 @@ def compute_warm_losses(fields: Fields, batch: list[PointBatch], generator: torc
     )
 
 
-def _evaluate(fields: Fields, batch: list[PointBatch], generator: torch.Generator) -> _Points:
-    z = torch.cat([frame.lifted.z for frame in batch])
+def _evaluate(
+    fields: Fields, batch: PointBatch, generator: torch.Generator | None
+) -> tuple[DynamicSamples, StaticSamples]:
+    """Evaluate both fields at sample 0, at the surface, and sample 1, in the free space before it."""
+    z, rays = batch.lifted.z, batch.lifted.rays
     jitter = SURFACE_JITTER * torch.randn(len(z), generator=generator, device=z.device)
     before = (z - FREE_MARGIN).clamp(min=0.0) * torch.rand(len(z), generator=generator, device=z.device)
-    rays = RayBundle.cat([frame.lifted.rays for frame in batch])
     points_ndc = rays.points_ndc(torch.stack([z + jitter, before], dim=-1))
-    time = torch.cat([frame.rgb.new_full((len(frame.rgb),), frame.time) for frame in batch])
-    dynamic = fields.dynamic(points_ndc, time, rays.viewdirs)
-    return _Points(batch, dynamic, fields.static(points_ndc, rays.viewdirs))
+    return fields.dynamic(points_ndc, batch.times, rays.viewdirs), fields.static(points_ndc, rays.viewdirs)

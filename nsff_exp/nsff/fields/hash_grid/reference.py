@@ -20,14 +20,14 @@ def interpolate(
     Differentiable in points and table.
 
     Args:
-        points: coordinates; those outside [0, 1] are clamped, and their gradient along that axis is 0.
+        points: coordinates; those outside (0, 1) are clamped, and their gradient along that axis is 0.
         table: f features per row.
         layout: of the table.
 
     Returns:
         Features; column level * f + i is feature i of a level.
     """
-    inside = points.clamp(0.0, 1.0)
+    inside = torch.where((points > 0.0) & (points < 1.0), points, points.detach().clamp(0.0, 1.0))
     levels = []
     for level in range(layout.n_levels):
         cells = torch.as_tensor(layout.cells[level], device=points.device)
