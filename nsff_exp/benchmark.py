@@ -4,6 +4,10 @@
     python benchmark.py --config ... --compare mlp,hash --netwidth 256 --N_rand 1024 --num_extra_sample 512
     python benchmark.py --config ... --compare hash,hash_without_priors --bench_minutes 10 --bench_plot F.png \\
         --protocol view0 --heldout DIR
+    python benchmark.py --config ... --report gpu.json
+
+The report, in `gpu.json` and `gpu.md`, is meant for a machine with a GPU: the tests in `tests/gpu`, the cost of steps and
+frames, and quality against seconds on the built-in scene and, where it has held-out views, on the given one.
 
 CPU-seconds count all cores. Peak memory is that of the whole process in a training step (on CUDA: of its tensors). The
 time of a frame, and of one of slow motion, is measured on a strip and scaled by its pixels.
@@ -36,9 +40,13 @@ def main(argv: list[str]) -> None:
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
     from nsff.data.scene import load_scene
     from nsff.distributed import pick_device
+    from nsff.evaluation.device_report import write_report
     from nsff.evaluation.profiling import compare_fields, format_table, measure, plot_curves
 
     device = pick_device(config)
+    if config.report:
+        print(write_report(argv, config, device))
+        return
     reports = compare_fields(argv, kinds) if kinds else [measure(config, load_scene(config, device), device)]
     print(format_table(reports))
     if config.bench_json:
@@ -54,7 +62,7 @@ def fields_to_compare(config: Config) -> dict[str, list[str]]:
     Raises:
         UsageError: an unknown kind, or a file that cannot be written or would have nothing in it.
     """
-    for name in ("bench_json", "bench_plot"):
+    for name in ("bench_json", "bench_plot", "report"):
         path = getattr(config, name)
         if path and not Path(path).absolute().parent.is_dir():
             raise UsageError(f"--{name}: folder {Path(path).absolute().parent} does not exist")

@@ -204,6 +204,7 @@ class Config:
         0.0, "minutes of training during which to evaluate the protocol's views; 0 = do not train"
     )
     bench_plot: str | None = opt.bench(None, "image file for a plot of PSNR against training time")
+    report: str | None = opt.bench(None, "JSON file for a report on this machine: tests of its GPU, costs, quality")
     bench_json: str | None = opt.bench(None, "JSON file for the measurements")
 
     N_importance: int = opt.fixed(0, "no second, fine network; for importance sampling see hash_coarse_samples")
