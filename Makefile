@@ -21,6 +21,10 @@ test: lint types
 test-all: lint types
 	$(RUN)/python -m pytest -m "slow or not slow"
 
+# What only a GPU runs; skipped elsewhere.
+test-gpu: $(STAMP)
+	$(RUN)/python -m pytest -n0 -rs tests/gpu
+
 # Kills at random moments and malformed input, in numbers.
 test-faults: $(STAMP)
 	$(RUN)/python -m pytest -m slow -s tests/faults

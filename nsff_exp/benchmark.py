@@ -6,8 +6,8 @@
         --protocol view0 --heldout DIR
     python benchmark.py --config ... --report gpu.json
 
-The report, in `gpu.json` and `gpu.md`, is meant for a machine with a GPU: the tests in `tests/gpu`, the cost of steps and
-frames, and quality against seconds on the built-in scene and, where it has held-out views, on the given one.
+The report, in `gpu.json` and `gpu.md`, is meant for a machine with a GPU: the tests in `tests/gpu`, the cost of steps
+and frames, and quality against seconds on the built-in scene and, where it has held-out views, on the given one.
 
 CPU-seconds count all cores. Peak memory is that of the whole process in a training step (on CUDA: of its tensors). The
 time of a frame, and of one of slow motion, is measured on a strip and scaled by its pixels.
