@@ -140,6 +140,8 @@ class Config:
     i_print: int = opt.log(500, "steps between TensorBoard scalars (1000 in wild)", least=1)
     i_img: int = opt.log(500, "steps between full-size TensorBoard images; 0 = none (1000 in wild)")
     i_weights: int = opt.log(10000, "steps between checkpoints", least=1)
+    save_minutes: float = opt.log(0.0, "minutes of training between checkpoints, beside those of i_weights; 0 = none")
+    keep_checkpoints: int = opt.log(0, "keep this many checkpoints, the newest ones; 0 = all")
     i_val: int = opt.log(
         0, "steps between evaluations of a few held-out views of the protocol, logged to TensorBoard; 0 = none"
     )

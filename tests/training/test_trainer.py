@@ -41,6 +41,16 @@ def weights(trainer: Trainer) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in trainer.fields.parameters()]
 
 
+@pytest.mark.parametrize(
+    ("save_minutes", "keep", "steps"),
+    [(0.0, 0, [6, 3]), (1e-9, 0, [6, 5, 4, 3, 2, 1]), (1e-9, 3, [6, 5, 4]), (1e9, 1, [6])],
+)
+def test_checkpoints_by_the_clock_and_only_the_newest(config, paper_scene, save_minutes, keep, steps):
+    config = dataclasses.replace(config, save_minutes=save_minutes, keep_checkpoints=keep)
+    train(Trainer(config, paper_scene, CPU))
+    assert [int(path.stem) for path in list_checkpoints(config.experiment_dir)] == steps
+
+
 def test_resumed_run_equals_uninterrupted_run(config, paper_scene):
     uninterrupted = Trainer(config, paper_scene, CPU)
     for _ in range(6):
@@ -269,9 +279,15 @@ def test_out_of_memory_error_names_option_to_lower(config, paper_scene, monkeypa
     monkeypatch.setattr(Trainer, "train_step", out_of_memory)
     with pytest.raises(InputError, match=r"half the rays .*: --N_rand 16 --num_extra_sample 4$"):
         train(Trainer(config, paper_scene, CPU))
-    message = "render 131072 points at once; --netchunk 32768 "
-    with pytest.raises(InputError, match=message), render_memory_advice(config):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    scaled = dataclasses.replace(config, schedule="scaled", cuda_factor=8)
+    with pytest.raises(InputError, match="--cuda_factor 4 needs about half"):
+        train(Trainer(scaled, paper_scene, CPU))
+    for factor, message in (
+        (8, "render 1048576 points at once; --cuda_factor 2 "), (1, "render 131072 points at once; --netchunk 32768 "),
+    ):  # fmt: skip
+        given = dataclasses.replace(config, cuda_factor=factor)
+        with pytest.raises(InputError, match=message), render_memory_advice(given):
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_diverged_run_saves_nothing(config, paper_scene):

@@ -132,6 +132,12 @@ def save_checkpoint(path: Path, state: TrainingState, config: Config) -> None:
         ) from error
 
 
+def remove_older(folder: Path, keep: int) -> None:
+    """Delete all checkpoints of an experiment but the newest `keep`; 0 keeps all."""
+    for path in list_checkpoints(folder)[keep:] if keep else []:
+        path.unlink(missing_ok=True)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete the checkpoints that killed runs left unfinished; the folder must be locked, or one being written is lost.
 

@@ -48,25 +48,31 @@ def train(trainer: Trainer, validate: Validate | None = None) -> None:
             log.info("%s", reason)
             return
         with deferred_interrupts() as signals, TrainingLogger(trainer, validate) as logger:
-            clock = Clock(trainer.seconds)
-            interrupted = False
+            clock, saved_at, interrupted = Clock(trainer.seconds), trainer.seconds, False
             while trainer.stop_reason() is None and not interrupted:
                 with step_memory_advice(config):
                     report = trainer.train_step()
-                saves = trainer.step % config.i_weights == 0
                 # Reading the loss waits for a GPU, so there it is checked only where it is read anyway.
-                if trainer.device.type == "cpu" or saves or logger.should_log():
+                if trainer.device.type == "cpu" or logger.should_log():
                     check_loss(report, trainer.step)
                 logger.log_step(report)
                 with clock.pause():
                     logger.log_images(report.frame)
                     logger.log_validation()
                 trainer.seconds, interrupted = group.all_reduce_flags(clock.seconds, bool(signals))
-                if saves:
+                if _save_is_due(config, trainer, saved_at):
+                    check_loss(report, trainer.step)
                     trainer.save()
+                    saved_at = trainer.seconds
             check_loss(report, trainer.step)
             path = trainer.save()
     log.info("saved %s; %s", path, trainer.stop_reason() or "to go on, run the same command again")
+
+
+def _save_is_due(config: Config, trainer: Trainer, saved_at: float) -> bool:
+    """Whether `i_weights` or `save_minutes` ask for a checkpoint, the same in all processes of a group."""
+    minutes = (trainer.seconds - saved_at) / 60.0
+    return trainer.step % config.i_weights == 0 or 0.0 < config.save_minutes <= minutes
 
 
 class Clock:

@@ -25,6 +25,7 @@ from nsff.training.checkpoint import (
     checkpoint_path,
     list_checkpoints,
     load_weights,
+    remove_older,
     save_checkpoint,
 )
 from nsff.training.checkpoint_choice import choose_to_resume
@@ -245,6 +246,7 @@ class Trainer:
             rng = {"device": self.device.type, **states[0], "others": states[1:]}
             state = TrainingState(self.step, self.seconds, self.fields, self.optimizer, rng)
             save_checkpoint(path, state, self.config)
+            remove_older(self.config.experiment_dir, self.config.keep_checkpoints)
         return path
 
     def resume(self) -> None:
