@@ -138,7 +138,8 @@ def test_prior_figures_name_the_frames_that_are_doubted(scene):
     assert figures.prior_depth < 0.1
     assert figures.prior_frames == 100.0
     assert figures.prior_flow > 60.0
-    assert doubted == {"prior_frames": (), "prior_flow": ()}
+    assert figures.prior_moving == 100.0
+    assert set(doubted.values()) == {()}
     flow_fwd, flow_bwd = scene.flow_fwd_mask.clone(), scene.flow_bwd_mask.clone()
     flow_fwd[FRAME], flow_bwd[FRAME] = False, False
     upside_down = with_disparity(scene, 2, scene.disparity[2].max() - scene.disparity[2])

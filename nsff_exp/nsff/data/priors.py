@@ -10,9 +10,12 @@ import functools
 import logging
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float16, Int
 from torch import Tensor
 
+from nsff.data.flow_check import check_flow, has_neighbour
+from nsff.data.moving_depth import MovingDepth
+from nsff.data.prior_doubts import PriorDoubts, names
 from nsff.data.scene import Scene
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import RayBundle, camera_rays, make_rays, rotate_to_camera, world_to_camera
@@ -34,7 +37,6 @@ FLOW_NOISE = 0.5  # standard deviation of optical flow where it is consistent, p
 COLOUR_NOISE = 0.1  # difference of colours (0..1) of a point in two frames at which its flow has a confidence of 0.6
 MIN_BACKGROUND = 0.05  # fraction of a frame; with less of it, masks cannot be right and all pixels are aligned
 MIN_ALIGNED = 10  # pixels
-MAX_NAMES = 8  # frames named in a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Alignment:
     residual: float
     spread: float
     believed: bool
+
+    def inverse_depth(self, disparity: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
+        """Inverse depth of disparity in scene units, not beyond `FARTHEST`."""
+        return (self.scale * disparity + self.shift).clamp(min=FARTHEST)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +82,14 @@ class Priors:
 
     scene: Scene
     alignments: tuple[Alignment, ...]
+    doubts: PriorDoubts
+    moving: MovingDepth
+    correction: Float16[Tensor, "N H W"] | None  # factor of the inverse depth; None where `moving` contradicts nothing
 
     @staticmethod
     def of(scene: Scene) -> "Priors":
         """Align the disparity of all frames and log the outcome; frames that cannot be aligned are named."""
-        alignments = []
+        doubts, alignments = PriorDoubts.of(scene), []
         for frame in range(scene.timeline.n_frames):
             alignments.append(align_disparity(scene, frame))
             scene.release_pages()
@@ -88,9 +97,13 @@ class Priors:
         residuals = torch.tensor([alignment.residual for alignment in alignments])
         log.info("depth agrees with flow and poses to %.2f px (median over the frames)", float(residuals.nanmedian()))
         if bad:
-            names = ", ".join(str(frame) for frame in bad[:MAX_NAMES]) + (", ..." if len(bad) > MAX_NAMES else "")
-            log.warning("depth of %d frames contradicts flow and poses and is not used: %s", len(bad), names)
-        return Priors(scene, tuple(alignments))
+            log.warning("depth of %d frames contradicts flow and poses and is not used: %s", len(bad), names(bad))
+        moving = MovingDepth.of(
+            scene,
+            lambda frame: alignments[frame].inverse_depth(scene.disparity[frame]),
+            [alignment.believed for alignment in alignments],
+        )
+        return Priors(scene, tuple(alignments), doubts, moving, moving.correction(scene.motion_masks))
 
     @property
     def usable(self) -> bool:
@@ -130,6 +143,8 @@ class Priors:
         alignment = {name: values[frames] for name, values in self._tables.items()}
         disparity, background = scene.pick(scene.disparity, index), scene.pick(scene.background, index)
         prior = (alignment["scale"] * disparity + alignment["shift"]).clamp(min=FARTHEST)
+        if self.correction is not None:
+            prior = prior * scene.pick(self.correction, index).to(prior.dtype)
         triangulated, information = triangulate(scene, index)
         information = torch.where(background & (triangulated > FARTHEST), information, 0.0)
         variance = alignment["spread"] ** 2
@@ -156,14 +171,7 @@ class Priors:
         confidence = confidence * there_confidence * same_side * (flow.abs().amax(-1) < LARGEST_FLOW)
         background = scene.pick(scene.background, index)
         flow = torch.where((confidence > 0.0)[:, None] & ~background[:, None], flow, 0.0)
-        has_neighbour = _has_neighbour(scene, index, step)
-        return flow, torch.where(background, 1.0, confidence) * has_neighbour
-
-
-def _has_neighbour(scene: Scene, index: Int[Tensor, " n"], step: int) -> Bool[Tensor, " n"]:
-    """Whether the frame of a pixel has a next (`step` 1) or previous (-1) one."""
-    neighbour = index // scene.n_pixels + step
-    return (neighbour >= 0) & (neighbour < scene.timeline.n_frames)
+        return flow, torch.where(background, 1.0, confidence) * has_neighbour(scene, index, step)
 
 
 def ndc_depth(
@@ -188,16 +196,10 @@ def follow_flow(
         Pixel coordinates (right, down), flat index of the nearest pixel over all frames, and confidence (0..1).
         The latter is 0 where the flow is inconsistent or leaves the image, and falls with the difference of colours.
     """
-    flow, mask = (scene.flow_fwd, scene.flow_fwd_mask) if step > 0 else (scene.flow_bwd, scene.flow_bwd_mask)
-    height, width = scene.intrinsics.height, scene.intrinsics.width
-    target = scene.pixel_coordinates(index) + scene.pick(flow, index)
-    right, down = target.round().long().unbind(-1)
-    inside = (right >= 0) & (right < width) & (down >= 0) & (down < height) & _has_neighbour(scene, index, step)
-    neighbour = (index // scene.n_pixels + step).clamp(0, scene.timeline.n_frames - 1)
-    there = neighbour * scene.n_pixels + down.clamp(0, height - 1) * width + right.clamp(0, width - 1)
+    target, there, trusted = check_flow(scene, index, step)
     difference = scene.pick(scene.images, index) - scene.pick(scene.images, there)
     similar = torch.exp(-0.5 * (difference.abs().mean(-1) / COLOUR_NOISE) ** 2)
-    return target, there, similar * (inside & scene.pick(mask, index))
+    return target, there, similar * trusted
 
 
 def triangulate(scene: Scene, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
@@ -213,17 +215,16 @@ def triangulate(scene: Scene, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, "
     size, uv, frames = scene.intrinsics, scene.pixel_coordinates(index), index // scene.n_pixels
     origins, directions = camera_rays(uv, scene.c2w[frames], size)
     numerator, information = torch.zeros_like(uv[:, 0]), torch.zeros_like(uv[:, 0])
-    for step, flow, mask in ((1, scene.flow_fwd, scene.flow_fwd_mask), (-1, scene.flow_bwd, scene.flow_bwd_mask)):
+    for step in (1, -1):
         c2w = scene.c2w[(frames + step).clamp(0, scene.timeline.n_frames - 1)]
         centre, ray = world_to_camera(origins, c2w), rotate_to_camera(directions, c2w)
-        target = uv + scene.pick(flow, index)
+        target, _, trusted = check_flow(scene, index, step)
         slope = torch.stack([size.width * 0.5 - target[:, 0], target[:, 1] - size.height * 0.5], dim=-1) / size.focal
         depth = (-ray[:, 2]).clamp(min=1e-3)[:, None]
         a = size.focal * (centre[:, :2] - slope * centre[:, 2:]) / depth
         b = size.focal * (ray[:, :2] - slope * ray[:, 2:]) / depth
-        consistent = (scene.pick(mask, index) & _has_neighbour(scene, index, step)).to(a.dtype)
-        numerator = numerator - consistent * (a * b).sum(-1)
-        information = information + consistent * (a * a).sum(-1)
+        numerator = numerator - trusted * (a * b).sum(-1)
+        information = information + trusted * (a * a).sum(-1)
     return numerator / information.clamp(min=1e-9), information
 
 
@@ -254,7 +255,7 @@ def align_disparity(scene: Scene, frame: int) -> Alignment:
     residual, residual_metric = float(residuals(scale, shift).median()), float(residuals(metric, 0.0).median())
     if residual_metric <= METRIC_TOLERANCE * max(residual, SMALLEST_RESIDUAL):
         scale, shift, residual = metric, 0.0, residual_metric
-    informative = parallax > parallax.median()
+    informative = parallax >= parallax.median()
     spread = 1.5 * float((scale * x + shift - y).abs()[informative].median())
     believed = scale > 0.0 and residual < max(MAX_RESIDUAL * scene.intrinsics.width, 1.0)
     return Alignment(scale, shift, residual, spread, believed)

@@ -96,6 +96,7 @@ class HealthFigures:
     prior_depth: float | None
     prior_frames: float | None
     prior_flow: float | None
+    prior_moving: float | None
     fit_static: float | None
     fit_moving: float | None
     warps: float | None

@@ -65,6 +65,10 @@ CHECKS = (
           "moving pixels whose optical flow could be lifted to scene flow",
           "flow is inconsistent or changes colour where things move: faster motion than the frame rate shows, or masks "
           "beside the things; look at sheets/flow_and_masks.jpg"),
+    Check("prior_moving", "given depth of what moves", "%", 100.0, 50.0,
+          "moving regions whose depth agrees with their path, of those whose path gives it",
+          "the given depth of moving things contradicts their path and was corrected for training (the log of the run "
+          "names by how much): look at disp/ there, or other depth (--depth multiview)"),
     Check("fit_static", "fit, static", "dB PSNR", 24.0, 19.0, "frames of the video, rendered, outside the masks",
           "the static part does not fit: train longer; if it stays, cameras are wrong (see the error in the log of "
           "run_colmap.py)"),

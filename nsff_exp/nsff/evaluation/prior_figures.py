@@ -21,11 +21,13 @@ class PriorFigures:
         prior_depth: disagreement of disparity with flow and poses, median of the frames, in percent of the width.
         prior_frames: frames whose disparity is believed, in percent.
         prior_flow: pixels inside the motion masks whose flow could be lifted to scene flow, in percent.
+        prior_moving: moving regions whose track gives their depth and does not contradict the given one, in percent.
     """
 
     prior_depth: float | None
     prior_frames: float | None
     prior_flow: float | None
+    prior_moving: float | None
 
 
 @torch.no_grad()
@@ -33,13 +35,14 @@ def measure_priors(priors: Priors) -> tuple[PriorFigures, dict[str, tuple[int, .
     """Measure the priors of all frames, on every pixel of the motion masks or `MAX_PIXELS` evenly spaced ones.
 
     Returns:
-        The figures, and by the name of a figure the frames whose prior is doubted: disparity that is not believed, and
-        motion of which less than `MIN_KNOWN` percent could be lifted.
+        The figures, and by the name of a figure the frames whose prior is doubted: disparity that is not believed,
+        motion of which less than `MIN_KNOWN` percent could be lifted or whose flow does not lead back, regions whose
+        track contradicts their depth, and masks that are empty or full.
     """
     scene = priors.scene
     residuals = [alignment.residual for alignment in priors.alignments if np.isfinite(alignment.residual)]
     bad_depth = tuple(frame for frame, alignment in enumerate(priors.alignments) if not alignment.believed)
-    known = {}
+    regions, known = priors.moving.regions, {}
     for frame in range(scene.timeline.n_frames):
         moving = moving_pixels(scene, frame)
         if len(moving):
@@ -50,6 +53,13 @@ def measure_priors(priors: Priors) -> tuple[PriorFigures, dict[str, tuple[int, .
         prior_depth=100.0 * float(np.median(residuals)) / scene.intrinsics.width if residuals else None,
         prior_frames=100.0 * (1.0 - len(bad_depth) / len(priors.alignments)),
         prior_flow=float(np.mean(list(known.values()))) if known else None,
+        prior_moving=100.0 * float(np.mean([not region.contradicts for region in regions])) if regions else None,
     )
-    bad_flow = tuple(frame for frame, percent in known.items() if percent < MIN_KNOWN)
-    return figures, {"prior_frames": bad_depth, "prior_flow": bad_flow}
+    bad_flow = {frame for frame, percent in known.items() if percent < MIN_KNOWN}
+    return figures, {
+        "prior_frames": bad_depth,
+        "prior_flow": tuple(sorted(bad_flow.union(priors.doubts.flow))),
+        "prior_moving": priors.moving.doubted_frames(),
+        "moving": priors.doubts.empty_masks,
+        "static": priors.doubts.full_masks,
+    }

@@ -9,11 +9,7 @@ import numpy as np
 
 from nsff.cli import progress_bar
 from nsff.errors import InputError
-from nsff.io import Image, read_image, write_array, write_image
-from nsff.prep.flow import DisFlow
-from nsff.prep.multiview.inpaint_depth import contact_inverse_depth, inpaint_depth
-from nsff.prep.multiview.plane_sweep import NEAREST_PLANE_RATIO
-from nsff.prep.multiview.track_depth import (
+from nsff.geometry.track_depth import (
     Track,
     TrackDepth,
     inverse_depths_by_frame,
@@ -21,7 +17,11 @@ from nsff.prep.multiview.track_depth import (
     link_regions,
     measure_tracks,
 )
-from nsff.prep.multiview.triangulate import MeasuredDepth, measure_depth
+from nsff.io import Image, read_image, write_array, write_image
+from nsff.prep.flow import DisFlow
+from nsff.prep.multiview.inpaint_depth import contact_inverse_depth, inpaint_depth
+from nsff.prep.multiview.plane_sweep import NEAREST_PLANE_RATIO
+from nsff.prep.multiview.triangulate import MeasuredDepth, follow_moving, measure_depth
 from nsff.prep.network_sizes import resize_image, shrink_disparity, working_size
 from nsff.prep.poses_bounds import Cameras, load_cameras
 from nsff.prep.previews import mask_picture, preview_indices, write_contact_sheet
@@ -113,8 +113,9 @@ def _track(
     measured: list[MeasuredDepth], cameras: Cameras, size: tuple[int, int]
 ) -> tuple[list[dict[int, float]], str]:
     """Inverse depth of the moving regions whose tracks give it, by frame and label, and a summary."""
-    tracks = link_regions(measured)
-    depths = measure_tracks(tracks, measured, cameras.w2c, cameras.intrinsics(*size))
+    flows = follow_moving(measured)
+    tracks = link_regions(flows)
+    depths = measure_tracks(tracks, flows, cameras.w2c, cameras.intrinsics(*size))
     bounds = float(cameras.bounds[:, 0].min()), float(cameras.bounds[:, 1].max())
     believed = []
     for track, depth in zip(tracks, depths, strict=True):

@@ -16,9 +16,9 @@ import scipy.sparse
 import scipy.sparse.linalg
 from jaxtyping import Float
 
+from nsff.geometry.track_depth import label_regions
 from nsff.io import Image, Mask
 from nsff.prep.motion_masks import disk
-from nsff.prep.multiview.track_depth import label_regions
 from nsff.prep.multiview.triangulate import MeasuredDepth
 
 RIM_RADIUS = 2  # Pixels around a moving region in which measured depth is not trusted.

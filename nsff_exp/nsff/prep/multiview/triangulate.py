@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
+from nsff.geometry.track_depth import MovingFlow
 from nsff.io import Flow, Image, Mask
-from nsff.prep.flow import FlowMethod
+from nsff.prep.flow import FlowMethod, consistent
 from nsff.prep.motion_masks import disk
 from nsff.prep.multiview.plane_sweep import sweep_reduced
 
@@ -46,6 +47,22 @@ class MeasuredDepth:
     moving: Bool[np.ndarray, "H W"]
     min_motion_inverse_depth: Float[np.ndarray, " m"]
     moving_flows: dict[int, Float[np.ndarray, "m 2"]]
+
+
+def follow_moving(measured: Sequence[MeasuredDepth]) -> list[MovingFlow]:
+    """Check the flow of the moving pixels of all frames against the flow back."""
+
+    def dense(index: int, step: int) -> Flow:
+        flow = np.zeros((*measured[index].moving.shape, 2), np.float32)
+        flow[measured[index].moving] = measured[index].moving_flows[step]
+        return flow
+
+    def check(index: int) -> MovingFlow:
+        moving, flows = measured[index].moving, measured[index].moving_flows
+        trusted = {step: consistent(dense(index, step), dense(index + step, -step))[moving] for step in flows}
+        return MovingFlow(moving, flows, trusted)
+
+    return [check(index) for index in range(len(measured))]
 
 
 def neighbour_indices(index: int, n_frames: int) -> list[int]:

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from nsff.prep.multiview.track_depth import (
+from nsff.geometry.track_depth import (
+    MovingFlow,
     Track,
     TrackDepth,
     inverse_depths_by_frame,
@@ -10,7 +11,6 @@ from nsff.prep.multiview.track_depth import (
     link_regions,
     measure_tracks,
 )
-from nsff.prep.multiview.triangulate import MeasuredDepth
 
 SIZE, FOCAL = (90, 160), 100.0
 INTRINSICS = np.array([[FOCAL, 0.0, 80.0], [0.0, FOCAL, 45.0], [0.0, 0.0, 1.0]])
@@ -29,7 +29,7 @@ def project(point: np.ndarray, x: float, y: float) -> np.ndarray:
     return FOCAL * (point[:2] - [x, y]) / point[2] + [80.0, 45.0]
 
 
-def draw(boxes: list[list[tuple[float, float, float]]]) -> list[MeasuredDepth]:
+def draw(boxes: list[list[tuple[float, float, float]]]) -> list[MovingFlow]:
     """Frames of square regions (right, down, half side), each of which flows onto its next square, stretched.
 
     Squares of one frame are drawn in order; later ones hide earlier ones.
@@ -48,12 +48,11 @@ def draw(boxes: list[list[tuple[float, float, float]]]) -> list[MeasuredDepth]:
                     target = np.stack([next_right + scale * (columns - right), next_down + scale * (rows - down)], -1)
                     flow[inside] = (target - np.stack([columns, rows], axis=-1))[inside]
         kept = {step: flow[moving] for step, flow in flows.items() if 0 <= k + step < len(boxes)}
-        static = np.zeros(SIZE, np.float32)
-        frames.append(MeasuredDepth(static, ~moving, moving, np.zeros(moving.sum(), np.float32), kept))
+        frames.append(MovingFlow(moving, kept, {step: np.ones(moving.sum(), bool) for step in kept}))
     return frames
 
 
-def clip_of(path: list[np.ndarray], xs: list[float], ys: list[float]) -> tuple[list[MeasuredDepth], np.ndarray]:
+def clip_of(path: list[np.ndarray], xs: list[float], ys: list[float]) -> tuple[list[MovingFlow], np.ndarray]:
     """A square of side 0.6 that moves along a path, and the cameras."""
     boxes = [[(*project(point, x, y), FOCAL * 0.3 / point[2])] for point, x, y in zip(path, xs, ys, strict=True)]
     return draw(boxes), np.stack([look_from(x, y) for x, y in zip(xs, ys, strict=True)])
@@ -79,6 +78,20 @@ def test_measure_tracks_exact_for_thing_at_rest():
     (depth,) = measure_tracks(link_regions(measured), measured, w2c, INTRINSICS)
     np.testing.assert_allclose(depth.depths, 4.0, rtol=1e-3)
     assert depth.uncertainty < 0.01
+    np.testing.assert_allclose(depth.scale_bounds, 1.0, rtol=1e-3)
+
+
+def test_scale_bounds_enclose_the_depth_of_things_that_jitter():
+    """Accelerations of their own draw least squares towards the camera, and the reverse regression away from it."""
+    bounds = []
+    for seed in range(10):
+        jitter = 0.05 * np.random.default_rng(seed).standard_normal((N_FRAMES, 2))
+        path = [np.array([-0.3 + 0.05 * k + jitter[k, 0], 0.1 + jitter[k, 1], 5.0]) for k in range(N_FRAMES)]
+        measured, w2c = clip_of(path, RIG_X, RIG_Y)
+        (depth,) = measure_tracks(link_regions(measured), measured, w2c, INTRINSICS)
+        bounds.append([bound * np.median(depth.depths) for bound in depth.scale_bounds])
+    nearest, farthest = np.mean(bounds, axis=0)
+    assert 4.8 < nearest < 5.0 < farthest < 5.2
 
 
 @pytest.mark.parametrize(("speed", "bend"), [(0.15, 0.0), (-0.05, 0.0), (-0.05, 0.002), (0.15, 0.002)])
@@ -113,7 +126,7 @@ def test_measure_tracks_rejects_camera_at_rest_and_short_track():
     assert not depth.is_reliable
 
 
-def labels_at(frame: MeasuredDepth, squares: list[tuple[float, float, float]]) -> list[int]:
+def labels_at(frame: MovingFlow, squares: list[tuple[float, float, float]]) -> list[int]:
     """Labels of the regions at the centres of squares."""
     labels = label_regions(frame.moving)
     return [int(labels[round(down), round(right)]) for right, down, _ in squares]

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from nsff.io import Flow, Mask
-from nsff.prep.flow import consistent
-from nsff.prep.multiview.triangulate import MeasuredDepth
 
 MIN_REGION_FRACTION = 0.001  # Of the frame; smaller regions are not tracked.
 MIN_LINKED_FRACTION = 0.5  # Of the pixels of a region that must flow into the next region of its track.
@@ -28,6 +26,21 @@ MIN_CONDITION = 1e-8  # Smallest over largest eigenvalue; below it, depths are d
 # frame, and the acceleration.
 HALF = 0.5**0.5
 DIFFERENCES = (((0, 1), (-HALF, HALF)), ((-1, 0), (-HALF, HALF)), ((-1, 0, 1), (1.0, -2.0, 1.0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class MovingFlow:
+    """The moving pixels of a frame and their flow, in the order of `np.nonzero`.
+
+    Attributes:
+        moving: the pixels.
+        flows: flow of each to the frames before (-1) and after (1), as far as there are; pixels (right, down).
+        trusted: whether each of these flows is consistent with the flow back.
+    """
+
+    moving: Mask
+    flows: dict[int, Float[np.ndarray, "m 2"]]
+    trusted: dict[int, Bool[np.ndarray, " m"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +73,14 @@ class TrackDepth:
         uncertainty: relative distance at which the depths of least acceleration lie at most; infinite where some change
             of the depths costs no acceleration. Motion does not count: things that move as steadily as the camera and
             along its path look like things at rest at a wrong depth.
+        scale_bounds: factors of all depths by regression of the accelerations of rays and camera on each other. Errors
+            of flow and accelerations of the thing draw the first, least squares, towards the camera, and the second,
+            its reverse, away from it; the truth lies between (Frisch 1934). (0, infinity) where they say nothing.
     """
 
     depths: Float[np.ndarray, " t"]
     uncertainty: float
+    scale_bounds: tuple[float, float]
 
     @property
     def is_reliable(self) -> bool:
@@ -77,11 +94,11 @@ def label_regions(moving: Mask) -> Int[np.ndarray, "H W"]:
     return cv2.connectedComponents(moving.astype(np.uint8), connectivity=8)[1]
 
 
-def dense_flow(measured: MeasuredDepth, step: int) -> Flow:
-    """Flow of the moving pixels to an adjacent frame as an image; 0 at other pixels."""
-    flow = np.zeros((*measured.moving.shape, 2), np.float32)
-    flow[measured.moving] = measured.moving_flows[step]
-    return flow
+def _dense(moving: Mask, values: Shaped[np.ndarray, "m ..."]) -> Shaped[np.ndarray, "H W ..."]:
+    """Values of the moving pixels as an image; 0 at other pixels."""
+    image = np.zeros((*moving.shape, *values.shape[1:]), values.dtype)
+    image[moving] = values
+    return image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +118,11 @@ class _Step:
     targets: Int[np.ndarray, "H W"]
 
 
-def _follow(measured: Sequence[MeasuredDepth], index: int, step: int) -> _Step:
+def _follow(frames: Sequence[MovingFlow], index: int, step: int) -> _Step:
     """Follow the moving pixels of a frame into the one before (-1) or after (1)."""
-    frame, adjacent = measured[index], measured[index + step]
+    frame, adjacent = frames[index], frames[index + step]
     height, width = frame.moving.shape
-    flow = dense_flow(frame, step)
-    trusted = frame.moving & consistent(flow, dense_flow(adjacent, -step))
+    flow, trusted = (_dense(frame.moving, values[step]) for values in (frame.flows, frame.trusted))
     rows, columns = np.nonzero(trusted)
     x, y = np.rint(np.stack([columns, rows]) + flow[rows, columns].T).astype(int)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
@@ -115,26 +131,26 @@ def _follow(measured: Sequence[MeasuredDepth], index: int, step: int) -> _Step:
     return _Step(label_regions(frame.moving), flow, trusted, targets)
 
 
-def link_regions(measured: Sequence[MeasuredDepth]) -> list[Track]:
+def link_regions(frames: Sequence[MovingFlow]) -> list[Track]:
     """Link the moving regions of consecutive frames into tracks.
 
     A region continues in the one into which most of its pixels flow. Of several that flow into the same one, that with
     most pixels continues and the others end; the lesser parts of a region that splits begin new tracks.
 
     Args:
-        measured: all frames of the video.
+        frames: all frames of the video.
 
     Returns:
         All tracks, those of a single frame included. Each region that is large enough is in one track.
     """
-    minimum = MIN_REGION_FRACTION * measured[0].moving.size
+    minimum = MIN_REGION_FRACTION * frames[0].moving.size
     tracks: list[Track] = []
     open_tracks: dict[int, Track] = {}  # by label in the frame at hand
-    for index, frame in enumerate(measured):
+    for index, frame in enumerate(frames):
         areas = np.bincount(label_regions(frame.moving).ravel())
         continued = {}
         if index > 0:
-            links = _links(_follow(measured, index - 1, 1), list(open_tracks))
+            links = _links(_follow(frames, index - 1, 1), list(open_tracks))
             continued = {new: open_tracks[old] for old, new in links.items() if areas[new] >= minimum}
         for label, track in continued.items():
             track.labels.append(label)
@@ -190,13 +206,18 @@ class _SquaredSum:
         """Value of the sum."""
         return max(0.0, float(depths @ self.normal @ depths - 2.0 * self.right @ depths) + self.constant)
 
+    def scale_bounds(self, depths: Float[np.ndarray, " t"]) -> tuple[float, float]:
+        """Factor of the depths with the least value, r^T d / d^T N d, and of the reverse regression, c / r^T d."""
+        product, square = float(self.right @ depths), float(depths @ self.normal @ depths)
+        return (product / square, self.constant / product) if product > 0.0 else (0.0, np.inf)
+
 
 def _solve(motion: _SquaredSum, acceleration: _SquaredSum) -> TrackDepth:
     """Minimise the sum of both, and bound the error by the acceleration alone.
 
     A sum of squares of value v at d has no minimum farther from d than sqrt(v) over its smallest singular value.
     """
-    unsolvable = TrackDepth(np.zeros_like(motion.right), np.inf)
+    unsolvable = TrackDepth(np.zeros_like(motion.right), np.inf, (0.0, np.inf))
     values, vectors = np.linalg.eigh(motion.normal + acceleration.normal)
     if values[0] <= MIN_CONDITION * values[-1]:
         return unsolvable
@@ -205,12 +226,12 @@ def _solve(motion: _SquaredSum, acceleration: _SquaredSum) -> TrackDepth:
     if stiffness[0] <= MIN_CONDITION * stiffness[-1] or not depths.any():
         return unsolvable
     bound = np.sqrt(acceleration.at(depths) / stiffness[0])
-    return TrackDepth(depths, float(bound / np.linalg.norm(depths)))
+    return TrackDepth(depths, float(bound / np.linalg.norm(depths)), acceleration.scale_bounds(depths))
 
 
 def measure_tracks(
     tracks: Sequence[Track],
-    measured: Sequence[MeasuredDepth],
+    frames: Sequence[MovingFlow],
     w2c: Float[np.ndarray, "n 3 4"],
     intrinsics: Float[np.ndarray, "3 3"],
 ) -> list[TrackDepth]:
@@ -222,17 +243,17 @@ def measure_tracks(
 
     Args:
         tracks: the tracks.
-        measured: all frames of the video.
+        frames: all frames of the video.
         w2c: poses of all frames, axes right, down, forward.
         intrinsics: intrinsics at the size of the frames.
     """
     centres = -np.einsum("nji,nj->ni", w2c[:, :, :3], w2c[:, :, 3])
     sums = [(_SquaredSum(len(track.labels)), _SquaredSum(len(track.labels))) for track in tracks]
-    for frame in range(len(measured)):
+    for frame in range(len(frames)):
         here = [(track, both) for track, both in zip(tracks, sums, strict=True) if track.shows(frame)]
         if not here:
             continue
-        steps = {step: _follow(measured, frame, step) for step in (-1, 1) if 0 <= frame + step < len(measured)}
+        steps = {step: _follow(frames, frame, step) for step in (-1, 1) if 0 <= frame + step < len(frames)}
         for track, (motion, acceleration) in here:
             for offsets, factors in DIFFERENCES:
                 if not all(track.shows(frame + offset) for offset in offsets):
