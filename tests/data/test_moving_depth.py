@@ -159,6 +159,8 @@ def test_empty_and_full_masks_are_named(moving, caplog):
     doubted = measure_priors(priors)[1]
     everywhere = tuple(range(N_FRAMES))
     assert (doubted["moving"], doubted["static"]) == (((), everywhere) if moving else (everywhere, ()))
+    assert priors.usable is not moving
+    assert doubted["prior_frames"] == ()
     expected = "motion masks of 12 frames cover the whole frame" if moving else "all motion masks are empty"
     assert expected in caplog.text
 

@@ -98,6 +98,8 @@ class Priors:
         log.info("depth agrees with flow and poses to %.2f px (median over the frames)", float(residuals.nanmedian()))
         if bad:
             log.warning("depth of %d frames contradicts flow and poses and is not used: %s", len(bad), names(bad))
+        for frame in doubts.full_masks:  # all of it would be fitted as moving, and nothing would be left to be static
+            alignments[frame] = dataclasses.replace(alignments[frame], believed=False)
         moving = MovingDepth.of(
             scene,
             lambda frame: alignments[frame].inverse_depth(scene.disparity[frame]),

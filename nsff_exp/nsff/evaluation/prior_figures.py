@@ -41,7 +41,11 @@ def measure_priors(priors: Priors) -> tuple[PriorFigures, dict[str, tuple[int, .
     """
     scene = priors.scene
     residuals = [alignment.residual for alignment in priors.alignments if np.isfinite(alignment.residual)]
-    bad_depth = tuple(frame for frame, alignment in enumerate(priors.alignments) if not alignment.believed)
+    bad_depth = tuple(
+        frame
+        for frame, alignment in enumerate(priors.alignments)
+        if not alignment.believed and frame not in priors.doubts.full_masks
+    )
     regions, known = priors.moving.regions, {}
     for frame in range(scene.timeline.n_frames):
         moving = moving_pixels(scene, frame)
