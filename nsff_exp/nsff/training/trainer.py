@@ -88,7 +88,9 @@ class Trainer:
             raise UsageError(f"N_rand = {config.N_rand} is split between {group.size} processes: choose a larger one")
         self.config, self.scene, self.device, self.group = config, scene, device, group
         # Published settings do not use aligned priors: no warning about them then.
-        self.priors = Priors.of(scene) if config.lifts_priors or config.max_warm_steps else None
+        priors = Priors.of(scene) if config.lifts_priors or config.max_warm_steps else None
+        # Samples around a depth that no frame believes would be missing where the surface is.
+        self.priors = priors if priors is not None and priors.usable else None
         self.step = 0
         self.seconds = 0.0  # of training, over all runs of the experiment
         torch.manual_seed(config.seed)
@@ -115,7 +117,7 @@ class Trainer:
         rate = learning_rate(config, self.step, progress)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        warm_start = plan.warm_start and self.priors is not None and self.priors.usable
+        warm_start = plan.warm_start and self.priors is not None
         frame, outcome = self._warm_step() if warm_start else self._ray_step(plan)
         self._average_gradients()
         self.optimizer.step()
