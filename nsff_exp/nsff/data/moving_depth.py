@@ -18,21 +18,14 @@ from torch import Tensor
 
 from nsff.data.flow_check import check_flow
 from nsff.data.scene import MASK_MARGIN, Scene
-from nsff.geometry.track_depth import (
-    MIN_TRACK_FRAMES,
-    MovingFlow,
-    Track,
-    TrackDepth,
-    label_regions,
-    link_regions,
-    measure_tracks,
-)
+from nsff.geometry.moving_regions import MovingFlow, MovingRegions, Track, link_regions
+from nsff.geometry.track_depth import MIN_TRACK_FRAMES, TrackDepth, measure_tracks
 from nsff.io import Mask
 
 log = logging.getLogger("nsff")
 
 TOLERANCE = 1.1  # factor between prior and track, beyond the bounds of the track, from which on they contradict
-CACHED_FRAMES = 4  # their flow is kept in memory
+CACHED_FRAMES = 8  # their flow is kept in memory
 MAX_REGION_FRACTION = 0.5  # of the frame; a larger region is no single thing at one depth
 
 InverseDepth = Float[Tensor, "H W"]
@@ -70,9 +63,10 @@ class MovingRegion:
 
 @dataclasses.dataclass(frozen=True)
 class MovingDepth:
-    """All moving regions whose tracks give their depth."""
+    """All moving regions whose tracks give their depth, and the pixels of all regions."""
 
-    regions: tuple[MovingRegion, ...] = ()
+    regions: tuple[MovingRegion, ...]
+    pixels: MovingRegions
 
     @staticmethod
     def of(scene: Scene, inverse_depth: Callable[[int], InverseDepth], believed: Sequence[bool]) -> "MovingDepth":
@@ -83,17 +77,17 @@ class MovingDepth:
             inverse_depth: aligned prior of a frame, scene units.
             believed: per frame, whether its prior is aligned well enough to be used.
         """
-        flows = SceneFlow(scene)
-        tracks = link_regions(flows)
+        pixels = MovingRegions.of(SceneFlow(scene))
+        tracks = link_regions(pixels)
         intrinsics = np.diag([scene.intrinsics.focal, scene.intrinsics.focal, 1.0])
         intrinsics[:2, 2] = scene.intrinsics.width * 0.5, scene.intrinsics.height * 0.5
-        depths = measure_tracks(tracks, flows, _world_to_camera(scene.cameras.c2w), intrinsics)
+        depths = measure_tracks(tracks, pixels, _world_to_camera(scene.cameras.c2w), intrinsics)
         regions = []
         for track, depth in zip(tracks, depths, strict=True):
             if depth.is_reliable and np.isfinite(depth.scale_bounds).all():
-                region = _compare(track, depth, flows, inverse_depth, believed)
+                region = _compare(track, depth, pixels, inverse_depth, believed)
                 regions += [region] if region is not None else []
-        found = MovingDepth(tuple(regions))
+        found = MovingDepth(tuple(regions), pixels)
         found.report()
         return found
 
@@ -132,7 +126,7 @@ class MovingDepth:
 
     def _correct_frame(self, frame: int, mask: Bool[Tensor, "H W"]) -> Float16[Tensor, "H W"]:
         moving = mask.cpu().numpy()
-        labels = label_regions(_core(moving)).astype(np.float32)
+        labels = self.pixels.image(frame).astype(np.float32)
         whole = np.where(moving, cv2.dilate(labels, _disk(moving.shape[1], 1)), 0.0)
         factors = np.where(moving, 1.0 / self.common_factor, 1.0).astype(np.float16)
         for region in self.regions:
@@ -193,14 +187,14 @@ def _world_to_camera(c2w: Float[np.ndarray, "n 3 4"]) -> Float[np.ndarray, "n 3 
 def _compare(
     track: Track,
     depth: TrackDepth,
-    flows: Sequence[MovingFlow],
+    pixels: MovingRegions,
     inverse_depth: Callable[[int], InverseDepth],
     believed: Sequence[bool],
 ) -> MovingRegion | None:
     """Compare the depths of a track with the prior; None if too few frames have one or the region is too large."""
     ratios = []
     for frame, value in enumerate(depth.depths, track.start):
-        region = label_regions(flows[frame].moving) == track.label(frame)
+        region = pixels.image(frame) == track.label(frame)
         if believed[frame] and region.mean() <= MAX_REGION_FRACTION:
             ratios.append(value * float(np.median(inverse_depth(frame).cpu().numpy()[region])))
     if len(ratios) < MIN_TRACK_FRAMES:

@@ -9,16 +9,12 @@ tracks are recognised by their uncertainty and rejected (Park et al.: reconstruc
 import dataclasses
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float
 
-from nsff.io import Flow, Mask
+from nsff.geometry.moving_regions import MovingRegions, RegionStep, Track, follow
 
-MIN_REGION_FRACTION = 0.001  # Of the frame; smaller regions are not tracked.
-MIN_LINKED_FRACTION = 0.5  # Of the pixels of a region that must flow into the next region of its track.
 MAX_POINTS = 200  # Per region and step, on a regular subset of its pixels.
-MIN_POINTS = 8  # A track ends where fewer points have consistent flow.
 MIN_TRACK_FRAMES = 6  # Shorter tracks are off by 20 to 30 % on rendered scenes.
 MAX_UNCERTAINTY = 0.85  # Of `TrackDepth.uncertainty`: 0.1 to 0.7 for cameras that jump, above 1.5 for a hand-held one.
 MIN_CONDITION = 1e-8  # Smallest over largest eigenvalue; below it, depths are determined by rounding errors.
@@ -26,42 +22,6 @@ MIN_CONDITION = 1e-8  # Smallest over largest eigenvalue; below it, depths are d
 # frame, and the acceleration.
 HALF = 0.5**0.5
 DIFFERENCES = (((0, 1), (-HALF, HALF)), ((-1, 0), (-HALF, HALF)), ((-1, 0, 1), (1.0, -2.0, 1.0)))
-
-
-@dataclasses.dataclass(frozen=True)
-class MovingFlow:
-    """The moving pixels of a frame and their flow, in the order of `np.nonzero`.
-
-    Attributes:
-        moving: the pixels.
-        flows: flow of each to the frames before (-1) and after (1), as far as there are; pixels (right, down).
-        trusted: whether each of these flows is consistent with the flow back.
-    """
-
-    moving: Mask
-    flows: dict[int, Float[np.ndarray, "m 2"]]
-    trusted: dict[int, Bool[np.ndarray, " m"]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Track:
-    """A moving region through consecutive frames.
-
-    Attributes:
-        start: index of its first frame.
-        labels: its label in `label_regions` of each frame.
-    """
-
-    start: int
-    labels: list[int]
-
-    def shows(self, frame: int) -> bool:
-        """Whether the track extends to a frame."""
-        return self.start <= frame < self.start + len(self.labels)
-
-    def label(self, frame: int) -> int:
-        """Label of the region in a frame that it extends to."""
-        return self.labels[frame - self.start]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,101 +43,16 @@ class TrackDepth:
     scale_bounds: tuple[float, float]
 
     @property
+    def balanced(self) -> Float[np.ndarray, " t"]:
+        """The depths, scaled to the geometric mean of the bounds: least squares alone are 5 % too near in our scenes."""
+        nearest, farthest = self.scale_bounds
+        return self.depths * (np.sqrt(nearest * farthest) if 0.0 < nearest <= farthest < np.inf else 1.0)
+
+    @property
     def is_reliable(self) -> bool:
         """The track is long enough, and its depths are positive and well determined."""
         long_enough = len(self.depths) >= MIN_TRACK_FRAMES
         return long_enough and self.uncertainty <= MAX_UNCERTAINTY and bool((self.depths > 0.0).all())
-
-
-def label_regions(moving: Mask) -> Int[np.ndarray, "H W"]:
-    """Number the connected regions of a mask from 1 on; 0 = outside."""
-    return cv2.connectedComponents(moving.astype(np.uint8), connectivity=8)[1]
-
-
-def _dense(moving: Mask, values: Shaped[np.ndarray, "m ..."]) -> Shaped[np.ndarray, "H W ..."]:
-    """Values of the moving pixels as an image; 0 at other pixels."""
-    image = np.zeros((*moving.shape, *values.shape[1:]), values.dtype)
-    image[moving] = values
-    return image
-
-
-@dataclasses.dataclass(frozen=True)
-class _Step:
-    """Flow of the moving pixels of a frame into an adjacent one.
-
-    Attributes:
-        labels: regions of the frame.
-        flow: flow to the adjacent frame.
-        trusted: moving pixels whose flow is consistent.
-        targets: label of the adjacent frame's region into which each trusted pixel flows; else 0.
-    """
-
-    labels: Int[np.ndarray, "H W"]
-    flow: Flow
-    trusted: Mask
-    targets: Int[np.ndarray, "H W"]
-
-
-def _follow(frames: Sequence[MovingFlow], index: int, step: int) -> _Step:
-    """Follow the moving pixels of a frame into the one before (-1) or after (1)."""
-    frame, adjacent = frames[index], frames[index + step]
-    height, width = frame.moving.shape
-    flow, trusted = (_dense(frame.moving, values[step]) for values in (frame.flows, frame.trusted))
-    rows, columns = np.nonzero(trusted)
-    x, y = np.rint(np.stack([columns, rows]) + flow[rows, columns].T).astype(int)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    targets = np.zeros((height, width), np.int32)
-    targets[rows[inside], columns[inside]] = label_regions(adjacent.moving)[y[inside], x[inside]]
-    return _Step(label_regions(frame.moving), flow, trusted, targets)
-
-
-def link_regions(frames: Sequence[MovingFlow]) -> list[Track]:
-    """Link the moving regions of consecutive frames into tracks.
-
-    A region continues in the one into which most of its pixels flow. Of several that flow into the same one, that with
-    most pixels continues and the others end; the lesser parts of a region that splits begin new tracks.
-
-    Args:
-        frames: all frames of the video.
-
-    Returns:
-        All tracks, those of a single frame included. Each region that is large enough is in one track.
-    """
-    minimum = MIN_REGION_FRACTION * frames[0].moving.size
-    tracks: list[Track] = []
-    open_tracks: dict[int, Track] = {}  # by label in the frame at hand
-    for index, frame in enumerate(frames):
-        areas = np.bincount(label_regions(frame.moving).ravel())
-        continued = {}
-        if index > 0:
-            links = _links(_follow(frames, index - 1, 1), list(open_tracks))
-            continued = {new: open_tracks[old] for old, new in links.items() if areas[new] >= minimum}
-        for label, track in continued.items():
-            track.labels.append(label)
-        for label in range(1, len(areas)):
-            if label not in continued and areas[label] >= minimum:
-                continued[label] = Track(index, [label])
-                tracks.append(continued[label])
-        open_tracks = continued
-    return tracks
-
-
-def _links(step: _Step, labels: list[int]) -> dict[int, int]:
-    """Match regions to those of the next frame; each at most once."""
-    candidates = []
-    for label in labels:
-        region = step.labels == label
-        votes = np.bincount(step.targets[region], minlength=2)
-        votes[0] = 0  # outside of all regions
-        best = int(votes.argmax())
-        # Only trusted pixels vote: where they are few, there is no flow to measure by either.
-        if votes[best] >= max(MIN_POINTS, MIN_LINKED_FRACTION * step.trusted[region].sum()):
-            candidates.append((int(votes[best]), label, best))
-    links: dict[int, int] = {}
-    for _, label, best in sorted(candidates, reverse=True):
-        if best not in links.values():
-            links[label] = best
-    return links
 
 
 class _SquaredSum:
@@ -231,7 +106,7 @@ def _solve(motion: _SquaredSum, acceleration: _SquaredSum) -> TrackDepth:
 
 def measure_tracks(
     tracks: Sequence[Track],
-    frames: Sequence[MovingFlow],
+    regions: MovingRegions,
     w2c: Float[np.ndarray, "n 3 4"],
     intrinsics: Float[np.ndarray, "3 3"],
 ) -> list[TrackDepth]:
@@ -243,17 +118,18 @@ def measure_tracks(
 
     Args:
         tracks: the tracks.
-        frames: all frames of the video.
+        regions: of all frames of the video.
         w2c: poses of all frames, axes right, down, forward.
         intrinsics: intrinsics at the size of the frames.
     """
     centres = -np.einsum("nji,nj->ni", w2c[:, :, :3], w2c[:, :, 3])
     sums = [(_SquaredSum(len(track.labels)), _SquaredSum(len(track.labels))) for track in tracks]
-    for frame in range(len(frames)):
+    n_frames = len(regions.labels)
+    for frame in range(n_frames):
         here = [(track, both) for track, both in zip(tracks, sums, strict=True) if track.shows(frame)]
         if not here:
             continue
-        steps = {step: _follow(frames, frame, step) for step in (-1, 1) if 0 <= frame + step < len(frames)}
+        steps = {step: follow(regions, frame, step) for step in (-1, 1) if 0 <= frame + step < n_frames}
         for track, (motion, acceleration) in here:
             for offsets, factors in DIFFERENCES:
                 if not all(track.shows(frame + offset) for offset in offsets):
@@ -267,7 +143,7 @@ def measure_tracks(
     return [_solve(motion, acceleration) for motion, acceleration in sums]
 
 
-def _points(track: Track, frame: int, steps: dict[int, _Step]) -> dict[int, Float[np.ndarray, "n 2"]]:
+def _points(track: Track, frame: int, steps: dict[int, RegionStep]) -> dict[int, Float[np.ndarray, "n 2"]]:
     """Points (right, down) of the region in a frame that stay in the track, by offset of the frame."""
     stay = next(iter(steps.values())).labels == track.label(frame)
     for offset, step in steps.items():
@@ -291,6 +167,6 @@ def inverse_depths_by_frame(tracks: Sequence[tuple[Track, TrackDepth]], n_frames
     """Inverse depth of the regions of tracks, by frame and by label."""
     by_frame: list[dict[int, float]] = [{} for _ in range(n_frames)]
     for track, depth in tracks:
-        for frame, (label, value) in enumerate(zip(track.labels, depth.depths, strict=True), track.start):
+        for frame, (label, value) in enumerate(zip(track.labels, depth.balanced, strict=True), track.start):
             by_frame[frame][label] = 1.0 / float(value)
     return by_frame

@@ -9,14 +9,8 @@ import numpy as np
 
 from nsff.cli import progress_bar
 from nsff.errors import InputError
-from nsff.geometry.track_depth import (
-    Track,
-    TrackDepth,
-    inverse_depths_by_frame,
-    label_regions,
-    link_regions,
-    measure_tracks,
-)
+from nsff.geometry.moving_regions import MovingRegions, Track, link_regions
+from nsff.geometry.track_depth import TrackDepth, inverse_depths_by_frame, measure_tracks
 from nsff.io import Image, read_image, write_array, write_image
 from nsff.prep.flow import DisFlow
 from nsff.prep.multiview.inpaint_depth import contact_inverse_depth, inpaint_depth
@@ -79,11 +73,12 @@ def measure_from_neighbours(folder: SceneFolder, paths: list[Path]) -> str:
         )
     frames, cameras = WorkingFrames(folder.list_images(), paths), load_cameras(folder)
     measured = _measure(frames, cameras)
-    tracked, summary = _track(measured, cameras, frames.size)
+    regions = MovingRegions.of(follow_moving(measured))
+    tracked, summary = _track(measured, regions, cameras, frames.size)
     previewed, rows = set(preview_indices(len(frames))), []
     for index in progress_bar(range(len(frames)), desc="filling in", unit="frame"):
         depth = measured[index]
-        disparity = inpaint_depth(depth, frames[index], tracked[index])
+        disparity = inpaint_depth(depth, frames[index], regions.image(index), tracked[index])
         small = shrink_disparity(disparity, depth.moving, frames.training_size)
         write_array(folder.disparity(index), small.astype(np.float32))
         write_image(folder.moving(index), depth.moving.astype(np.uint8) * 255)
@@ -110,16 +105,15 @@ def _measure(frames: WorkingFrames, cameras: Cameras) -> list[MeasuredDepth]:
 
 
 def _track(
-    measured: list[MeasuredDepth], cameras: Cameras, size: tuple[int, int]
+    measured: list[MeasuredDepth], regions: MovingRegions, cameras: Cameras, size: tuple[int, int]
 ) -> tuple[list[dict[int, float]], str]:
     """Inverse depth of the moving regions whose tracks give it, by frame and label, and a summary."""
-    flows = follow_moving(measured)
-    tracks = link_regions(flows)
-    depths = measure_tracks(tracks, flows, cameras.w2c, cameras.intrinsics(*size))
+    tracks = link_regions(regions)
+    depths = measure_tracks(tracks, regions, cameras.w2c, cameras.intrinsics(*size))
     bounds = float(cameras.bounds[:, 0].min()), float(cameras.bounds[:, 1].max())
     believed = []
     for track, depth in zip(tracks, depths, strict=True):
-        is_believed = depth.is_reliable and _is_plausible(track, depth, measured, bounds)
+        is_believed = depth.is_reliable and _is_plausible(track, depth, measured, regions, bounds)
         log.debug(
             "moving region from frame %d on, %d frames: depth %.3g to %.3g, uncertainty %.2f, %s", track.start,
             len(track.labels), depth.depths.min(), depth.depths.max(), depth.uncertainty,
@@ -130,8 +124,8 @@ def _track(
     tracked = inverse_depths_by_frame(believed, len(measured))
     n_moving = sum(int(depth.moving.sum()) for depth in measured)
     n_measured = sum(
-        int(np.isin(label_regions(depth.moving), list(labels)).sum())
-        for depth, labels in zip(measured, tracked, strict=True)
+        int(np.isin(labels, list(tracked_labels)).sum())
+        for labels, tracked_labels in zip(regions.labels, tracked, strict=True)
     )
     summary = (
         f"of what moves, {len(believed)} tracks measured ({n_measured / max(1, n_moving):.0%} of its pixels) "
@@ -140,11 +134,17 @@ def _track(
     return tracked, summary
 
 
-def _is_plausible(track: Track, depth: TrackDepth, measured: list[MeasuredDepth], bounds: tuple[float, float]) -> bool:
+def _is_plausible(
+    track: Track,
+    depth: TrackDepth,
+    measured: list[MeasuredDepth],
+    regions: MovingRegions,
+    bounds: tuple[float, float],
+) -> bool:
     """Whether the track stays within the scene and mostly not behind the surface right below it."""
     nearest, farthest = NEAREST_PLANE_RATIO * bounds[0], FARTHEST_RATIO * bounds[1]
-    if not ((depth.depths > nearest) & (depth.depths < farthest)).all():
+    if not ((depth.balanced > nearest) & (depth.balanced < farthest)).all():
         return False
     frames = enumerate(track.labels, track.start)
-    contacts = np.array([contact_inverse_depth(measured[frame], label) for frame, label in frames])
-    return bool(np.median(contacts * depth.depths) <= MAX_BEHIND)
+    contacts = np.array([contact_inverse_depth(measured[k], regions.image(k) == label) for k, label in frames])
+    return bool(np.median(contacts * depth.balanced) <= MAX_BEHIND)

@@ -14,9 +14,8 @@ import numpy as np
 import scipy.ndimage
 import scipy.sparse
 import scipy.sparse.linalg
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from nsff.geometry.track_depth import label_regions
 from nsff.io import Image, Mask
 from nsff.prep.motion_masks import disk
 from nsff.prep.multiview.triangulate import MeasuredDepth
@@ -32,14 +31,18 @@ MIN_SMOOTHNESS = 1e-4  # Weight between neighbouring pixels of any colours.
 
 
 def inpaint_depth(
-    measured: MeasuredDepth, image: Image, tracked: Mapping[int, float] = MappingProxyType({})
+    measured: MeasuredDepth,
+    image: Image,
+    labels: Int[np.ndarray, "H W"],
+    tracked: Mapping[int, float] = MappingProxyType({}),
 ) -> Float[np.ndarray, "H W"]:
     """Inverse depth of every pixel: measured where valid and static, else the solution of `_solve`.
 
     Args:
         measured: measured depth of the frame.
         image: the frame, whose colours guide the filling.
-        tracked: median inverse depth of those moving regions (labels of `label_regions`) whose track gives it.
+        labels: moving region of each pixel, from 1 on; 0 where none is.
+        tracked: median inverse depth of those regions whose track gives it, by label.
 
     Returns:
         Inverse depths in the units of the measured ones; all 1 if nothing was measured.
@@ -49,7 +52,6 @@ def inpaint_depth(
     if not known.any():
         return np.ones_like(inverse_depth)
     prior = np.zeros_like(inverse_depth)
-    labels = label_regions(measured.moving)
     median, nearest = (float(value) for value in np.quantile(inverse_depth[known], [0.5, NEAREST_QUANTILE]))
     for label in range(1, int(labels.max()) + 1):
         region = labels == label
@@ -70,9 +72,8 @@ def inpaint_depth(
     return solution
 
 
-def contact_inverse_depth(measured: MeasuredDepth, label: int) -> float:
+def contact_inverse_depth(measured: MeasuredDepth, region: Mask) -> float:
     """Median inverse depth of the surface right below a moving region; 0 if nothing below it is known."""
-    region = label_regions(measured.moving) == label
     return float(np.median(_contact(measured.inverse_depth, _known(measured), region)[region.any(axis=0)]))
 
 

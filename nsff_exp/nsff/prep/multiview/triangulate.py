@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from nsff.geometry.track_depth import MovingFlow
+from nsff.geometry.moving_regions import MovingFlow
 from nsff.io import Flow, Image, Mask
 from nsff.prep.flow import FlowMethod, consistent
 from nsff.prep.motion_masks import disk
