@@ -44,9 +44,13 @@ class TrackDepth:
 
     @property
     def balanced(self) -> Float[np.ndarray, " t"]:
-        """The depths, scaled to the geometric mean of the bounds: least squares alone are 5 % too near in our scenes."""
+        """The depths, scaled half way to the geometric mean of the bounds.
+
+        On five tracks of two rendered scenes, least squares alone were off by 6.6 % in the mean (0 to 20 % too near),
+        these are by 4.9 %, the geometric mean by 4.7 % but too far on the steadiest ones.
+        """
         nearest, farthest = self.scale_bounds
-        return self.depths * (np.sqrt(nearest * farthest) if 0.0 < nearest <= farthest < np.inf else 1.0)
+        return self.depths * ((nearest * farthest) ** 0.25 if 0.0 < nearest <= farthest < np.inf else 1.0)
 
     @property
     def is_reliable(self) -> bool:
