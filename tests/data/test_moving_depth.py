@@ -138,7 +138,7 @@ def test_thing_without_track_is_left_alone_among_things_at_their_depth():
 def test_steady_camera_says_nothing_about_depth():
     """The camera moves as steadily as the square: at another depth it would move as steadily too."""
     priors = Priors.of(with_moving_depth_off(squares_before_wall([NEARING], HAND_HELD), 1.3))
-    assert priors.moving == MovingDepth()
+    assert priors.moving.regions == ()
     assert priors.correction is None
     assert measure_priors(priors)[0].prior_moving is None
 
@@ -155,7 +155,7 @@ def test_empty_and_full_masks_are_named(moving, caplog):
     scene = squares_before_wall([NEARING], RIG)
     masks = torch.full_like(scene.motion_masks, moving)
     priors = Priors.of(dataclasses.replace(scene, motion_masks=masks, background=~masks, moving={}))
-    assert priors.moving == MovingDepth()
+    assert priors.moving.regions == ()
     doubted = measure_priors(priors)[1]
     everywhere = tuple(range(N_FRAMES))
     assert (doubted["moving"], doubted["static"]) == (((), everywhere) if moving else (everywhere, ()))

@@ -127,7 +127,9 @@ def test_inpaint_depth_moving_region_stands_on_floor(min_motion, expected):
     inverse_depth[:4] = 0.6  # the nearest thing of the scene
     moving = np.zeros(SIZE, bool)
     moving[8:20, 20:30] = True
-    filled = inpaint_depth(constant_measurement(inverse_depth, moving, min_motion), np.full((*SIZE, 3), 90, np.uint8))
+    filled = inpaint_depth(
+        constant_measurement(inverse_depth, moving, min_motion), np.full((*SIZE, 3), 90, np.uint8), moving.astype(int)
+    )
     np.testing.assert_allclose(filled[moving], expected, atol=0.02)
     static = cv2.dilate(moving.astype(np.uint8), np.ones((7, 7))) == 0
     np.testing.assert_allclose(filled[static], inverse_depth[static], atol=1e-4)
@@ -139,7 +141,8 @@ def test_inpaint_depth_tracked_region_has_depth_of_its_track():
     moving = np.zeros(SIZE, bool)
     moving[8:20, 10:54] = True
     measured, grey = constant_measurement(inverse_depth, moving), np.full((*SIZE, 3), 90, np.uint8)
-    guessed, tracked = inpaint_depth(measured, grey), inpaint_depth(measured, grey, {1: 0.8})
+    labels = moving.astype(int)
+    guessed, tracked = inpaint_depth(measured, grey, labels), inpaint_depth(measured, grey, labels, {1: 0.8})
     assert np.median(tracked[moving]) == pytest.approx(0.8)
     np.testing.assert_allclose(tracked[moving] / guessed[moving], 0.8 / np.median(guessed[moving]))
     assert np.ptp(tracked[moving]) > 0.1
@@ -151,21 +154,23 @@ def test_contact_inverse_depth_is_that_of_the_ground_below():
     inverse_depth[18:] = 0.5
     moving = np.zeros(SIZE, bool)
     moving[8:20, 20:30] = True
-    assert contact_inverse_depth(constant_measurement(inverse_depth, moving), 1) == pytest.approx(0.5)
+    assert contact_inverse_depth(constant_measurement(inverse_depth, moving), moving) == pytest.approx(0.5)
 
 
 def test_inpaint_depth_long_region_follows_slanted_ground():
     inverse_depth = np.broadcast_to(np.linspace(0.2, 0.6, SIZE[1]), SIZE).copy()
     moving = np.zeros(SIZE, bool)
     moving[12:20] = True
-    filled = inpaint_depth(constant_measurement(inverse_depth, moving), np.full((*SIZE, 3), 90, np.uint8))
+    filled = inpaint_depth(
+        constant_measurement(inverse_depth, moving), np.full((*SIZE, 3), 90, np.uint8), moving.astype(int)
+    )
     np.testing.assert_allclose(filled[15, 10:25], inverse_depth[15, 10:25].clip(np.median(inverse_depth)), atol=0.03)
     np.testing.assert_allclose(filled[15, 40:55], inverse_depth[15, 40:55], atol=0.05)
 
 
 def test_inpaint_depth_without_measurements_is_constant():
     unmeasured = MeasuredDepth(np.zeros(SIZE), np.zeros(SIZE, bool), np.zeros(SIZE, bool), np.zeros(0), {})
-    assert np.ptp(inpaint_depth(unmeasured, np.zeros((*SIZE, 3), np.uint8))) == 0.0
+    assert np.ptp(inpaint_depth(unmeasured, np.zeros((*SIZE, 3), np.uint8), np.zeros(SIZE, int))) == 0.0
 
 
 def test_confirmed_regions_are_kept_whole_or_dropped():

@@ -61,7 +61,7 @@ class MovingRegions:
     """
 
     frames: Sequence[MovingFlow]
-    labels: tuple[Int[np.ndarray, " m"], ...]
+    labels: tuple[Int[np.ndarray, " _"], ...]
 
     @staticmethod
     def of(frames: Sequence[MovingFlow]) -> "MovingRegions":
@@ -103,7 +103,7 @@ class MovingRegions:
             image = self.image(index + (hop + 1) * step)
             points, labels = _inside(points, labels, image > 0)
             ends = image[tuple(np.rint(points).astype(int).T[::-1])]
-            found.append(_most_frequent(labels, ends, self.labels[index].max(initial=0) + 1))
+            found.append(_most_frequent(labels, ends, int(self.labels[index].max(initial=0)) + 1))
         return found
 
 
