@@ -177,4 +177,6 @@ def test_random_flow_is_named_and_does_not_move_right_depth(caplog):
     assert "optical flow of 2 frames does not lead back" in caplog.text
     assert "frames 3, 8" in caplog.text
     assert set(measure_priors(priors)[1]["prior_flow"]) >= {3, 8}
+    beside = scene.background & (torch.arange(N_FRAMES) % 5 != 3)[:, None, None]
+    assert float(((inverse_depth_errors(priors, scene, beside) - 1.0).abs() < 0.05).float().mean()) > 0.98
     assert priors.correction is None
