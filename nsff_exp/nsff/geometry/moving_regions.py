@@ -143,15 +143,15 @@ def _cut(frame: MovingFlow) -> Int[np.ndarray, " m"]:
     large = np.bincount(parts, minlength=1) >= MIN_PART_FRACTION * moving.size
     seeds = dense(moving, np.where(large[parts], parts + 1, 0) if n_pixels else parts)
     labels, connected = np.zeros_like(seeds), label_regions(moving)
-    for region in range(1, int(connected.max()) + 1):
-        inside = connected == region
-        own_seeds = seeds * inside
-        if len(np.unique(own_seeds[inside & (own_seeds > 0)])) < 2:
-            labels[inside] = n_pixels + region  # one part
+    for region, box in enumerate(scipy.ndimage.find_objects(connected), start=1):
+        inside = connected[box] == region
+        own_seeds = seeds[box] * inside
+        if len(np.unique(own_seeds[own_seeds > 0])) < 2:
+            labels[box][inside] = n_pixels + region  # one part
         else:
             rest = own_seeds == 0
             nearest = scipy.ndimage.distance_transform_edt(rest, return_distances=False, return_indices=True)
-            labels[inside] = own_seeds[tuple(nearest)][inside]
+            labels[box][inside] = own_seeds[tuple(nearest)][inside]
     return np.unique(labels[moving], return_inverse=True)[1].reshape(-1) + 1
 
 
