@@ -27,6 +27,7 @@ MOTION_LEVELS = 4
 MOTION_CELLS = (8, 64)  # cells per spatial axis of the coarsest and the finest level
 # Scene flow is tanh(this * raw output), which keeps raw outputs near 1: a pixel of a 480-pixel row is 0.004 in NDC.
 FLOW_SCALE = 0.1
+MAX_REACH = 0.5  # of the distance to infinity, z = 1, that scene flow covers in a frame: the depth then doubles
 INITIAL_FLOW_SCALE = 0.1  # the initial weights of the last scene-flow layer are scaled by this
 
 
@@ -101,6 +102,8 @@ class StaticHash(StaticField):
 class _Motion(nn.Module):
     """Predict scene flow and disocclusion, backward and forward, from points in the unit box and their encoding."""
 
+    flow_scale: Tensor
+
     def __init__(self, n_times: int, n_encoded: int, config: Config):
         super().__init__()
         coarsest, finest = ((cells,) * 3 + (n_times,) for cells in MOTION_CELLS)
@@ -112,10 +115,12 @@ class _Motion(nn.Module):
         with torch.no_grad():
             last.weight[:6] *= INITIAL_FLOW_SCALE
             last.bias[:6] = 0.0
+        slope = torch.tensor([1.0, 1.0, 1.0 / MAX_REACH]).repeat(2)  # a bound on z that leaves small flow as it is
+        self.register_buffer("flow_scale", FLOW_SCALE * slope, persistent=False)
 
     def forward(self, unit: Float[Tensor, "m 4"], encoded: Float[Tensor, "m e"]) -> Float[Tensor, "m 8"]:
         raw = self.layers(torch.cat([self.grid(unit), encoded], dim=-1))
-        return torch.cat([(FLOW_SCALE * raw[:, :6]).tanh(), raw[:, 6:].sigmoid()], dim=-1)
+        return torch.cat([(self.flow_scale * raw[:, :6]).tanh(), raw[:, 6:].sigmoid()], dim=-1)
 
 
 class DynamicHash(DynamicField):
@@ -150,14 +155,15 @@ class DynamicHash(DynamicField):
         """Compute all outputs; scene flow is in NDC units per frame, -1..1.
 
         Note:
-            In z it is relative to the distance from infinity (z = 1), unlike in the published field: no point is warped
-            beyond it, where the world's depth changes its sign and the smoothness terms explode.
+            In z it is relative to the distance from infinity (z = 1), unlike in the published field, and at most
+            `MAX_REACH` of it: no point is warped to infinity or beyond, where the world's depth grows without bound and
+            changes its sign, and the smoothness terms explode.
         """
         unit, encoded = self._unit_and_encoded(points_ndc, time)
         radiance = self._radiance(unit, encoded, viewdirs)
         # Motion stays in float32: the 8-bit mantissa of bfloat16 is too coarse for scene flow.
         motion = self.motion(unit, encoded).view(*points_ndc.shape[:2], 8)
-        remaining = (1.0 - points_ndc[..., 2:]).clamp(min=0.0)
+        remaining = MAX_REACH * (1.0 - points_ndc[..., 2:]).clamp(min=0.0)
         reach = torch.cat([torch.ones_like(points_ndc[..., :2]), remaining], dim=-1)
         sf_bwd, sf_fwd, prob = reach * motion[..., :3], reach * motion[..., 3:6], motion[..., 6:]
         prob_bwd, prob_fwd = prob.unbind(-1)

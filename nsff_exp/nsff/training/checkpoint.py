@@ -16,7 +16,7 @@ from nsff.io import TMP_PREFIX, atomic_write
 
 log = logging.getLogger("nsff")
 
-HASH_REVISION = 2  # of the outputs of hash fields: 2 has dynamic colour without view direction, flow bounded in z
+HASH_REVISION = 3  # of the outputs of hash fields: 2 has dynamic colour without view direction, flow bounded in z
 PREFIX = "module."  # the published networks were wrapped in DataParallel
 
 
