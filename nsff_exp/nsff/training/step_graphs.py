@@ -4,17 +4,14 @@ On an H200, the kernels of a step of 512 rays take 4 ms, and launching them one 
 """
 
 import dataclasses
-import logging
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-log = logging.getLogger("nsff")
-
 WARM_UP_CALLS = 3  # calls before a capture: they compile kernels and allocate gradients and workspaces
-MAX_GRAPHS = 8  # kinds of steps that are kept; a run has two per stage, of which the older ones are not needed again
+MAX_GRAPHS = 8  # kinds of steps that are kept; a run has two per stage, and those of past stages are dropped
 
 Outputs = TypeVar("Outputs")
 
