@@ -69,8 +69,18 @@ def test_add_prior_depths_stay_sorted_around_the_prior():
     added = depths[~torch.isin(depths, uniform[0])]
     assert float(added.mean()) == pytest.approx(0.4, abs=1e-3)
     assert float(added.std()) == pytest.approx(0.02, abs=1e-3)
-    ends = add_prior_depths(uniform, torch.full((2000,), 1.0), torch.full((2000,), 0.5), 3, generator)
-    assert (float(ends.min()), float(ends.max())) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("prior", [0.0, 0.5, 0.999])
+def test_add_prior_depths_of_uncertain_priors_do_not_pile_up_at_the_ends(prior):
+    """Many samples at infinity made the smoothness terms explode."""
+    inner, generator = torch.linspace(0.1, 0.9, 5).expand(2000, 5), torch.Generator().manual_seed(0)
+    depths = add_prior_depths(inner, torch.full((2000,), prior), torch.full((2000,), 0.3), 3, generator)
+    added = depths[~torch.isin(depths, inner[0])]
+    assert bool((added >= 0.0).all())
+    assert bool((added <= 0.999).all())
+    for end in (0.0, 0.999):
+        assert float(((added - end).abs() < 1e-3).float().mean()) < 0.01
 
 
 def test_coarse_pass_concentrates_depths_at_a_wall():

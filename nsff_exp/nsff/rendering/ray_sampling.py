@@ -14,6 +14,7 @@ from nsff.geometry.rays import RayBundle
 from nsff.rendering.volume_rendering import blended_weights, render_weights
 
 Time = float | Float[Tensor, ""]  # of the dynamic field, -1..1
+FARTHEST_ADDED = 0.999  # NDC depth; samples around a prior stay before it
 UNIFORM_FRACTION = 0.2  # of the sampling density kept uniform, so that every depth may be sampled
 
 
@@ -124,10 +125,15 @@ def add_prior_depths(
         generator: source of the samples, on the device of the rays.
 
     Returns:
-        All depths, sorted; t = s + n_samples.
+        All depths, sorted; t = s + n_samples. Those added are 0..`FARTHEST_ADDED`, reflected at both ends.
+
+    Note:
+        Clamped to 1, all of a wide normal distribution's tail would lie at infinity, where the least scene flow is
+        millions of world units in the smoothness terms.
     """
     offsets = torch.randn(len(depths), n_samples, generator=generator, device=depths.device)
-    around = (prior[:, None] + std[:, None] * offsets).clamp(0.0, 1.0)
+    around = (prior[:, None] + std[:, None] * offsets).abs()
+    around = (FARTHEST_ADDED - (FARTHEST_ADDED - around).abs()).clamp(min=0.0)
     return torch.cat([depths, around], dim=-1).sort(dim=-1).values
 
 
