@@ -21,7 +21,7 @@ test: lint types
 test-all: lint types
 	$(RUN)/python -m pytest -m "slow or not slow"
 
-# What only a GPU runs; skipped elsewhere.
+# Tests that need a GPU; skipped elsewhere.
 test-gpu: $(STAMP)
 	$(RUN)/python -m pytest -n0 -rs tests/gpu
 

@@ -66,6 +66,8 @@ def fields_to_compare(config: Config) -> dict[str, list[str]]:
         path = getattr(config, name)
         if path and not Path(path).absolute().parent.is_dir():
             raise UsageError(f"--{name}: folder {Path(path).absolute().parent} does not exist")
+    if config.report and Path(config.report).suffix != ".json":
+        raise UsageError(f"--report {config.report}: name a .json file; the Markdown is written beside it")
     if config.bench_plot and not config.bench_minutes:
         raise UsageError("--bench_plot draws quality against time: give --bench_minutes as well")
     kinds = [kind for kind in (config.compare or "").split(",") if kind]

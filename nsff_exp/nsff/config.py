@@ -111,7 +111,7 @@ class Config:
     )  # fmt: skip
     amp: bool = opt.train(False, "mixed precision on CUDA: bfloat16 matrix products, float32 compositing")
     cuda_factor: int = opt.train(
-        8, "on CUDA, multiply the rays and points of a step (of the scaled schedule) and `netchunk` by this", least=1
+        8, "on CUDA, multiply rays and points of a step (scaled schedule) and netchunk (hash) by this", least=1
     )
     no_cuda_graphs: bool = opt.train(False, "launch the kernels of a training step one by one, to look for errors")
     no_reload: bool = opt.train(False, "insist on a fresh start: refuse an experiment that has checkpoints")
@@ -141,7 +141,7 @@ class Config:
     i_img: int = opt.log(500, "steps between full-size TensorBoard images; 0 = none (1000 in wild)")
     i_weights: int = opt.log(10000, "steps between checkpoints", least=1)
     save_minutes: float = opt.log(0.0, "minutes of training between checkpoints, beside those of i_weights; 0 = none")
-    keep_checkpoints: int = opt.log(0, "keep this many checkpoints, the newest ones; 0 = all")
+    keep_checkpoints: int = opt.log(0, "keep only this many of the checkpoints that a run writes, the newest; 0 = all")
     i_val: int = opt.log(
         0, "steps between evaluations of a few held-out views of the protocol, logged to TensorBoard; 0 = none"
     )
@@ -243,7 +243,7 @@ class Config:
 
     def points_per_chunk(self, device: str) -> int:
         """Points per render chunk on a type of device, `cpu` or `cuda`."""
-        return self.netchunk * (self.cuda_factor if device == "cuda" else 1)
+        return self.netchunk * (self.cuda_factor if device == "cuda" and self.field == "hash" else 1)
 
     def rays_per_chunk(self, device: str) -> int:
         """Rays per render chunk on a type of device, at least one; `chunk` bounds them too."""

@@ -112,9 +112,8 @@ def render_memory_advice(config: Config) -> contextlib.AbstractContextManager[No
     Raises:
         InputError: instead of torch.OutOfMemoryError.
     """
-    points = config.points_per_chunk("cuda")
-    option = f"--cuda_factor {config.cuda_factor // 4}" if config.cuda_factor >= 4 else f"--netchunk {points // 4}"
-    return _memory_advice(f"to render {points} points at once; {option} needs about a quarter")
+    points, smaller = config.points_per_chunk("cuda"), max(1, config.netchunk // 4)
+    return _memory_advice(f"to render {points} points at once; --netchunk {smaller} needs about a quarter")
 
 
 def step_memory_advice(config: Config) -> contextlib.AbstractContextManager[None]:

@@ -51,6 +51,15 @@ def test_checkpoints_by_the_clock_and_only_the_newest(config, paper_scene, save_
     assert [int(path.stem) for path in list_checkpoints(config.experiment_dir)] == steps
 
 
+def test_checkpoints_of_earlier_runs_are_kept(config, paper_scene):
+    train(Trainer(dataclasses.replace(config, N_iters=3), paper_scene, CPU))
+    damaged = config.experiment_dir / "000900.tar"
+    damaged.write_bytes(b"no checkpoint")
+    train(Trainer(dataclasses.replace(config, save_minutes=1e-9, keep_checkpoints=1), paper_scene, CPU))
+    kept = sorted(path.name for path in list_checkpoints(config.experiment_dir))
+    assert kept == ["000003.tar", "000006.tar", "000900.tar"]
+
+
 def test_resumed_run_equals_uninterrupted_run(config, paper_scene):
     uninterrupted = Trainer(config, paper_scene, CPU)
     for _ in range(6):
@@ -282,10 +291,8 @@ def test_out_of_memory_error_names_option_to_lower(config, paper_scene, monkeypa
     scaled = dataclasses.replace(config, schedule="scaled", cuda_factor=8)
     with pytest.raises(InputError, match="--cuda_factor 4 needs about half"):
         train(Trainer(scaled, paper_scene, CPU))
-    for factor, message in (
-        (8, "render 1048576 points at once; --cuda_factor 2 "), (1, "render 131072 points at once; --netchunk 32768 "),
-    ):  # fmt: skip
-        given = dataclasses.replace(config, cuda_factor=factor)
+    for field, message in (("mlp", "render 131072 points"), ("hash", "render 1048576 points")):
+        given, message = dataclasses.replace(config, field=field), f"{message} at once; --netchunk 32768 "
         with pytest.raises(InputError, match=message), render_memory_advice(given):
             raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -77,7 +77,7 @@ class MovingDepth:
             inverse_depth: aligned prior of a frame, scene units.
             believed: per frame, whether its prior is aligned well enough to be used.
         """
-        pixels = MovingRegions.of(SceneFlow(scene))
+        pixels = MovingRegions.of(MovingFlows(scene))
         tracks = link_regions(pixels)
         intrinsics = np.diag([scene.intrinsics.focal, scene.intrinsics.focal, 1.0])
         intrinsics[:2, 2] = scene.intrinsics.width * 0.5, scene.intrinsics.height * 0.5
@@ -100,6 +100,11 @@ class MovingDepth:
                     "%.2f (%.2f to %.2f) times that depth, which is corrected; look at disp/ there", region.frames[0],
                     region.frames[-1], region.factor, region.nearest, region.farthest,
                 )  # fmt: skip
+        if self.common_factor != 1.0:
+            log.warning(
+                "all that could be judged is off the same way: the other moving pixels are corrected by %.2f, too",
+                self.common_factor,
+            )
 
     @property
     def common_factor(self) -> float:
@@ -150,7 +155,7 @@ def _core(mask: Mask) -> Mask:
     return cv2.erode(mask.astype(np.uint8), _disk(mask.shape[1])) > 0
 
 
-class SceneFlow(Sequence[MovingFlow]):
+class MovingFlows(Sequence[MovingFlow]):
     """Flow of the moving pixels of all frames, without the rims of the masks; frames are read when they are needed."""
 
     def __init__(self, scene: Scene) -> None:

@@ -115,9 +115,9 @@ class Priors:
     @functools.cached_property
     def _tables(self) -> dict[str, Float[Tensor, " N"]]:
         """Attributes of the alignments of all frames, on the compute device."""
-        names = [field.name for field in dataclasses.fields(Alignment)]
-        rows = [[float(getattr(alignment, name)) for alignment in self.alignments] for name in names]
-        return dict(zip(names, torch.tensor(rows, device=self.scene.device), strict=True))
+        columns = [field.name for field in dataclasses.fields(Alignment)]
+        rows = [[float(getattr(alignment, column)) for alignment in self.alignments] for column in columns]
+        return dict(zip(columns, torch.tensor(rows, device=self.scene.device), strict=True))
 
     def lift(self, index: Int[Tensor, " n"]) -> LiftedPixels:
         """Lift pixels, given by flat (row-major) indices over all frames, on the compute device."""

@@ -35,7 +35,7 @@ PUBLISHED = [
     "--background_rays", "0", "--w_split", "0", "--N_iters", str(PUBLISHED_STEPS),
 ]  # fmt: skip
 HASH = ["--field", "hash", "--schedule", "scaled", "--N_iters", "1000000", "--max_minutes", "0"]
-RAYS = ["--N_rand", "1024", "--num_extra_sample", "512", "--cuda_factor", "1"]
+RAYS = ["--use_motion_mask", "--N_rand", "1024", "--num_extra_sample", "512", "--cuda_factor", "1"]
 # Name, options and number of the first step: a training step costs more in later stages.
 CASES: tuple[tuple[str, list[str], int], ...] = (
     ("published networks, 1024 + 512 rays, first stage", [*PUBLISHED, *RAYS], 0),

@@ -16,7 +16,9 @@ from nsff.io import TMP_PREFIX, atomic_write
 
 log = logging.getLogger("nsff")
 
-HASH_REVISION = 3  # of the outputs of hash fields: 2 has dynamic colour without view direction, flow bounded in z
+# Of the outputs of hash fields: 2 has dynamic colour without view direction and flow that stays before infinity, 3 flow
+# that at most doubles the depth.
+HASH_REVISION = 3
 PREFIX = "module."  # the published networks were wrapped in DataParallel
 
 
@@ -130,12 +132,6 @@ def save_checkpoint(path: Path, state: TrainingState, config: Config) -> None:
         raise InputError(
             f"cannot write checkpoint {path.absolute()} ({_one_line(error, 120)}); earlier checkpoints are intact"
         ) from error
-
-
-def remove_older(folder: Path, keep: int) -> None:
-    """Delete all checkpoints of an experiment but the newest `keep`; 0 keeps all."""
-    for path in list_checkpoints(folder)[keep:] if keep else []:
-        path.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -86,7 +86,7 @@ class LossTerms(Terms):
 
 @dataclasses.dataclass(frozen=True)
 class NeighbourCameras:
-    """Camera-to-world poses of a reference frame and its neighbours; that of the last frame again beyond the ends."""
+    """Camera-to-world poses of a reference frame and its neighbours; its own in place of those beyond the ends."""
 
     ref: Float[Tensor, "3 4"]
     prev: Float[Tensor, "3 4"]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nsff import cuda
 from nsff.config import Config
 from nsff.data.pixel_sampler import TrainBatch, draw_background, draw_pixels, gather_batch
 from nsff.data.priors import Priors
@@ -25,7 +26,6 @@ from nsff.training.checkpoint import (
     checkpoint_path,
     list_checkpoints,
     load_weights,
-    remove_older,
     save_checkpoint,
 )
 from nsff.training.checkpoint_choice import choose_to_resume
@@ -98,8 +98,15 @@ class Trainer:
         self.optimizer = build_optimizer(self.fields, config)
         self.frame_rng, self.sample_rng = torch.Generator(), torch.Generator(device)
         self._seed_generators(config.seed)
-        uses_graphs = device.type == "cuda" and scene.images.is_cuda and not config.no_cuda_graphs
-        self.graphs = StepGraphs(device, self.sample_rng) if uses_graphs else None
+        self.graphs = StepGraphs(device, self.sample_rng) if self._can_use_graphs else None
+        self.saved: list[Path] = []  # checkpoints of this process that are kept
+
+    @property
+    def _can_use_graphs(self) -> bool:
+        """Whether no part of a step waits for the GPU; with several of them, graphs have never been tried."""
+        on_gpu = self.device.type == "cuda" and self.scene.images.is_cuda
+        has_kernels = self.config.field != "hash" or cuda.available()
+        return on_gpu and has_kernels and self.group.size == 1 and not self.config.no_cuda_graphs
 
     def _seed_generators(self, seed: int) -> None:
         for generator in (self.frame_rng, self.sample_rng):
@@ -125,14 +132,14 @@ class Trainer:
         self.scene.release_pages()  # memory-mapped pages that this step has read; they would pile up
         return StepReport(**vars(outcome), frame=frame, learning_rate=rate)
 
-    def _share(self, total: int) -> int:
+    def _shard(self, total: int) -> int:
         """Part of a number of rays or points that falls to this process, more of them on CUDA."""
         return self.group.split(self.config.step_factor(self.device.type) * total)
 
     def _warm_step(self) -> tuple[int, StepOutcome]:
         """Draw and lift points of some frames, and compute gradients."""
         frames = torch.randint(self.scene.timeline.n_frames, (WARM_FRAMES,), generator=self.frame_rng).tolist()
-        index = draw_points(self.scene, frames, self._share(WARM_PIXELS), self.sample_rng)
+        index = draw_points(self.scene, frames, self._shard(WARM_PIXELS), self.sample_rng)
 
         def step(index: Tensor) -> StepOutcome:
             assert self.priors is not None
@@ -144,7 +151,7 @@ class Trainer:
     def _ray_step(self, plan: StepPlan) -> tuple[int, StepOutcome]:
         """Draw rays of a frame, render them, and compute gradients."""
         frame = int(torch.randint(self.scene.timeline.n_frames, (1,), generator=self.frame_rng))
-        n_rays = self._share(self.config.N_rand), self._share(plan.n_hard)
+        n_rays = self._shard(self.config.N_rand), self._shard(plan.n_hard)
         uniform, hard = draw_pixels(self.scene, frame, *n_rays, self.sample_rng, self.config.lifts_priors)
         pixels, n_uniform = torch.cat([uniform, hard]), len(uniform)
 
@@ -154,7 +161,8 @@ class Trainer:
             error = render.ref.blended.rgb[:n_uniform] - batch.rgb[:n_uniform]
             return self._backward(terms, (error**2).mean())
 
-        if self.graphs is None:
+        # Masks smaller than a batch give every frame a size of its own: too many kinds of steps to record.
+        if self.graphs is None or len(hard) not in (0, n_rays[1]):
             return frame, step(pixels, frame, plan.prior_std)
         key = dataclasses.replace(plan, prior_std=0.0), n_uniform, len(pixels)
         frame_input = torch.full((), frame, device=self.device)
@@ -206,7 +214,7 @@ class Trainer:
         """Render background pixels of all frames with the static field alone; None unless asked for."""
         if not self.config.background_rays:
             return None
-        batch = draw_background(self.scene, self._share(self.config.background_rays), self.sample_rng)
+        batch = draw_background(self.scene, self._shard(self.config.background_rays), self.sample_rng)
         sampling = DepthSampling.of(self.config)
         rgb = render_background(self.fields.static, batch.rays, sampling, self.sample_rng, self._density_noise)
         return BackgroundRender(rgb, batch.rgb, batch.background)
@@ -248,7 +256,9 @@ class Trainer:
             rng = {"device": self.device.type, **states[0], "others": states[1:]}
             state = TrainingState(self.step, self.seconds, self.fields, self.optimizer, rng)
             save_checkpoint(path, state, self.config)
-            remove_older(self.config.experiment_dir, self.config.keep_checkpoints)
+            self.saved += [] if path in self.saved else [path]
+            while 0 < self.config.keep_checkpoints < len(self.saved):
+                self.saved.pop(0).unlink(missing_ok=True)
         return path
 
     def resume(self) -> None:
