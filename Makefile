@@ -38,9 +38,9 @@ types: $(STAMP)
 	$(RUN)/mypy
 
 # A small scene as a video, and all that is made of a video: cameras, depth, flow, masks, fields, videos, figures, a page.
-DEMO = --out demo --views demo/truth --config configs/config_demo.txt --height 72 --minutes 5 --render_factor 1 --every 4
+DEMO = --out demo --views demo/truth --config configs/config_demo.txt --height 144 --minutes 5 --render_factor 1 --every 8
 demo: $(STAMP)
-	test -f demo/clip.mp4 || $(RUN)/python nsff_scripts/make_demo_scene.py --overwrite --data_path demo/truth --video demo/clip.mp4
+	test -f demo/clip.mp4 || $(RUN)/python nsff_scripts/make_demo_scene.py --overwrite --size 256x144 --data_path demo/truth --video demo/clip.mp4
 	$(RUN)/python nsff_exp/run_all.py --video demo/clip.mp4 $(DEMO)
 
 # The same for a clip of your own: make video VIDEO=clip.mp4 [OUT=folder] [OPTIONS="--minutes 120"]

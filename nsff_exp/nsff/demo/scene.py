@@ -19,7 +19,25 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from nsff.demo.camera import Camera, look_at, rotation
-from nsff.demo.raycast import Hits, Placement, Solid, exact_flow, render
+from nsff.demo.paint import Picture, to_display, to_texture
+from nsff.demo.raycast import Hits, exact_flow, render
+from nsff.demo.solids import Placement, Solid
+from nsff.demo.textures import (
+    beach_ball,
+    books,
+    bricks,
+    crate,
+    flag,
+    flow_poster,
+    jelly,
+    letter_blocks,
+    parquet,
+    planks,
+    rug,
+    sunset_poster,
+    tram,
+    window,
+)
 from nsff.errors import InputError
 from nsff.geometry.poses import to_llff
 from nsff.io import atomic_write, write_array
@@ -34,11 +52,15 @@ VIDEO_FPS, VIDEO_QUALITY = 12, 9
 TEXELS = 512  # Side of a texture tile.
 FLOOR = -1.2  # Height of the floor.
 JELLY = 0.6  # Radius at rest.
-POLE = 1.75, -6.3  # Foot of the flag's pole: right, back.
-FLAG = 0.85, 0.5, 0.18  # Half its width and height, and the amplitude of its waves.
+TRAM = 0.66, 0.36, 0.25  # Half its sides.
+POLE = 2.0, -6.9  # Foot of the flag's pole: right, back.
+FLAG = 0.95, 0.57, 0.18  # Half its width and height, and the amplitude of its waves.
 FLAG_YAW = -0.5  # Mean angle to the image plane, radians.
 
 Floats = Float[np.ndarray, "*b"]
+Motion = Callable[[float], Placement]
+Painter = Callable[[np.random.Generator, int], Picture]
+Tile = tuple[float, float] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,49 +82,6 @@ class DemoSettings:
     path: str = "cameras"
 
 
-def band_noise(rng: np.random.Generator, low: float, high: float) -> Float[np.ndarray, "T T"]:
-    """Periodic noise of unit variance with `low` to `high` waves per tile, amplitude falling as 1 / frequency."""
-    frequency = np.fft.fftfreq(TEXELS, 1.0 / TEXELS)
-    radius = np.hypot(frequency[:, None], frequency[None, : TEXELS // 2 + 1])
-    gain = np.where((radius >= low) & (radius < high), 1.0 / np.maximum(radius, 1.0), 0.0)
-    noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((TEXELS, TEXELS))) * gain, s=(TEXELS, TEXELS))
-    return noise / noise.std()
-
-
-def make_texture(
-    rng: np.random.Generator, hues: tuple[float, ...], cells: tuple[int, int], stagger: float = 0.0, dot: float = 0.0
-) -> Float[np.ndarray, "T T 3"]:
-    """Make a periodic tile of cells in random colours, with joints, dots, stains and grain.
-
-    Args:
-        rng: random generator.
-        hues: hues that the cells are drawn from, 0..1 around the colour circle.
-        cells: rows and columns of cells; the number of rows must be even where they are staggered.
-        stagger: shift of every second row, in cells (0.5 = bricks).
-        dot: radius of the dot in each cell, in cells; 0 = none.
-
-    Returns:
-        Albedo, 0..1.
-    """
-    rows, columns = cells
-    grid = (np.arange(TEXELS) + 0.5) / TEXELS
-    down, right = np.meshgrid(grid * rows, grid * columns, indexing="ij")
-    right = right + stagger * (down.astype(int) % 2)
-    cell = down.astype(int) * columns + right.astype(int) % columns
-    off_down, off_right = np.abs(down % 1.0 - 0.5), np.abs(right % 1.0 - 0.5)
-
-    def paint() -> Float[np.ndarray, "T T 3"]:
-        hue = rng.choice(hues, rows * columns) + rng.normal(0.0, 0.02, rows * columns)
-        wave = np.cos(2.0 * np.pi * (hue[:, None] - np.array([0.0, 1 / 3, 2 / 3])))
-        return (rng.uniform(0.35, 0.8, (rows * columns, 1)) * (1.0 + 0.4 * wave))[cell]
-
-    texture = np.where((np.hypot(off_down, off_right) < dot)[..., None], paint(), paint())
-    joint = (off_down > 0.5 - 0.05 * rows / columns) | (off_right > 0.45)
-    texture = np.where(joint[..., None], 0.2, texture)
-    stains = 1.0 + 0.22 * np.tanh(1.5 * band_noise(rng, 2.0, 10.0)) + 0.14 * band_noise(rng, 8.0, 64.0)
-    return (texture * stains[..., None]).clip(0.02, 1.0).astype(np.float32)
-
-
 def wobble(time: float) -> Placement:
     """Motion of the jelly: slides over the floor to the right (back after frame 27), and is squashed and sheared."""
     tall = 1.0 + 0.16 * math.sin(math.pi * time / 4)
@@ -114,8 +93,8 @@ def wobble(time: float) -> Placement:
 
 def flutter(time: float) -> Placement:
     """Motion of the flag: swings about its pole."""
-    axes = rotation(1, FLAG_YAW + 0.3 * math.sin(2.0 * math.pi * time / 11.0))
-    return axes, np.array([POLE[0], 0.75, POLE[1]]) - FLAG[0] * axes[:, 0]
+    axes = rotation(1, FLAG_YAW + 0.42 * math.sin(2.0 * math.pi * time / 11.0))
+    return axes, np.array([POLE[0], 0.95, POLE[1]]) - FLAG[0] * axes[:, 0]
 
 
 def wave(x: Floats, y: Floats, time: float) -> Floats:
@@ -124,33 +103,51 @@ def wave(x: Floats, y: Floats, time: float) -> Floats:
     return FLAG[2] * outward * np.sin(2.0 * math.pi * (0.9 * outward + 0.15 * y - time / 8.0))
 
 
+def drive(time: float) -> Placement:
+    """Motion of the tram: from the right, behind the jelly, to the left (back after frame 30), on soft springs."""
+    axes = rotation(2, 0.02 * math.sin(1.3 * time))
+    progress = ((1.0 - math.cos(math.pi * time / 30)) / 2.0) ** 1.5
+    return axes, np.array([1.6 - 3.35 * progress, FLOOR + TRAM[1] + 0.02, -6.2])
+
+
 def build_solids(seed: int) -> tuple[Solid, ...]:
-    """Build the solids of the scene, at depths from 2 (pillar) to 10 (wall); the seed changes their textures only."""
+    """Build the solids of the scene, at depths from 2 (blocks) to 10 (wall); the seed changes their textures only."""
     rng = np.random.default_rng(seed)
 
-    def still(*centre: float, yaw: float = 0.0) -> Callable[[float], Placement]:
+    def still(*centre: float, yaw: float = 0.0) -> Motion:
         placed = rotation(1, yaw), np.array(centre)
         return lambda _time: placed
 
-    def box(half: tuple[float, float, float], motion: Callable[[float], Placement], tile: float, **style: Any) -> Solid:
-        return Solid(np.array(half), motion, make_texture(rng, **style), tile)
+    def texture(painter: Painter) -> Picture:
+        return to_texture(painter(rng, TEXELS))
 
-    def ball(radius: float, motion: Callable[[float], Placement], **style: Any) -> Solid:
-        tile = math.pi * radius  # two tiles per turn, so that the texture closes
-        return Solid(np.full(3, radius), motion, make_texture(rng, **style), tile, "ball")
+    def box(
+        half: tuple[float, float, float], motion: Motion, painter: Painter, tile: Tile = None, **style: Any
+    ) -> Solid:
+        lies = half[1] < half[2]  # the picture is on its top
+        front = 2.0 * half[0], 2.0 * (half[2] if lies else half[1])
+        return Solid(np.array(half), motion, texture(painter), tile or front, **style)
 
-    bricks, dots = {"cells": (10, 5), "stagger": 0.5}, {"cells": (4, 4), "dot": 0.3}
-    banner = make_texture(rng, hues=(0.13, 0.17), cells=(2, 2), dot=0.35)
+    def ball(radius: float, motion: Motion, painter: Painter, **style: Any) -> Solid:
+        tile = math.pi * radius, math.pi * radius  # two tiles per turn, so that the texture closes
+        return Solid(np.full(3, radius), motion, texture(painter), tile, "ball", gloss=0.15, **style)
+
+    cloth = Solid(np.array(FLAG), flutter, texture(flag), (2 * FLAG[0], 2 * FLAG[1]), "cloth", moving=True, wave=wave)
     return (  # from near to far, so that few occluded points are shaded
-        box((0.08, 1.2, 0.08), still(0.95, 0.0, -2.1, yaw=0.35), 0.5, hues=(0.0, 0.6, 0.15), **dots),
-        box((0.4, 0.4, 0.4), still(-2.0, FLOOR + 0.4, -4.4, yaw=0.5), 0.9, hues=(0.08, 0.12), cells=(3, 3)),
-        dataclasses.replace(ball(JELLY, wobble, hues=(0.95, 0.05), **dots), moving=True),
-        box((0.04, 1.4, 0.04), still(POLE[0], FLOOR + 1.4, POLE[1]), 0.4, hues=(0.15,), cells=(4, 4)),
-        Solid(np.array(FLAG), flutter, banner, 1.0, "cloth", moving=True, wave=wave),
-        ball(0.5, still(0.6, FLOOR + 0.5, -6.6), hues=(0.3, 0.4, 0.7), **dots),
-        box((24.0, 0.1, 10.0), still(0.0, FLOOR - 0.1, -8.0), 6.0, hues=(0.12, 0.33, 0.5), cells=(6, 6)),
-        box((2.2, 1.9, 0.05), still(-3.5, 0.7, -7.0, yaw=0.9), 2.4, hues=(0.4, 0.55, 0.15), **dots),
-        box((24.0, 12.0, 0.1), still(0.0, 0.0, -10.1), 5.0, hues=(0.02, 0.05, 0.1, 0.6), **bricks),
+        box((0.1, 1.2, 0.1), still(1.0, 0.0, -2.1, yaw=0.35), letter_blocks),
+        ball(0.33, still(1.5, FLOOR + 0.33, -4.1, yaw=-0.4), beach_ball),
+        box((0.42, 0.42, 0.42), still(-2.2, FLOOR + 0.42, -4.4, yaw=0.5), crate),
+        ball(JELLY, wobble, jelly, moving=True),
+        box(TRAM, drive, tram, moving=True),
+        cloth,
+        box((0.04, 1.4, 0.04), still(POLE[0], FLOOR + 1.4, POLE[1]), planks, (0.5, 0.5)),
+        box((2.2, 1.9, 0.12), still(-3.5, 0.7, -7.0, yaw=0.9), books),
+        box((1.75, 0.012, 1.1), still(-0.3, FLOOR + 0.012, -5.4), rug, casts_shadow=False),
+        box((24.0, 0.1, 10.0), still(0.0, FLOOR - 0.1, -8.0), parquet, (6.0, 6.0), casts_shadow=False),
+        box((1.1, 0.88, 0.05), still(-1.75, 1.75, -9.95), window, glow=0.55, casts_shadow=False),
+        box((0.72, 1.0, 0.03), still(0.35, 1.55, -9.97), flow_poster, casts_shadow=False),
+        box((0.58, 0.8, 0.03), still(4.3, 1.3, -9.97), sunset_poster, casts_shadow=False),
+        box((24.0, 12.0, 0.1), still(0.0, 0.0, -10.1), bricks, (12.0, 6.0), casts_shadow=False),
     )
 
 
@@ -224,7 +221,7 @@ def _write_images(folder: Path, solids: tuple[Solid, ...], settings: DemoSetting
         static, static_centres = (render(solids, 0.0, camera, rays) for rays in (RAYS_PER_SIDE, 1))
         for t in range(settings.n_frames) if has_views else [k]:
             hits = render(solids, float(t), camera, RAYS_PER_SIDE, static)
-            large = cv2.resize(hits.rgb * 255.0, large_size, interpolation=cv2.INTER_AREA).round().astype(np.uint8)
+            large = to_display(cv2.resize(hits.rgb, large_size, interpolation=cv2.INTER_AREA))
             if has_views:
                 coverage = cv2.resize(moving[hits.solid].astype(np.float32), large_size, interpolation=cv2.INTER_AREA)
                 name = f"{t:05d}/cam{k + 1:02d}"
