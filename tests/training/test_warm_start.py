@@ -63,7 +63,7 @@ def config(small_scene, tmp_path_factory):
     options = ["--datadir", str(small_scene), "--expname", "x", "--use_viewdirs", "--bd_factor", "0.6"]
     config = load_config([*options, "--end_frame", "12", "--final_height", "36", "--field", "hash", "--lrate", "1e-3"])
     return dataclasses.replace(
-        config, basedir=str(tmp_path_factory.mktemp("warm")), warm_steps="300", N_iters=10**6, N_rand=64,
+        config, basedir=str(tmp_path_factory.mktemp("warm")), warm_steps="400", N_iters=10**6, N_rand=64,
         num_extra_sample=16, **GRIDS,
     )  # fmt: skip
 
@@ -87,7 +87,7 @@ def test_draw_points_are_half_moving(scene):
 def test_fields_hold_the_priors_after_the_warm_start(config, scene):
     """At the surface: colours, opacity, blend and motion of the exact scene. Half way to it: empty space."""
     trainer, frame = Trainer(config, scene, CPU), 5
-    for _ in range(300):
+    for _ in range(400):
         trainer.train_step()
     rgb, moving = scene.images[frame].reshape(-1, 3), scene.motion_masks[frame].flatten()
     background = scene.background[frame].flatten()
