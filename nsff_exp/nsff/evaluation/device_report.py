@@ -45,7 +45,7 @@ CASES: tuple[tuple[str, list[str], int], ...] = (
     ("hash grids, default rays, warm start", [*HASH, "--warm_steps", "100000"], 0),
     ("hash grids, default rays, last stage", [*HASH, "--warm_steps", "0"], 900_000),
 )
-SCENE_OPTIONS = ["--end_frame", "24", "--final_height", "72", "--protocol", "nsff-fixed", "--every"]
+SCENE_OPTIONS = ["--end_frame", "24", "--final_height", "144", "--protocol", "nsff-fixed", "--every"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +217,9 @@ def _built_in_curve(argv: list[str], device: torch.device) -> list[CurvePoint]:
     """Train on the built-in scene and score its held-out views along the way."""
     with tempfile.TemporaryDirectory() as folder:
         script = REPOSITORY / "nsff_scripts" / "make_demo_scene.py"
-        subprocess.run([sys.executable, str(script), "--data_path", folder, "--overwrite"], check=True)
+        subprocess.run(
+            [sys.executable, str(script), "--size", "256x144", "--data_path", folder, "--overwrite"], check=True
+        )
         demo = ["--config", str(REPOSITORY / "configs" / "config_demo.txt"), "--datadir", folder, *SCENE_OPTIONS]
         demo.append("8" if device.type == "cuda" else "80")  # views take seconds each on a CPU
         config = load_config([*demo, *HASH, "--basedir", folder])
