@@ -154,7 +154,7 @@ def test_frames_whose_depth_is_not_believed_do_not_judge(n_believed, n_judged):
 def test_empty_and_full_masks_are_named(moving, caplog):
     scene = squares_before_wall([NEARING], RIG)
     masks = torch.full_like(scene.motion_masks, moving)
-    priors = Priors.of(dataclasses.replace(scene, motion_masks=masks, background=~masks, moving={}))
+    priors = Priors.of(dataclasses.replace(scene, motion_masks=masks, background=~masks))
     assert priors.moving.regions == ()
     doubted = measure_priors(priors)[1]
     everywhere = tuple(range(N_FRAMES))

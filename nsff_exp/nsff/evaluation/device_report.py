@@ -20,6 +20,7 @@ from nsff.data.scene import Scene, load_scene
 from nsff.evaluation.cost import peak_memory_bytes, timed
 from nsff.evaluation.profiling import CurvePoint, measure_curve
 from nsff.evaluation.tables import number
+from nsff.fields import build_fields
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.space_time import PlaneSampling, render_space_time
@@ -190,7 +191,7 @@ def _busy(step: Callable[[], object]) -> float:
 
 def measure_modes(config: Config, scene: Scene, device: torch.device) -> dict[str, float]:
     """Seconds to render a frame of bullet time and of both kinds of slow motion, with untrained fields."""
-    fields, timeline, middle = Trainer(config, scene, device).fields, scene.timeline, len(scene.images) // 2
+    fields, timeline, middle = build_fields(config).to(device), scene.timeline, len(scene.images) // 2
     fixed, moved = scene.camera(middle), scene.camera(0)
     sampling, planes, kind = DepthSampling.of(config), PlaneSampling.of(config), device.type
 
