@@ -174,9 +174,40 @@ def test_random_flow_is_named_and_does_not_move_right_depth(caplog):
         flow[[3, 8]] = 10.0 * torch.randn(flow[[3, 8]].shape, generator=generator)
     priors = Priors.of(dataclasses.replace(scene, flow_fwd=fwd, flow_bwd=bwd))
     assert priors.doubts.flow == (3, 8)
+    assert priors.doubts.noise == ((2, 3, 7, 8), (3, 4, 8, 9))  # flow to a frame of noise is not confirmed either
+    assert not priors.scene.flow_fwd_mask[[2, 3, 7, 8]].any()
+    assert priors.scene.flow_fwd_mask[[0, 1, 4, 5, 6, 9, 10]].flatten(1).any(1).all()
+    assert scene.flow_fwd_mask[[2, 3]].any()  # the scene itself is left as it is
     assert "optical flow of 2 frames does not lead back" in caplog.text
     assert "frames 3, 8" in caplog.text
     assert set(measure_priors(priors)[1]["prior_flow"]) >= {3, 8}
     beside = scene.background & (torch.arange(N_FRAMES) % 5 != 3)[:, None, None]
     assert float(((inverse_depth_errors(priors, scene, beside) - 1.0).abs() < 0.05).float().mean()) > 0.98
     assert priors.correction is None
+
+
+def test_flow_of_which_a_third_is_random_is_not_noise():
+    """What is right of it is still used."""
+    scene = squares_before_wall([NEARING], RIG)
+    generator = torch.Generator().manual_seed(0)
+    fwd, bwd = scene.flow_fwd.clone(), scene.flow_bwd.clone()
+    for flow in (fwd, bwd):
+        random = torch.rand(flow.shape[:-1], generator=generator) < 1 / 3
+        flow[random] = 10.0 * torch.randn(flow.shape, generator=generator)[random]
+    priors = Priors.of(dataclasses.replace(scene, flow_fwd=fwd, flow_bwd=bwd))
+    assert priors.doubts.noise == ((), ())
+    assert priors.doubts.flow == tuple(range(N_FRAMES))
+
+
+def test_background_that_moves_against_its_mask_is_not_believed():
+    """Masks that miss a thing: its flow is no parallax."""
+    scene = squares_before_wall([PASSING], RIG)
+    nothing = torch.zeros_like(scene.motion_masks)
+    priors = Priors.of(dataclasses.replace(scene, motion_masks=nothing, background=~nothing))
+    index = torch.arange(scene.motion_masks.numel())
+    _, confidence = priors.depth(index)
+    inner = torch.ones_like(scene.motion_masks)
+    inner[[0, -1]] = False
+    moving = (scene.motion_masks & inner).flatten()
+    assert float(confidence[moving].median()) < 0.3
+    assert float(confidence[scene.background.flatten()].median()) > 0.9

@@ -56,11 +56,13 @@ def test_lifted_point_lies_at_the_depth_of_its_pixel(scene, all_of):
 
 
 def test_triangulate_exact_flow_gives_exact_depth(scene, all_of):
-    inverse_depth, information = triangulate(scene, all_of(FRAME))
+    inverse_depth, information, remaining = triangulate(scene, all_of(FRAME))
     known = scene.background[FRAME].flatten() & (information > 1.0)
     exact = scene.disparity[FRAME].flatten() / scene.cameras.scale
     assert int(known.sum()) > 1000
     assert float(((inverse_depth - exact).abs() * information.sqrt())[known].quantile(0.9)) < 0.1  # pixels
+    assert float(remaining[known].quantile(0.9)) < 0.3
+    assert float(remaining[scene.motion_masks[FRAME].flatten()].median()) > 0.5
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(37.0, 5.0), (0.01, -3.0)])

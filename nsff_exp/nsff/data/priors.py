@@ -78,7 +78,10 @@ class LiftedPixels:
 
 @dataclasses.dataclass(frozen=True)
 class Priors:
-    """Aligned priors of a scene, lifted for the pixels that are asked for."""
+    """Aligned priors of a scene, lifted for the pixels that are asked for.
+
+    `scene` is without the flow that is noise.
+    """
 
     scene: Scene
     alignments: tuple[Alignment, ...]
@@ -90,6 +93,7 @@ class Priors:
     def of(scene: Scene) -> "Priors":
         """Align the disparity of all frames and log the outcome; frames that cannot be aligned are named."""
         doubts, alignments = PriorDoubts.of(scene), []
+        scene = doubts.without_noise(scene)
         for frame in range(scene.timeline.n_frames):
             alignments.append(align_disparity(scene, frame))
             scene.release_pages()
@@ -147,7 +151,7 @@ class Priors:
         prior = (alignment["scale"] * disparity + alignment["shift"]).clamp(min=FARTHEST)
         if self.correction is not None:
             prior = prior * scene.pick(self.correction, index).to(prior.dtype)
-        triangulated, information = triangulate(scene, index)
+        triangulated, information, remaining = triangulate(scene, index)
         information = torch.where(background & (triangulated > FARTHEST), information, 0.0)
         variance = alignment["spread"] ** 2
         weight = information * variance / (FLOW_NOISE**2 + information * variance)
@@ -156,6 +160,8 @@ class Priors:
         parallax_error = (prior - triangulated).abs() * information.sqrt()
         error = torch.where(information > 0, parallax_error, alignment["residual"])
         confidence = weight + (1.0 - weight) * torch.exp(-0.5 * (error / tolerance) ** 2)
+        moves = torch.where(background, remaining, 0.0)  # in pixels, although no mask says so
+        confidence = confidence * torch.exp(-0.5 * (moves / tolerance) ** 2)
         believed, measured = alignment["believed"] > 0, torch.where(information > 0, triangulated, prior)
         return torch.where(believed, fused, measured), torch.where(believed, confidence, 0.0)
 
@@ -204,7 +210,9 @@ def follow_flow(
     return target, there, similar * trusted
 
 
-def triangulate(scene: Scene, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+def triangulate(
+    scene: Scene, index: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Triangulate static pixels from the flow to both neighbours.
 
     The projection of the point at inverse depth r into a neighbour is that of A r + B, with A the camera's centre and B
@@ -212,11 +220,12 @@ def triangulate(scene: Scene, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, "
     which it is divided.
 
     Returns:
-        Inverse depth in scene units, and its information: squared pixels of parallax per squared unit, 0 without flow.
+        Inverse depth in scene units, its information (squared pixels of parallax per squared unit, 0 without flow), and
+        the distance to the flow's targets that remains (root of the mean square, pixels): what does not move has none.
     """
     size, uv, frames = scene.intrinsics, scene.pixel_coordinates(index), index // scene.n_pixels
     origins, directions = camera_rays(uv, scene.c2w[frames], size)
-    numerator, information = torch.zeros_like(uv[:, 0]), torch.zeros_like(uv[:, 0])
+    numerator, information, constant, n_flows = torch.zeros(4, len(uv), device=uv.device)
     for step in (1, -1):
         c2w = scene.c2w[(frames + step).clamp(0, scene.timeline.n_frames - 1)]
         centre, ray = world_to_camera(origins, c2w), rotate_to_camera(directions, c2w)
@@ -227,7 +236,10 @@ def triangulate(scene: Scene, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, "
         b = size.focal * (ray[:, :2] - slope * ray[:, 2:]) / depth
         numerator = numerator - trusted * (a * b).sum(-1)
         information = information + trusted * (a * a).sum(-1)
-    return numerator / information.clamp(min=1e-9), information
+        constant, n_flows = constant + trusted * (b * b).sum(-1), n_flows + trusted
+    inverse_depth = numerator / information.clamp(min=1e-9)
+    remaining = (constant - inverse_depth * numerator).clamp(min=0.0) / n_flows.clamp(min=1.0)
+    return inverse_depth, information, remaining.sqrt()
 
 
 def align_disparity(scene: Scene, frame: int) -> Alignment:
@@ -238,7 +250,7 @@ def align_disparity(scene: Scene, frame: int) -> Alignment:
     """
     index, background = _fit_pixels(scene, frame)
     disparity = scene.pick(scene.disparity, index)
-    triangulated, information = triangulate(scene, index)
+    triangulated, information, _ = triangulate(scene, index)
     use = background & (information > 0) & (triangulated > FARTHEST)
     metric = 1.0 / scene.cameras.scale
     if int(use.sum()) < MIN_ALIGNED:
