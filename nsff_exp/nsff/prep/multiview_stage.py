@@ -13,6 +13,7 @@ from nsff.geometry.moving_regions import MovingRegions, Track, link_regions
 from nsff.geometry.track_depth import TrackDepth, inverse_depths_by_frame, measure_tracks
 from nsff.io import Image, read_image, write_array, write_image
 from nsff.prep.flow import DisFlow
+from nsff.prep.multiview.clean_plate import sharpen_edges
 from nsff.prep.multiview.inpaint_depth import contact_inverse_depth, inpaint_depth
 from nsff.prep.multiview.plane_sweep import NEAREST_PLANE_RATIO
 from nsff.prep.multiview.triangulate import MeasuredDepth, follow_moving, measure_depth
@@ -26,6 +27,7 @@ log = logging.getLogger("nsff")
 
 MIN_SWEEP_SCALE = 0.5  # Of the working size: the plane sweep runs at training size, but not below this.
 MIN_MEASURED_FRACTION = 0.3  # Of the pixels; below it, warn that most of the depth is a guess.
+SHARPENING_ROUNDS = 2  # The second knows better where the neighbours show the background.
 CACHED_FRAMES = 32  # Frames kept in memory: twice as many as measuring one needs.
 FARTHEST_RATIO = 1.5  # Of the farthest depth of the reconstructed points; a track beyond it is not believed.
 MAX_BEHIND = 1.25  # Depth of a track over that of the surface right below it; beyond it, it is not believed.
@@ -101,7 +103,17 @@ def _measure(frames: WorkingFrames, cameras: Cameras) -> list[MeasuredDepth]:
         return measure_depth(frames, index, cameras.w2c, intrinsics, nearest, DisFlow(), sweep_scale)
 
     with map_in_threads(measure, range(len(frames))) as results:
-        return list(progress_bar(results, total=len(frames), desc="multiview", unit="frame"))
+        measured = list(progress_bar(results, total=len(frames), desc="multiview", unit="frame"))
+    sharp = measured
+    for _ in range(SHARPENING_ROUNDS):
+        blocking = sharp
+
+        def sharpen(index: int, blocking: list[MeasuredDepth] = blocking) -> MeasuredDepth:
+            return sharpen_edges(frames, index, measured[index], blocking, cameras.w2c, intrinsics)
+
+        with map_in_threads(sharpen, range(len(frames))) as results:
+            sharp = list(progress_bar(results, total=len(frames), desc="edges", unit="frame"))
+    return sharp
 
 
 def _track(

@@ -48,7 +48,7 @@ def inpaint_depth(
         Inverse depths in the units of the measured ones; all 1 if nothing was measured.
     """
     inverse_depth = measured.inverse_depth.astype(np.float64)
-    known = _known(measured)
+    known = known_static(measured)
     if not known.any():
         return np.ones_like(inverse_depth)
     prior = np.zeros_like(inverse_depth)
@@ -74,10 +74,11 @@ def inpaint_depth(
 
 def contact_inverse_depth(measured: MeasuredDepth, region: Mask) -> float:
     """Median inverse depth of the surface right below a moving region; 0 if nothing below it is known."""
-    return float(np.median(_contact(measured.inverse_depth, _known(measured), region)[region.any(axis=0)]))
+    return float(np.median(_contact(measured.inverse_depth, known_static(measured), region)[region.any(axis=0)]))
 
 
-def _known(measured: MeasuredDepth) -> Mask:
+def known_static(measured: MeasuredDepth) -> Mask:
+    """Pixels whose measured depth is trusted: those beside moving ones are not."""
     return measured.valid & (cv2.dilate(measured.moving.astype(np.uint8), disk(RIM_RADIUS)) == 0)
 
 

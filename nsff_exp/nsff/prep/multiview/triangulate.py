@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from nsff.geometry.moving_regions import MovingFlow
 from nsff.io import Flow, Image, Mask
@@ -47,6 +47,13 @@ class MeasuredDepth:
     moving: Bool[np.ndarray, "H W"]
     min_motion_inverse_depth: Float[np.ndarray, " m"]
     moving_flows: dict[int, Float[np.ndarray, "m 2"]]
+
+    def restricted_to(self, moving: Mask) -> "MeasuredDepth":
+        """The same with fewer moving pixels."""
+        kept = moving[self.moving]
+        flows = {step: flow[kept] for step, flow in self.moving_flows.items()}
+        min_motion = self.min_motion_inverse_depth[kept]
+        return dataclasses.replace(self, moving=moving, min_motion_inverse_depth=min_motion, moving_flows=flows)
 
 
 def follow_moving(measured: Sequence[MeasuredDepth]) -> list[MovingFlow]:
@@ -113,6 +120,36 @@ def measure_depth(
     min_motion, _ = triangulate(adjacent_flows, everywhere, w2c[adjacent], camera, intrinsics)
     moving_flows = {k - index: flow[moving] for k, flow in zip(adjacent, adjacent_flows, strict=True)}
     return MeasuredDepth(inverse_depth.astype(np.float32), valid, moving, min_motion[moving], moving_flows)
+
+
+def project_static(
+    inverse_depth: Float[np.ndarray, "H W"],
+    mask: Mask,
+    neighbour: Float[np.ndarray, "3 4"],
+    camera: Float[np.ndarray, "3 4"],
+    intrinsics: Float[np.ndarray, "3 3"],
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Project static pixels into a neighbour.
+
+    Args:
+        inverse_depth: inverse depth of the frame.
+        mask: pixels to project.
+        neighbour: w2c of the neighbour, axes right, down, forward.
+        camera: w2c of the frame.
+        intrinsics: intrinsics of both.
+
+    Returns:
+        The nearest pixel (row-major) of the neighbour and the inverse depth there, of those that it shows.
+    """
+    flow, inside = static_flow(inverse_depth, neighbour, camera, intrinsics)
+    shown = mask & inside
+    rows, columns = np.nonzero(shown)
+    target = np.rint(np.stack([columns, rows], axis=1) + flow[shown]).astype(np.int64)
+    _, rays = _pixel_rays(mask.shape[0], mask.shape[1], intrinsics)
+    rotation = neighbour[:, :3] @ camera[:, :3].T
+    translation = neighbour[:, 3] - rotation @ camera[:, 3]
+    depth_ratio = rays[shown] @ rotation[2] + inverse_depth[shown] * translation[2]
+    return target[:, 1] * mask.shape[1] + target[:, 0], (inverse_depth[shown] / depth_ratio).astype(np.float32)
 
 
 def static_flow(
