@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from nsff.data.timeline import Timeline
 from nsff.fields import build_fields, build_optimizer
+from nsff.fields.hash import time_axis
 from toy_fields import SMALL_GRIDS
 
 
@@ -78,3 +80,26 @@ def test_fields_fit_stripes_of_the_finest_level(config):
         error.backward()
         optimizer.step()
     assert float(error) < 0.2  # a constant 0 of both fields gives 2
+
+
+@pytest.mark.parametrize("n_frames", [12, 24, 25, 30, 31, 50])
+@pytest.mark.parametrize("cells_per_frame", [1.0, 2.0])
+def test_each_frame_has_a_node_of_the_time_axis(n_frames, cells_per_frame):
+    """Between two nodes, frames share their features: at 30 frames, 0.05 was left of what alternates between frames."""
+    n_cells, scale, offset = time_axis(n_frames, cells_per_frame)
+    timeline = Timeline(n_frames)
+    unit = torch.tensor([scale * timeline.time_of(frame) + offset for frame in range(-2, n_frames + 2)])
+    assert float(unit[0]) > -1e-6
+    assert float(unit[-1]) < 1.0 + 1e-6
+    nodes = torch.arange(n_cells + 1)
+    weights = (1.0 - (unit[:, None] * n_cells - nodes).abs()).clamp(min=0.0)  # of a linear interpolation
+    torch.testing.assert_close(weights.sum(1), torch.ones(n_frames + 4))
+    assert float(torch.linalg.svdvals(weights.double())[-1]) > 0.9
+
+
+def test_frames_lie_on_nodes_of_the_finest_level(config):
+    field = build_fields(dataclasses.replace(config, start_frame=0, end_frame=24, sequence_length=24)).dynamic
+    time = torch.tensor([Timeline(24).time_of(frame) for frame in range(24)])
+    unit, _ = field._unit_and_encoded(torch.zeros(24, 1, 3), time)
+    position = unit[:, 3] * field.grid.layout.cells[-1, 3]
+    torch.testing.assert_close(position, 2.0 * torch.arange(2.0, 26.0), rtol=0.0, atol=1e-4)  # 2 cells per frame

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from nsff.errors import InputError
+from nsff.training import checkpoint
 from nsff.training.checkpoint import list_checkpoints
 from nsff.training.loop import train
 from nsff.training.trainer import Trainer
@@ -48,6 +49,29 @@ def test_resume_rejects_checkpoint_of_another_architecture(config, paper_scene):
     ):
         with pytest.raises(InputError, match=message):
             Trainer(dataclasses.replace(config, **other), paper_scene, CPU).resume()
+
+
+def test_checkpoint_of_an_older_revision_is_refused_in_one_line(config, paper_scene, monkeypatch):
+    """Its features would be taken for those of other times."""
+    monkeypatch.setattr(checkpoint, "HASH_REVISION", 3)
+    train(Trainer(config, paper_scene, CPU))
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"000006\.tar has hash fields of revision 3, which this version") as caught:
+        Trainer(config, paper_scene, CPU).resume()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value).replace(config.basedir, "")) < 160
+
+
+def test_run_of_many_saves_keeps_few_files(config, paper_scene):
+    """By steps and by the clock, as in a long run of small steps."""
+    often = dataclasses.replace(config, N_iters=40, i_weights=2, save_minutes=1e-9, keep_checkpoints=3)
+    trainer, n_files = Trainer(often, paper_scene, CPU), []
+    save = trainer.save
+    trainer.save = lambda: (save(), n_files.append(len(list(config.experiment_dir.glob("*.tar")))))[0]
+    train(trainer)
+    assert len(n_files) >= 40
+    assert max(n_files) == 3
+    assert [int(path.stem) for path in list_checkpoints(config.experiment_dir)] == [40, 39, 38]
 
 
 def test_max_minutes_counts_over_all_runs_of_an_experiment(config, paper_scene, caplog):

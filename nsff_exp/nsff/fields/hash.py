@@ -3,6 +3,8 @@
 An extension of the paper: same inputs and outputs as the published networks, at a fraction of their cost.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -13,10 +15,10 @@ from nsff.fields.encoding import encode, encode_columns, encoded_size
 from nsff.fields.hash_grid import HashGrid, make_layout
 from nsff.fields.interface import DynamicField, DynamicSamples, Radiance, StaticField, StaticSamples
 
-# Half the extent of the grids in NDC (x, y, z) and time. It exceeds 1 because rays of other cameras, warped points and
-# neighbouring times leave +-1; two frames beyond either end stay inside for videos of 8 frames or more. Beyond the
-# extent, features are those of the nearest point of the border.
-GRID_EXTENT = (1.5, 1.5, 1.05, 1.5)
+# Half the extent of the grids in NDC. It exceeds 1 because rays of other cameras and warped points leave +-1. Beyond it,
+# features are those of the nearest point of the border.
+GRID_EXTENT = (1.5, 1.5, 1.05)
+FRAMES_BEYOND = 2  # frames before the first and after the last one that the time axis holds: warps go that far
 COARSEST_CELLS = 16  # cells per axis of the coarsest level, over the whole extent
 N_FREQS = 4  # frequencies of the positional encoding that is concatenated with the grid features
 # Scene flow has its own grid, coarse in space and fine in time. With features shared with colour and density it
@@ -29,6 +31,43 @@ MOTION_CELLS = (8, 64)  # cells per spatial axis of the coarsest and the finest 
 FLOW_SCALE = 0.1
 MAX_REACH = 0.5  # of the distance to infinity, z = 1, that scene flow covers in a frame: the depth then doubles
 INITIAL_FLOW_SCALE = 0.1  # the initial weights of the last scene-flow layer are scaled by this
+
+
+_SPATIAL_BOX = tuple(0.5 / half for half in GRID_EXTENT), (0.5,) * 3  # scale and offset of `_UnitBox`
+
+
+def time_axis(n_frames: int, cells_per_frame: float) -> tuple[int, float, float]:
+    """Lay out the time axis so that the frames lie on nodes of the grid, whatever their number.
+
+    A frame between two nodes would be the mean of their features, and what differs from frame to frame hard to learn.
+    The first node lies `FRAMES_BEYOND` before frame 0, the others follow every 1 / `cells_per_frame` frames: frames lie
+    on nodes if that number is whole.
+
+    Args:
+        n_frames: length of the sequence.
+        cells_per_frame: of the finest level.
+
+    Returns:
+        Number of cells, then scale and offset from field time (-1 for frame 0, 2 / n_frames per frame) to 0..1.
+    """
+    n_cells = max(2, math.ceil((n_frames - 1 + 2 * FRAMES_BEYOND) * cells_per_frame))
+    per_frame = cells_per_frame / n_cells
+    return n_cells, 0.5 * n_frames * per_frame, (0.5 * n_frames + FRAMES_BEYOND) * per_frame
+
+
+class _UnitBox(nn.Module):
+    """Map coordinates to the unit box of the grids: scale * x + offset per axis."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, scale: tuple[float, ...], offset: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+        self.register_buffer("offset", torch.tensor(offset), persistent=False)
+
+    def forward(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        return torch.addcmul(self.offset, x, self.scale)
 
 
 class _Heads(nn.Module):
@@ -72,14 +111,12 @@ def mixed_precision(like: Tensor, amp: bool) -> torch.autocast:
 class StaticHash(StaticField):
     """Static field: (x, y, z) in NDC and view direction -> colour, density, blend weight."""
 
-    box: Tensor
-
     def __init__(self, config: Config):
         super().__init__()
         self.amp, finest = config.amp, config.hash_finest
         layout = make_layout((COARSEST_CELLS,) * 3, (finest,) * 3, config.hash_levels, config.hash_log2_rows)
         self.grid = HashGrid(layout, config.hash_features)
-        self.register_buffer("box", 2.0 * torch.tensor(GRID_EXTENT[:3]), persistent=False)
+        self.box = _UnitBox(*_SPATIAL_BOX)
         self.heads = _Heads(self.grid.n_outputs + encoded_size(3, N_FREQS), 2, config, view_dependent=True)
 
     def forward(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
@@ -90,13 +127,13 @@ class StaticHash(StaticField):
 
     def geometry(self, points_ndc: Float[Tensor, "n s 3"]) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
         points = points_ndc.reshape(-1, 3)
-        features = torch.cat([self.grid(points / self.box + 0.5).T, encode_columns(points.T.contiguous(), N_FREQS)])
+        features = torch.cat([self.grid(self.box(points)).T, encode_columns(points.T.contiguous(), N_FREQS)])
         sigma_raw, blend = self.heads.without_colour(features).unflatten(1, points_ndc.shape[:2])
         return sigma_raw, blend.sigmoid()
 
     def _features(self, points_ndc: Float[Tensor, "n s 3"]) -> Float[Tensor, "m e"]:
         points = points_ndc.reshape(-1, 3)
-        return torch.cat([self.grid(points / self.box + 0.5), encode(points, N_FREQS)], dim=-1)
+        return torch.cat([self.grid(self.box(points)), encode(points, N_FREQS)], dim=-1)
 
 
 class _Motion(nn.Module):
@@ -131,12 +168,10 @@ class DynamicHash(DynamicField):
         direction only, so that a new view would ask for directions that were never seen at that time.
     """
 
-    box: Tensor
-
     def __init__(self, config: Config):
         super().__init__()
         self.amp = config.amp
-        finest, n_times = config.hash_dynamic_finest, max(2, round(config.n_frames * GRID_EXTENT[3] * config.hash_time))
+        finest, (n_times, scale, offset) = config.hash_dynamic_finest, time_axis(config.n_frames, config.hash_time)
         layout = make_layout(
             (COARSEST_CELLS,) * 3 + (min(4, n_times),),
             (finest,) * 3 + (n_times,),
@@ -144,7 +179,7 @@ class DynamicHash(DynamicField):
             config.hash_log2_rows,
         )
         self.grid = HashGrid(layout, config.hash_features)
-        self.register_buffer("box", 2.0 * torch.tensor(GRID_EXTENT), persistent=False)
+        self.box = _UnitBox((*_SPATIAL_BOX[0], scale), (*_SPATIAL_BOX[1], offset))
         encoded = encoded_size(4, N_FREQS)
         self.heads = _Heads(self.grid.n_outputs + encoded, 1, config, view_dependent=False)
         self.motion = _Motion(n_times, encoded, config)
@@ -183,7 +218,7 @@ class DynamicHash(DynamicField):
 
     def geometry(self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
         xyzt = _with_time(points_ndc, time)
-        features = torch.cat([self.grid(xyzt / self.box + 0.5).T, encode_columns(xyzt.T.contiguous(), N_FREQS)])
+        features = torch.cat([self.grid(self.box(xyzt)).T, encode_columns(xyzt.T.contiguous(), N_FREQS)])
         return self.heads.without_colour(features).view(points_ndc.shape[:2])
 
     def _unit_and_encoded(
@@ -191,7 +226,7 @@ class DynamicHash(DynamicField):
     ) -> tuple[Float[Tensor, "m 4"], Float[Tensor, "m e"]]:
         """Compute the position in the unit box of the grids, and the positional encoding, of every sample."""
         xyzt = _with_time(points_ndc, time)
-        return xyzt / self.box + 0.5, encode(xyzt, N_FREQS)
+        return self.box(xyzt), encode(xyzt, N_FREQS)
 
 
 def _with_time(points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "m 4"]:

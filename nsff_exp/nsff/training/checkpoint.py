@@ -16,9 +16,9 @@ from nsff.io import TMP_PREFIX, atomic_write
 
 log = logging.getLogger("nsff")
 
-# Of the outputs of hash fields: 2 has dynamic colour without view direction and flow that stays before infinity, 3 flow
-# that at most doubles the depth.
-HASH_REVISION = 3
+# Of hash fields: 2 has dynamic colour without view direction and flow that stays before infinity, 3 flow that at most
+# doubles the depth, 4 frames on the nodes of the time axis.
+HASH_REVISION = 4
 PREFIX = "module."  # the published networks were wrapped in DataParallel
 
 
@@ -221,10 +221,15 @@ def load_weights(fields: Fields, checkpoint: Checkpoint, config: Config) -> None
     """Copy the weights of a checkpoint into fields of the same architecture.
 
     Raises:
-        InputError: the architectures differ; both are listed.
+        InputError: the architectures differ; both are listed, or the revisions of hash fields.
     """
     try:
         stored, configured = checkpoint.architecture(), configured_architecture(config)
+        if stored.get("field") == config.field == "hash" and stored.get("hash_revision") != HASH_REVISION:
+            raise InputError(
+                f"checkpoint {checkpoint.path} has hash fields of revision {stored.get('hash_revision', 1)}, which "
+                f"this version (revision {HASH_REVISION}) cannot read: train again under another --expname"
+            )
         if stored != configured:
             raise InputError(
                 f"checkpoint {checkpoint.path} has {_format(stored)}, the config asks for {_format(configured)}"
