@@ -22,14 +22,14 @@ def main(argv: list[str]) -> None:
     paths = [path for word in argv[:first] for path in matching(word)]
     configs = [load_config(["--config", path, *argv[first:]], "evaluate_all.py") for path in paths]
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
-    from nsff.distributed import join_process_group, launch_processes
+    from nsff.distributed import launch_processes, open_session
     from nsff.evaluation.results_table import evaluate_all
     from nsff.report.evaluation_page import write_page
 
     if launch_processes(configs[0], __file__, argv):
         return
-    with join_process_group() as group:
-        evaluate_all(configs, group, write_page)
+    with open_session(configs[0]) as (device, group):
+        evaluate_all(configs, device, group, write_page)
 
 
 def matching(word: str) -> list[str]:

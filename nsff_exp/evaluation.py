@@ -14,7 +14,7 @@ def main(argv: list[str]) -> None:
     """Evaluate, print the means, and refuse a report that lacks views."""
     config = load_config(argv, "evaluation.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
-    from nsff.distributed import join_process_group, launch_processes, pick_device
+    from nsff.distributed import launch_processes, open_session
     from nsff.evaluation.evaluator import evaluate, require_all_views
     from nsff.evaluation.scores import read_report
     from nsff.evaluation.tables import mean_lines
@@ -22,8 +22,8 @@ def main(argv: list[str]) -> None:
 
     if launch_processes(config, __file__, argv):
         return
-    with join_process_group() as group:
-        report = read_report(evaluate(config, pick_device(config), group, write_page))
+    with open_session(config) as (device, group):
+        report = read_report(evaluate(config, device, group, write_page))
         if group.is_main:
             print(mean_lines(report.mean), end="", flush=True)
         require_all_views(report, config)

@@ -15,7 +15,7 @@ def main(argv: list[str]) -> None:
     config = load_config(argv, "render.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
     from nsff.cuda import render_memory_advice
-    from nsff.distributed import join_process_group, launch_processes, pick_device
+    from nsff.distributed import launch_processes, open_session
     from nsff.novel_views.render_plan import wants_videos
     from nsff.novel_views.render_videos import render_videos
 
@@ -25,8 +25,8 @@ def main(argv: list[str]) -> None:
         )
     if launch_processes(config, __file__, argv):
         return
-    with render_memory_advice(config), join_process_group() as group:
-        render_videos(config, pick_device(config), group)
+    with open_session(config) as (device, group), render_memory_advice(config):
+        render_videos(config, device, group)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ def main(argv: list[str]) -> None:
     """Train, or render the videos that the options ask for."""
     config = load_config(argv, "run_nerf.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
-    from nsff.cuda import render_memory_advice
+    from nsff.cuda import render_memory_advice, scene_memory_advice
     from nsff.data.scene import load_scene
-    from nsff.distributed import join_process_group, launch_processes, pick_device
+    from nsff.distributed import launch_processes, open_session
     from nsff.evaluation.validation import Validation
     from nsff.novel_views.render_plan import wants_videos
     from nsff.novel_views.render_videos import render_videos
@@ -24,13 +24,15 @@ def main(argv: list[str]) -> None:
 
     if launch_processes(config, __file__, argv):
         return
-    device = pick_device(config)
-    with render_memory_advice(config), join_process_group() as group:
+    with open_session(config) as (device, group):
         if wants_videos(config):
-            render_videos(config, device, group)
-        else:
-            validate = Validation.of(config).score if config.i_val and group.is_main else None
-            train(Trainer(config, load_scene(config, device), device, group), validate)
+            with render_memory_advice(config):
+                render_videos(config, device, group)
+            return
+        with scene_memory_advice():
+            trainer = Trainer(config, load_scene(config, device), device, group)
+        validate = Validation.of(config).score if config.i_val and group.is_main else None
+        train(trainer, validate)
 
 
 if __name__ == "__main__":

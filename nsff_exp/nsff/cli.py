@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -83,7 +84,7 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     can mend, which is one line on standard error.
     """
     set_up_messages(sys.argv[1:])
-    status = 0
+    status, in_group = 0, int(os.environ.get("WORLD_SIZE", "1")) > 1
     error: Exception | None = None
     try:
         main(sys.argv[1:])
@@ -95,11 +96,17 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     except KeyboardInterrupt:
         status = 130
         print("interrupted; files that were finished stay", file=sys.stderr)
+    except Exception:
+        if not in_group:
+            raise
+        status = 1
+        traceback.print_exc()
     if error is not None:
         log.debug("traceback", exc_info=error)
         print(f"{coloured('error:', RED)} {text}", file=sys.stderr)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Background threads of a process group now and then abort the teardown of the interpreter (exit status -6).
+    if in_group:
+        # At once: leaving the interpreter would wait for collectives that others have not reached, and background
+        # threads of a process group now and then abort it (exit status -6).
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

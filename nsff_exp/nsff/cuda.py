@@ -116,6 +116,18 @@ def render_memory_advice(config: Config) -> contextlib.AbstractContextManager[No
     return _memory_advice(f"to render {points} points at once; --netchunk {smaller} needs about a quarter")
 
 
+def scene_memory_advice() -> contextlib.AbstractContextManager[None]:
+    """Turn running out of GPU memory while a scene is loaded into advice on what to lower.
+
+    Raises:
+        InputError: instead of torch.OutOfMemoryError.
+    """
+    return _memory_advice(
+        "for the frames and priors, the fields and their optimiser; --cache_gb 0 leaves the former in files, a smaller "
+        "--final_height, --hash_log2_rows or --netwidth needs less"
+    )
+
+
 def step_memory_advice(config: Config) -> contextlib.AbstractContextManager[None]:
     """Turn running out of GPU memory during a training step into advice on the options to lower, with values.
 

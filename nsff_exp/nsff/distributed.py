@@ -6,6 +6,7 @@ import datetime
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +20,17 @@ from nsff.config import Config
 from nsff.cuda import describe_device
 from nsff.errors import InputError, UsageError
 
+CPU = torch.device("cpu")
 log = logging.getLogger("nsff")
 
 # In the errors of gloo about other processes: they have no class of their own.
+MAX_REASON = 300  # characters of an error of a collective in a message
 LOST_CONNECTION = re.compile(r"gloo/transport|Connection (closed|reset|refused)|Broken pipe|pair closure")
-TIMEOUT = datetime.timedelta(days=2)  # of a collective: others may wait for hours while the main process renders
+TIMEOUT = datetime.timedelta(days=2)  # of collectives on CPUs: others may wait for hours while the main process renders
+GPU_TIMEOUT = datetime.timedelta(
+    minutes=10
+)  # of collectives between GPUs, of gradients alone; then the process is ended
+JOIN_TIMEOUT = datetime.timedelta(minutes=10)  # until all processes have started
 
 
 class LostProcess(InputError):
@@ -34,11 +41,12 @@ class LostProcess(InputError):
 class ProcessGroup:
     """This process (`rank`) in a group of `size`; rank 0 is the main process, which writes shared files.
 
-    Collectives raise LostProcess if another process has ended.
+    Collectives raise LostProcess if another process has ended. `gpus` connects the GPUs; None on CPUs.
     """
 
     rank: int = 0
     size: int = 1
+    gpus: Any = None  # torch.distributed.ProcessGroup
 
     @property
     def is_main(self) -> bool:
@@ -83,12 +91,14 @@ class ProcessGroup:
         return total // self.size + (self.rank < total % self.size)
 
     def all_reduce_mean(self, values: list[Tensor]) -> None:
-        """Replace each tensor by its mean over the processes, bit for bit the same on all of them."""
+        """Replace tensors by their means over the processes, bit for bit the same on all of them; one collective."""
         if self.size > 1:
+            bucket = torch.cat([value.flatten() for value in values])
             with _translate_errors():
-                for value in values:
-                    dist.all_reduce(value)
-                    value /= self.size
+                dist.all_reduce(bucket, group=self.gpus if bucket.is_cuda else None)
+            bucket /= self.size
+            for value, mean in zip(values, bucket.split([value.numel() for value in values]), strict=True):
+                value.copy_(mean.view_as(value))
 
     def all_reduce_flags(self, seconds: float, stop: bool) -> tuple[float, bool]:
         """Combine over the processes: seconds of the main process, and whether any process asks to stop."""
@@ -129,16 +139,35 @@ def _translate_errors() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not LOST_CONNECTION.search(str(error)):
             raise
-        log.debug("collective failed: %s", error)
-        raise LostProcess("another process of the group failed; its own error message names the cause") from error
+        reason = " ".join(str(error).split())[:MAX_REASON]
+        raise LostProcess(
+            f"the connection to another process of the group failed, see its own error message ({reason})"
+        ) from error
 
 
 @contextlib.contextmanager
-def join_process_group() -> Iterator[ProcessGroup]:
+def open_session(config: Config) -> Iterator[tuple[torch.device, ProcessGroup]]:
+    """Select the device, see `pick_device`, and connect to the other processes, see `join_process_group`."""
+    device = pick_device(config)
+    with join_process_group(device) as group:
+        yield device, group
+
+
+@contextlib.contextmanager
+def join_process_group(device: torch.device = CPU) -> Iterator[ProcessGroup]:
     """Connect to the processes named in torchrun's environment, until the context ends.
+
+    After an error the connections are left open: closing them waits for collectives that the others never reach. The
+    process must then end at once, as `cli.run_script` does, which ends the others.
+
+    Args:
+        device: of this process; the current one of torch if it is a GPU.
 
     Yields:
         The group; `SINGLE_PROCESS` where torchrun did not start this process.
+
+    Raises:
+        InputError: some processes did not start within `JOIN_TIMEOUT`.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -149,14 +178,26 @@ def join_process_group() -> Iterator[ProcessGroup]:
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         # On one machine torchrun's store survives a restart, with the addresses of processes that have died.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    _wait_for_all(store, rank, size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    gpus = dist.new_group(backend="nccl", timeout=GPU_TIMEOUT) if device.type == "cuda" else None
+    group = ProcessGroup(rank, size, gpus)
+    yield group
+    group.barrier()  # the main process serves the store: it must not exit before the others
+    dist.destroy_process_group()
+
+
+def _wait_for_all(store: dist.Store, rank: int, size: int) -> None:
+    """Wait until all processes have started: connecting itself would wait for days for one that has failed."""
+    names = [f"started {index}" for index in range(size)]
     try:
-        group = ProcessGroup(rank, size)
-        yield group
-        group.barrier()  # the main process serves the store: it must not exit before the others
-    finally:
-        dist.destroy_process_group()
+        store.set(names[rank], "")
+        store.wait(names, JOIN_TIMEOUT)
+    except dist.DistError as error:
+        raise InputError(
+            f"not all of {size} processes have started within {JOIN_TIMEOUT.total_seconds() / 60:g} minutes; see their "
+            "error messages"
+        ) from error
 
 
 def divide_cores() -> None:
@@ -247,6 +288,15 @@ def count_processes(gpus: str, n_devices: int, on_cpu: bool) -> int:
     return size
 
 
+def describe_exit(status: int) -> str:
+    """How a process ended, by its exit status; a negative one is minus the signal that killed it."""
+    if status >= 0:
+        return f"failed with exit status {status}; see its error message above"
+    name = signal.Signals(-status).name
+    hint = "; the system may have run out of memory" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
 def _launch(size: int, command: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -261,7 +311,7 @@ def _launch(size: int, command: list[str]) -> None:
         elastic_launch(settings, sys.executable)("-u", *command)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        text = f"process {rank} of {size} failed with exit status {failure.exitcode}; see its error message above"
+        text = f"process {rank} of {size} {describe_exit(failure.exitcode)}"
         raise (UsageError if failure.exitcode == 2 else InputError)(text) from error
     except SignalException as error:
         raise KeyboardInterrupt from error

@@ -1,11 +1,15 @@
 """Process groups: gradient averaging, exact resume, `--gpus`, and the choice of devices."""
 
 import dataclasses
+import datetime
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +26,7 @@ from nsff.distributed import (
 )
 from nsff.errors import InputError, UsageError
 from nsff.training.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, read_newest
+from nsff.training.loop import Agreement
 from nsff.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -38,20 +43,25 @@ def arguments(golden, tmp_path_factory) -> list[str]:
     ]  # fmt: skip
 
 
-def run_together(count: int, *command: str) -> list[str]:
-    """Start processes as torchrun does; returns the standard error of each."""
+def start_together(count: int, *command: str) -> list[subprocess.Popen]:
+    """Start processes with the environment that torchrun gives them."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {"WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     environment |= {"OMP_NUM_THREADS": "1"}
-    runs = [
+    return [
         subprocess.Popen(
             [sys.executable, *command], cwd=FOLDER, env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(count)
     ]  # fmt: skip
+
+
+def run_together(count: int, *command: str) -> list[str]:
+    """Run processes as torchrun does; returns the standard error of each."""
+    runs = start_together(count, *command)
     errors = [run.communicate(timeout=200)[1] for run in runs]
     assert [run.returncode for run in runs] == [0] * count, errors
     return errors
@@ -146,7 +156,9 @@ run_script(main)
 
 
 def test_collectives_report_a_lost_process():
-    assert run_together(2, "-c", LOST_PROCESS)[0].count("another process of the group failed; its own error") == 3
+    errors = run_together(2, "-c", LOST_PROCESS)[0].splitlines()
+    assert sum("the connection to another process of the group failed, see its own" in line for line in errors) == 3
+    assert all("gloo" in line or "onnection" in line for line in errors)  # with the words of the library
 
 
 @pytest.mark.parametrize(
@@ -161,13 +173,14 @@ def test_collectives_report_a_lost_process():
     ],
 )
 def test_collectives_blame_another_process_for_lost_connections_only(monkeypatch, error, expected):
-    def fail(_: torch.Tensor) -> None:
+    def fail(_: torch.Tensor, group: object) -> None:
         raise error
 
     monkeypatch.setattr("torch.distributed.all_reduce", fail)
     with pytest.raises(expected) as caught:
         ProcessGroup(0, 2).all_reduce_mean([torch.zeros(1)])
     assert ("another process" in str(caught.value)) is (expected is LostProcess)
+    assert str(error) in str(caught.value)  # whatever it was, its own words are shown
 
 
 SHARED_ERRORS = """
@@ -197,6 +210,7 @@ def test_error_of_one_process_is_raised_on_all():
 
 
 FAILING_EVALUATION = """
+import torch
 from nsff.cli import run_script
 from nsff.config_loader import load_config
 from nsff.distributed import join_process_group
@@ -218,7 +232,7 @@ def main(argv):
         scorer = evaluator.Scorer
         scorer.score_to_files = failing(scorer.score_to_files, "scoring", lambda self, *_: self.config)
         try:
-            evaluate_all(configs, group)
+            evaluate_all(configs, torch.device("cpu"), group)
         except InputError as error:
             assert "2 of 3 scenes could not be evaluated in full: loading, scoring" in str(error), error
         else:
@@ -243,6 +257,122 @@ def test_evaluate_all_goes_on_after_one_process_failed_in_a_scene(golden, tmp_pa
     assert len(json.loads((tmp_path / "neither_F00-24/metrics_nsff-fixed.json").read_text())["views"]) == 3
 
 
+def test_evaluate_all_with_one_broken_picture_in_the_first_of_two_scenes(golden, tmp_path):
+    """As typed, two processes; the process that reads the picture is not the main one."""
+    shutil.copytree(golden / "scene", tmp_path / "broken")
+    picture = sorted((tmp_path / "broken/mv_images").rglob("*.jpg"))[1]
+    picture.write_bytes(picture.read_bytes()[:200])
+    configs = []
+    for name, datadir in (("first", tmp_path / "broken"), ("second", golden / "scene")):
+        configs.append(tmp_path / f"{name}.txt")
+        text = (golden / "paper/config.txt").read_text()
+        kept = [line for line in text.splitlines() if not line.startswith(("datadir", "expname"))]
+        configs[-1].write_text("\n".join([*kept, f"datadir = {datadir}", f"expname = {name}"]) + "\n")
+    command = [
+        sys.executable, "evaluate_all.py", *map(str, configs), "--gpus", "2", "--device", "cpu", "--basedir",
+        str(tmp_path), "--ft_path", str(golden / "render/002000.tar"), "--protocol", "nsff-fixed", "--allow_missing",
+        "--every", "11", "--lpips_trunk", "None", "--N_samples", "4",
+    ]  # fmt: skip
+    environment = os.environ | {"TORCH_HOME": str(tmp_path)}
+    run = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False, timeout=200, env=environment)
+    assert run.returncode == 1, run.stderr
+    (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: first:")]
+    assert f"{picture} cannot be read" in line
+    assert "Traceback" not in run.stderr
+    results = json.loads((tmp_path / "results_nsff-fixed.json").read_text())
+    assert (list(results["scenes"]), results["failed"]) == (["second"], ["first"])
+
+
+FAILING_TRAINING = """
+import torch
+from nsff.cli import run_script
+from nsff.config_loader import load_config
+from nsff.data.scene import load_scene
+from nsff.distributed import open_session
+from nsff.training.loop import train
+from nsff.training.trainer import Trainer
+def main(argv):
+    config = load_config([*argv, "--N_iters", "100000"])
+    with open_session(config) as (device, group):
+        trainer = Trainer(config, load_scene(config, device), device, group)
+        step = trainer.train_step
+        def failing_step():
+            if not group.is_main and trainer.step == 3:
+                raise ERROR
+            return step()
+        trainer.train_step = failing_step
+        train(trainer)
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        ('torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")', "the GPU has not enough memory"),
+        ('RuntimeError("a bug")', "RuntimeError: a bug"),
+    ],
+)
+def test_error_of_one_process_in_a_step_ends_both(arguments, error, cause):
+    """Without torchrun, which would end the other one."""
+    begun = time.monotonic()
+    runs = start_together(2, "-c", FAILING_TRAINING.replace("ERROR", error), *arguments, "--expname", "failing")
+    errors = [run.communicate(timeout=60)[1] for run in runs]
+    assert time.monotonic() - begun < 60.0
+    assert [run.returncode for run in runs] == [1, 1]
+    assert cause in errors[1]
+    assert "the connection to another process of the group failed" in errors[0]
+
+
+def test_killed_process_ends_all_with_the_reason(arguments):
+    command = [sys.executable, "run_nerf.py", *arguments, "--N_iters", "1000000", "--gpus", "2", "--expname", "killed"]
+    command += ["--i_weights", "3"]
+    folder = load_config([*arguments, "--expname", "killed"]).experiment_dir
+    run = subprocess.Popen(command, cwd=FOLDER, stderr=subprocess.PIPE, text=True)
+    while not list_checkpoints(folder):
+        assert run.poll() is None
+        time.sleep(0.2)
+    children = [int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
+    workers = [pid for pid in children if b"run_nerf.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(workers) == 2
+    begun = time.monotonic()
+    os.kill(workers[1], signal.SIGKILL)
+    said = run.communicate(timeout=60)[1]
+    assert time.monotonic() - begun < 60.0
+    assert run.returncode == 1
+    assert "was killed by SIGKILL; the system may have run out of memory" in said.splitlines()[-1]
+    assert not Path(f"/proc/{workers[0]}").exists()
+
+
+def test_agreements_come_about_once_a_second_and_alike_in_all_processes(paper_config):
+    config = dataclasses.replace(paper_config, i_img=70, i_val=0)
+    due, agreement = [], Agreement(config, 2, step=0, seconds=0.0)
+    for step in range(1, 201):
+        if agreement.is_due(step):
+            due.append(step)
+            agreement.plan_next(step, seconds=step / 40)  # 40 steps per second
+    assert due == [1, 41, 70, 110, 140, 180]  # and after images, which the main process alone draws
+    slow = Agreement(config, 2, step=0, seconds=0.0)
+    slow.plan_next(1, seconds=30.0)
+    assert slow.is_due(2)
+    alone = Agreement(config, 1, step=0, seconds=0.0)
+    assert all(alone.is_due(step) for step in range(1, 50))
+
+
+def test_gradients_are_averaged_in_one_collective(monkeypatch):
+    reduced = []
+
+    def double(bucket: torch.Tensor, group: object) -> None:
+        reduced.append(bucket.clone())
+        bucket *= 3.0
+
+    monkeypatch.setattr("torch.distributed.all_reduce", double)
+    values = [torch.ones(2, 3), torch.arange(4.0), torch.tensor(5.0)]
+    ProcessGroup(0, 2).all_reduce_mean(values)
+    assert [value.tolist() for value in reduced] == [[1.0] * 6 + [0.0, 1.0, 2.0, 3.0, 5.0]]
+    torch.testing.assert_close(values, [1.5 * torch.ones(2, 3), 1.5 * torch.arange(4.0), torch.tensor(7.5)])
+
+
 def test_split_and_shard_cover_everything_once():
     for size in (1, 2, 3, 7):
         groups = [ProcessGroup(rank, size) for rank in range(size)]
@@ -256,19 +386,44 @@ def test_trainer_rejects_fewer_rays_than_processes(paper_config, paper_scene):
         Trainer(dataclasses.replace(paper_config, N_rand=2), paper_scene, CPU, ProcessGroup(0, 3))
 
 
-@pytest.mark.parametrize(("with_cuda", "backend"), [(True, "cpu:gloo,cuda:nccl"), (False, "gloo")])
-def test_join_process_group_selects_backend_by_device(monkeypatch, with_cuda, backend):
-    calls = []
+@pytest.mark.parametrize(("device", "gpu_groups"), [("cuda", [("nccl", 600.0)]), ("cpu", [])])
+def test_join_process_group_connects_gpus_with_a_short_timeout(monkeypatch, device, gpu_groups):
+    calls, store = [], torch.distributed.HashStore()
+    store.set("started 0", "")  # the other process
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # leaves the threads of this process alone
-    monkeypatch.setattr("torch.cuda.is_available", lambda: with_cuda)
-    monkeypatch.setattr("torch.distributed.rendezvous", lambda _: iter([(torch.distributed.HashStore(), 1, 2)]))
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setattr("torch.distributed.rendezvous", lambda _: iter([(store, 1, 2)]))
     monkeypatch.setattr("torch.distributed.init_process_group", lambda name, **more: calls.append((name, more["rank"])))
     monkeypatch.setattr("torch.distributed.all_reduce", lambda _: calls.append("barrier"))
     monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: calls.append("destroyed"))
-    with join_process_group() as group:
+
+    def connect_gpus(backend, timeout):
+        calls.append((backend, timeout.total_seconds()))
+        return backend
+
+    monkeypatch.setattr("torch.distributed.new_group", connect_gpus)
+    with join_process_group(torch.device(device)) as group:
         assert (group.rank, group.size, group.is_main) == (1, 2, False)
-    assert calls == [(backend, 1), "barrier", "destroyed"]
+        assert group.gpus == ("nccl" if gpu_groups else None)
+    assert calls == [("gloo", 1), *gpu_groups, "barrier", "destroyed"]
+
+
+def test_group_is_not_closed_after_an_error(monkeypatch):
+    """Closing it would wait for collectives of the others; and a process that never starts is not waited for."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr("torch.distributed.rendezvous", lambda _: iter([(store, 1, 2)]))
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: pytest.fail("closed"))
+    monkeypatch.setattr("nsff.distributed.JOIN_TIMEOUT", datetime.timedelta(seconds=0.2))
+    with pytest.raises(InputError, match="not all of 2 processes have started"), join_process_group():
+        pass
+    store.set("started 0", "")
+    with pytest.raises(ValueError, match="cause"), join_process_group():
+        raise ValueError("cause")
 
 
 @pytest.mark.parametrize(("omp_threads", "processes", "threads"), [("1", 2, 4), ("1", 16, 1), ("3", 2, 1)])

@@ -305,7 +305,7 @@ def test_images_of_other_aspect_ratio_are_refused(trained, golden, tmp_path, no_
 
 def test_evaluate_all_refuses_repeated_experiment(trained):
     with pytest.raises(UsageError, match=r"several configs are of the same experiment, .*golden_F00-24"):
-        evaluate_all([trained, trained])
+        evaluate_all([trained, trained], CPU)
 
 
 def test_evaluate_all_writes_table_and_names_failures(trained, tmp_path, no_lpips, capsys):
@@ -313,7 +313,7 @@ def test_evaluate_all_writes_table_and_names_failures(trained, tmp_path, no_lpip
     other = tmp_path / "other.txt"
     other.write_text(Path(trained.config).read_text().replace(trained.expname, "untrained"))
     with pytest.raises(InputError, match="1 of 2 scenes could not be evaluated in full: untrained"):
-        evaluate_all([load_config(["--config", path, *options]) for path in (trained.config, str(other))])
+        evaluate_all([load_config(["--config", path, *options]) for path in (trained.config, str(other))], CPU)
     table = (Path(trained.basedir) / "results_nsff-fixed.md").read_text()
     mean = json.loads((trained.experiment_dir / "metrics_nsff-fixed.json").read_text())["mean"]
     assert f"| {trained.expname} | {mean['psnr']:.2f} |" in table

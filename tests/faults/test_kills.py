@@ -116,7 +116,7 @@ def test_one_of_two_that_train_together(arguments):
     _, said = process.communicate(timeout=300)
     count_kills(1)
     assert process.returncode == 0, said
-    assert "another process of the group failed" in said
+    assert "the connection to another process of the group failed" in said
     assert "resumed from" in said
     assert list_checkpoints(folder)[0].stem == "000060"
 

@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nsff.config import Config
-from nsff.distributed import SINGLE_PROCESS, LostProcess, ProcessGroup, pick_device
+from nsff.distributed import SINGLE_PROCESS, LostProcess, ProcessGroup
 from nsff.errors import InputError, UsageError
 from nsff.evaluation.evaluator import PageWriter, evaluate, require_all_views
 from nsff.evaluation.scores import EvaluationReport, MeanScore, mean_of, mean_of_images, read_report
@@ -36,12 +38,16 @@ class PublishedScore:
 
 
 def evaluate_all(
-    configs: list[Config], group: ProcessGroup = SINGLE_PROCESS, write_page: PageWriter | None = None
+    configs: list[Config],
+    device: torch.device,
+    group: ProcessGroup = SINGLE_PROCESS,
+    write_page: PageWriter | None = None,
 ) -> Path:
     """Evaluate scene after scene; write `results_<protocol>.md`, `.tex` and `.json` beside their experiments.
 
     Args:
         configs: of the experiments.
+        device: to render on.
         group: processes that share the views of each scene.
         write_page: writes a page per scene, see `evaluate`.
 
@@ -60,8 +66,6 @@ def evaluate_all(
     failed: list[str] = []
     for config in configs:
         try:
-            with group.share_errors():
-                device = pick_device(config)
             path = evaluate(config, device, group, write_page)
             with group.share_errors():
                 reports[config.expname] = read_report(path)

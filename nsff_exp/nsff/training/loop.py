@@ -22,6 +22,7 @@ from nsff.training.trainer import DIVERGENCE_ADVICE, Diverged, StepReport, Train
 
 log = logging.getLogger("nsff")
 
+MAX_STEPS_ALONE = 100  # steps between two agreements of the processes of a group
 MAX_LOSS = 1e6  # treat a loss term above this as divergence
 
 
@@ -49,6 +50,7 @@ def train(trainer: Trainer, validate: Validate | None = None) -> None:
             return
         with deferred_interrupts() as signals, TrainingLogger(trainer, validate) as logger:
             clock, saved_at, interrupted = Clock(trainer.seconds), trainer.seconds, False
+            agreement = Agreement(config, group.size, trainer.step, trainer.seconds)
             while trainer.stop_reason() is None and not interrupted:
                 with step_memory_advice(config):
                     report = trainer.train_step()
@@ -59,7 +61,9 @@ def train(trainer: Trainer, validate: Validate | None = None) -> None:
                 with clock.pause():
                     logger.log_images(report.frame)
                     logger.log_validation()
-                trainer.seconds, interrupted = group.all_reduce_flags(clock.seconds, bool(signals))
+                if agreement.is_due(trainer.step):
+                    trainer.seconds, interrupted = group.all_reduce_flags(clock.seconds, bool(signals))
+                    agreement.plan_next(trainer.step, trainer.seconds)
                 if _save_is_due(config, trainer, saved_at):
                     check_loss(report, trainer.step)
                     trainer.save()
@@ -73,6 +77,30 @@ def _save_is_due(config: Config, trainer: Trainer, saved_at: float) -> bool:
     """Whether `i_weights` or `save_minutes` ask for a checkpoint, the same in all processes of a group."""
     minutes = (trainer.seconds - saved_at) / 60.0
     return trainer.step % config.i_weights == 0 or 0.0 < config.save_minutes <= minutes
+
+
+class Agreement:
+    """The steps after which the processes of a group agree on the time and on stopping: about one a second.
+
+    Every agreement waits for the slowest process. Each process plans them from what was agreed, so that all plan the
+    same. A process by itself agrees with itself after every step.
+    """
+
+    def __init__(self, config: Config, size: int, step: int, seconds: float):
+        self.config, self.alone = config, size == 1
+        self.step, self.seconds, self.next_step = step, seconds, step + 1
+
+    def is_due(self, step: int) -> bool:
+        """Whether to agree after a step; also where the main process may have been busy, while the others would wait
+        in a collective between GPUs, which has a short timeout."""
+        pauses = (self.config.i_img, self.config.i_val)
+        return self.alone or step >= self.next_step or any(every and step % every == 0 for every in pauses)
+
+    def plan_next(self, step: int, seconds: float) -> None:
+        """Plan the next agreement from the pace since the last one, given the step and the seconds agreed on."""
+        pace = (step - self.step) / max(seconds - self.seconds, 1e-3)  # steps per second
+        self.step, self.seconds = step, seconds
+        self.next_step = step + max(1, min(MAX_STEPS_ALONE, round(pace)))
 
 
 class Clock:
