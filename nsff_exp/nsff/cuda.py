@@ -95,7 +95,13 @@ def launch(source: KernelSource, name: str, grid: tuple[int, ...], *arguments: T
     device = next(value.device for value in arguments if isinstance(value, Tensor))
     values = tuple(value.data_ptr() if isinstance(value, Tensor) else cupy.int32(value) for value in arguments)
     with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(torch.cuda.current_stream(device)):
-        _module(source, device.index).get_function(name)(grid, (THREADS_PER_BLOCK,), values)
+        _kernel(source, name, device.index)(grid, (THREADS_PER_BLOCK,), values)
+
+
+@functools.cache
+def _kernel(source: KernelSource, name: str, device: int) -> Any:
+    """Look up a kernel, once: cupy makes a new object at every look-up."""
+    return _module(source, device).get_function(name)
 
 
 @functools.cache

@@ -58,9 +58,11 @@ def fake_cupy(monkeypatch):
     fake = FakeCuda()
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"torch's stream of {device}")
-    cuda._module.cache_clear()
+    for cached in (cuda._module, cuda._kernel):
+        cached.cache_clear()
     yield fake
-    cuda._module.cache_clear()
+    for cached in (cuda._module, cuda._kernel):
+        cached.cache_clear()
 
 
 @pytest.fixture

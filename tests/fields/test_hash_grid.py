@@ -1,9 +1,11 @@
 """The hash grid: hand values of the torch reference, then every kernel against it, forward and backward."""
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -252,3 +254,54 @@ def test_cpu_kernels_preserve_the_number_of_threads():
     )
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["1", "1"]
+
+
+def test_gradient_of_the_table_is_returned_to_autograd():
+    """Of two queries in one sum: by torch.autograd.grad, through a hook, and accumulated by a second backward pass."""
+    grid = HashGrid(LAYOUTS[3], 2)
+    first, second = sample_points(3, 300), sample_points(3, 200)
+    reference = torch.autograd.grad(
+        interpolate(first, grid.table, grid.layout).sum() + 2.0 * interpolate(second, grid.table, grid.layout).sum(),
+        grid.table,
+    )[0]
+
+    def loss() -> torch.Tensor:
+        return grid(first).sum() + 2.0 * grid(second).sum()
+
+    torch.testing.assert_close(torch.autograd.grad(loss(), grid.table)[0], reference)
+    assert grid.table.grad is None
+    hooked = []
+    grid.table.register_hook(hooked.append)
+    loss().backward()
+    loss().backward()
+    torch.testing.assert_close(grid.table.grad, 2.0 * reference)
+    assert len(hooked) == 2
+    torch.testing.assert_close(hooked[1], reference)
+
+
+def test_a_changed_table_gets_a_gradient_of_its_own():
+    """An optimiser changes values in place; moving a module to another device changes where they are."""
+    grid = HashGrid(LAYOUTS[2], 1)
+    points = sample_points(2, 50)
+    optimizer = torch.optim.Adam(grid.parameters(), lr=0.1, fused=True)
+    grid(points).sum().backward()
+    expected = grid.table.grad.clone()
+    optimizer.step()
+    optimizer.zero_grad()
+    grid(points).sum().backward()
+    torch.testing.assert_close(grid.table.grad, expected)  # of a sum: it does not depend on the table
+    grid.table.data = torch.ones_like(grid.table)
+    torch.testing.assert_close(grid(points), torch.ones(50, grid.n_outputs))
+    grid.table.requires_grad_(False)
+    assert not grid(points).requires_grad
+
+
+def test_device_copies_of_a_layout_end_with_it():
+    layout = make_layout((2, 3), (4, 5), 2, 8)
+    copy = weakref.ref(layout.on_device(torch.device("cpu"))[0])
+    assert layout.on_device(torch.device("cpu"))[0] is copy()
+    grid = HashGrid(layout, 1)
+    grid(torch.rand(5, 2)).sum().backward()
+    del layout, grid
+    gc.collect()
+    assert copy() is None

@@ -217,7 +217,7 @@ def cupy_on_cpu(cuda_library, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    monkeypatch.setattr(cuda, "_module", lambda source, device: SimpleNamespace(get_function=lambda name: kernel))
+    monkeypatch.setattr(cuda, "_kernel", lambda source, name, device: kernel)
 
 
 @pytest.mark.parametrize("size", [*SIZES[:-1], (5, 5, 20, 30)])

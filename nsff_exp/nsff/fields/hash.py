@@ -15,8 +15,8 @@ from nsff.fields.encoding import encode, encode_columns, encoded_size
 from nsff.fields.hash_grid import HashGrid, make_layout
 from nsff.fields.interface import DynamicField, DynamicSamples, Radiance, StaticField, StaticSamples
 
-# Half the extent of the grids in NDC. It exceeds 1 because rays of other cameras and warped points leave +-1. Beyond it,
-# features are those of the nearest point of the border.
+# Half the extent of the grids in NDC. It exceeds 1 because rays of other cameras and warped points leave +-1. Farther
+# out, features are those of the nearest point of the border.
 GRID_EXTENT = (1.5, 1.5, 1.05)
 FRAMES_BEYOND = 2  # frames before the first and after the last one that the time axis holds: warps go that far
 COARSEST_CELLS = 16  # cells per axis of the coarsest level, over the whole extent
@@ -139,7 +139,10 @@ class StaticHash(StaticField):
 class _Motion(nn.Module):
     """Predict scene flow and disocclusion, backward and forward, from points in the unit box and their encoding."""
 
-    flow_scale: Tensor
+    slope: Tensor
+    constant_reach: Tensor
+    is_z: Tensor
+    offset: Tensor
 
     def __init__(self, n_times: int, n_encoded: int, config: Config):
         super().__init__()
@@ -152,12 +155,25 @@ class _Motion(nn.Module):
         with torch.no_grad():
             last.weight[:6] *= INITIAL_FLOW_SCALE
             last.bias[:6] = 0.0
-        slope = torch.tensor([1.0, 1.0, 1.0 / MAX_REACH]).repeat(2)  # a bound on z that leaves small flow as it is
-        self.register_buffer("flow_scale", FLOW_SCALE * slope, persistent=False)
+        # Per output: scene flow (x, y, z) backward and forward, then both probabilities.
+        flow_slope = [FLOW_SCALE, FLOW_SCALE, FLOW_SCALE / MAX_REACH]  # a bound on z that leaves small flow as it is
+        columns = {
+            "slope": [*flow_slope, *flow_slope, 0.5, 0.5],
+            "constant_reach": [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.5, 0.5],
+            "is_z": [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0],
+            "offset": [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5],
+        }
+        for name, values in columns.items():
+            self.register_buffer(name, torch.tensor(values), persistent=False)
 
-    def forward(self, unit: Float[Tensor, "m 4"], encoded: Float[Tensor, "m e"]) -> Float[Tensor, "m 8"]:
+    def forward(
+        self, unit: Float[Tensor, "m 4"], encoded: Float[Tensor, "m e"], z_ndc: Float[Tensor, "m 1"]
+    ) -> Float[Tensor, "m 8"]:
+        """Compute all outputs as offset + reach * tanh: a sigmoid is (1 + tanh(x / 2)) / 2."""
         raw = self.layers(torch.cat([self.grid(unit), encoded], dim=-1))
-        return torch.cat([(self.flow_scale * raw[:, :6]).tanh(), raw[:, 6:].sigmoid()], dim=-1)
+        remaining = F.relu(MAX_REACH - MAX_REACH * z_ndc)
+        reach = torch.addcmul(self.constant_reach, self.is_z, remaining)
+        return torch.addcmul(self.offset, reach, (self.slope * raw).tanh())
 
 
 class DynamicHash(DynamicField):
@@ -197,12 +213,11 @@ class DynamicHash(DynamicField):
         unit, encoded = self._unit_and_encoded(points_ndc, time)
         radiance = self._radiance(unit, encoded, viewdirs)
         # Motion stays in float32: the 8-bit mantissa of bfloat16 is too coarse for scene flow.
-        motion = self.motion(unit, encoded).view(*points_ndc.shape[:2], 8)
-        remaining = MAX_REACH * (1.0 - points_ndc[..., 2:]).clamp(min=0.0)
-        reach = torch.cat([torch.ones_like(points_ndc[..., :2]), remaining], dim=-1)
-        sf_bwd, sf_fwd, prob = reach * motion[..., :3], reach * motion[..., 3:6], motion[..., 6:]
-        prob_bwd, prob_fwd = prob.unbind(-1)
-        return DynamicSamples(radiance.rgb_raw, radiance.sigma_raw, sf_bwd, sf_fwd, prob_bwd, prob_fwd)
+        motion = self.motion(unit, encoded, points_ndc.reshape(-1, 3)[:, 2:]).view(*points_ndc.shape[:2], 8)
+        sf_bwd, sf_fwd, prob_bwd, prob_fwd = motion.split([3, 3, 1, 1], dim=-1)
+        return DynamicSamples(
+            radiance.rgb_raw, radiance.sigma_raw, sf_bwd, sf_fwd, prob_bwd.squeeze(-1), prob_fwd.squeeze(-1)
+        )
 
     def radiance(
         self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]

@@ -34,6 +34,11 @@ class DynamicSamples(Radiance):
     def __getitem__(self, rays: slice) -> "DynamicSamples":
         return DynamicSamples(**{name: value[rays] for name, value in vars(self).items()})
 
+    def halves(self) -> "tuple[DynamicSamples, DynamicSamples]":
+        """Split the rays of a batch of two."""
+        first, second = zip(*(value.chunk(2) for value in vars(self).values()), strict=True)
+        return DynamicSamples(*first), DynamicSamples(*second)
+
 
 class StaticField(nn.Module):
     """Map from NDC points and unit view directions to `StaticSamples`."""

@@ -171,7 +171,8 @@ class Trainer:
 
     def _backward(self, terms: LossTerms | WarmTerms, colour_error: Tensor) -> StepOutcome:
         """Replace the gradients by those of the sum of all terms."""
-        self.optimizer.zero_grad(set_to_none=False)  # hash tables are large: reuse the memory of their gradient
+        # Graphs write to gradients that stay where they are; elsewhere the tables' own are taken over without a copy.
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)
         loss = terms.total()
         loss.backward()
         return StepOutcome(terms.detach(), loss.detach(), colour_error.detach())

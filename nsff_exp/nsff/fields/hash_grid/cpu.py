@@ -209,7 +209,6 @@ def _run(kernel: Any, *arguments: Any) -> None:
     kernel(*arguments)
 
 
-@functools.cache
 def _grid(layout: GridLayout, n_features: int) -> _Grid:
     sizes = np.empty((0,) * layout.n_dims, bool), np.empty((0,) * n_features, bool)
     return _Grid(layout.cells, layout.strides, layout.hashed, layout.mask, layout.first_row, *sizes)

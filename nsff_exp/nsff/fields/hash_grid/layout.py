@@ -4,13 +4,15 @@ import dataclasses
 import math
 
 import numpy as np
+import torch
+from torch import Tensor
 
 # Factors of the spatial hash (equation 4 of the paper), extended by another large prime for time.
 PRIMES = (1, 2654435761, 805459861, 3674653429)
 MAX_DIMS = len(PRIMES)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # identity equality, so that layouts can be cache keys
+@dataclasses.dataclass(frozen=True, eq=False)
 class GridLayout:
     """Layout of L grid levels over the box [0, 1]^d in one table.
 
@@ -24,6 +26,14 @@ class GridLayout:
     first_row: np.ndarray  # (L,) int64: offset of the level in the table
     mask: np.ndarray  # (L,) uint32: rows of the level minus 1, the bit mask of a hashed level
     n_rows: int
+    _copies: dict[torch.device, tuple[Tensor, ...]] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    def on_device(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Copy cells, strides, hashed, mask and first_row to a device, once; unsigned integers keep their bits."""
+        if device not in self._copies:
+            arrays = (self.cells, self.strides.view("int32"), self.hashed, self.mask.view("int32"), self.first_row)
+            self._copies[device] = tuple(torch.from_numpy(array).to(device) for array in arrays)
+        return self._copies[device]
 
     @property
     def n_levels(self) -> int:
