@@ -10,9 +10,13 @@ import benchmark
 import pytest
 import torch
 from imageio.v3 import imread
+from nsff.config_loader import load_config
+from nsff.data.scene import load_scene
 from nsff.errors import UsageError
 from nsff.evaluation import profiling
+from nsff.evaluation.launches import count_launches
 from nsff.evaluation.profiling import CostReport, CurvePoint, format_table, measure_curve, plot_curves
+from nsff.training.trainer import Trainer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -38,6 +42,7 @@ def report() -> CostReport:
         field="mlp", device="cpu", threads=2, rays_a_step=40, samples_a_ray=8, netwidth=16, step_wall_s=0.5,
         step_cpu_s=1.0, rays_per_s=80.0, peak_memory_gb=2.0, peak_above_idle_gb=1.0, frame="64x36", frame_wall_s=3.0,
         frame_cpu_s=6.0, slow_frame_wall_s=6.0, slow_frame_cpu_s=12.0, slow_to_frame=2.0, splats_wall_s=0.25,
+        launches_a_step=900,
     )  # fmt: skip
 
 
@@ -50,10 +55,38 @@ def test_benchmark_prints_and_writes_every_figure(argv, tmp_path, capsys, monkey
     assert figures["rays_a_step"] == 40
     assert figures["rays_per_s"] == pytest.approx(40 / figures["step_wall_s"])
     assert figures["frame"] == "64x36"
+    assert figures["launches_a_step"] > 300
     assert 0.1 < figures["peak_memory_gb"] < 10
     printed = capsys.readouterr().out
     for name in figures:
         assert name in printed
+
+
+def test_launches_are_operators_that_compute():
+    """Views and empty memory launch nothing; backward passes count."""
+    x = torch.ones(4, 3, requires_grad=True)
+
+    def step() -> None:
+        (x[:2].flatten() * 2.0).sum().backward()  # forward: mul, sum; then ones_like, mul, slice_backward
+
+    counts = count_launches(step)
+    assert counts["mul"] == 2
+    assert counts["sum"] == counts["slice_backward"] == counts["ones_like"] == 1
+    assert counts.total() == 5
+
+
+@pytest.mark.parametrize(("background_rays", "most"), [("0", 990), ("1024", 1200)])
+def test_launches_of_a_step_of_hash_grids_in_the_last_stage(golden, tmp_path, background_rays, most):
+    """It was 1621 and 1906 with a launch for every warp, loss and neighbour."""
+    video = ["--config", str(REPOSITORY / "configs/config_video.txt"), "--datadir", str(golden / "scene")]
+    small = ["--end_frame", "24", "--final_height", "36", "--hash_log2_rows", "10", "--warm_steps", "0"]
+    more = ["--prior_samples", "0", "--background_rays", background_rays, "--basedir", str(tmp_path)]
+    config = load_config([*video, *small, *more])
+    device = torch.device("cpu")
+    trainer = Trainer(config, load_scene(config, device), device)
+    trainer.step = config.N_iters - 2
+    trainer.train_step()
+    assert count_launches(trainer.train_step).total() <= most
 
 
 def test_table_has_ratios_of_fields(report):

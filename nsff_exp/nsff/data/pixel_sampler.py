@@ -54,6 +54,7 @@ def gather_batch(scene: Scene, frame: Frame, pixels: Int[Tensor, " n"], n_unifor
         n_uniform: Number of the latter.
     """
     index = frame * scene.n_pixels + pixels
+    stored = index.to(scene.images.device)  # that of the CPU where frames are memory-mapped: one copy for all of them
     uv = scene.pixel_coordinates(index)
     return TrainBatch(
         frame,
@@ -61,13 +62,13 @@ def gather_batch(scene: Scene, frame: Frame, pixels: Int[Tensor, " n"], n_unifor
         index,
         uv,
         make_rays(uv, scene.pose(frame), scene.intrinsics),
-        rgb=scene.pick(scene.images, index),
-        disparity=scene.pick(scene.disparity, index),
-        flow_fwd=scene.pick(scene.flow_fwd, index),
-        flow_fwd_mask=scene.pick(scene.flow_fwd_mask, index),
-        flow_bwd=scene.pick(scene.flow_bwd, index),
-        flow_bwd_mask=scene.pick(scene.flow_bwd_mask, index),
-        background=scene.pick(scene.background, index),
+        rgb=scene.pick(scene.images, stored),
+        disparity=scene.pick(scene.disparity, stored),
+        flow_fwd=scene.pick(scene.flow_fwd, stored),
+        flow_fwd_mask=scene.pick(scene.flow_fwd_mask, stored),
+        flow_bwd=scene.pick(scene.flow_bwd, stored),
+        flow_bwd_mask=scene.pick(scene.flow_bwd_mask, stored),
+        background=scene.pick(scene.background, stored),
     )
 
 
@@ -119,7 +120,7 @@ def draw_background(scene: Scene, n: int, generator: torch.Generator | None) -> 
 
 def _gather_chunked(scene: Scene, values: Tensor, index: Int[Tensor, " n"]) -> Tensor:
     """Gather onto the compute device, from a memory-mapped array in small chunks: read-ahead would fill the memory."""
-    if values.device == index.device != torch.device("cpu"):
+    if not scene.is_mapped:
         return values[index]
     chunks = []
     for chunk in index.to(values.device).split(GATHER_CHUNK):

@@ -52,6 +52,7 @@ class Scene:
     flow_bwd: Float[Tensor, "N H W 2"]
     flow_bwd_mask: Bool[Tensor, "N H W"]
     release_pages: Callable[[], None] = lambda: None  # see FrameCache.release_pages; no-op for a scene in memory
+    is_mapped: bool = False  # frames and priors are memory-mapped files, on the CPU
     # Indices found so far, see `moving_pixels`; a scene with other masks begins without any.
     moving: dict[int, Tensor] = dataclasses.field(default_factory=dict, init=False, compare=False)
 
@@ -148,7 +149,7 @@ def load_scene(config: Config, device: torch.device) -> Scene:
     if not cache.maps:  # mapped arrays stay on the CPU; each batch moves its own pixels
         arrays = {name: array.to(device) for name, array in arrays.items()}
     c2w = torch.from_numpy(cameras.c2w).to(device)
-    return Scene(cameras, c2w, **arrays, release_pages=cache.release_pages)
+    return Scene(cameras, c2w, **arrays, release_pages=cache.release_pages, is_mapped=bool(cache.maps))
 
 
 def background_of(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:

@@ -18,7 +18,7 @@ from nsff.config import Config
 from nsff.config_loader import load_config
 from nsff.data.scene import Scene, load_scene
 from nsff.evaluation.cost import peak_memory_bytes, timed
-from nsff.evaluation.profiling import CurvePoint, measure_curve
+from nsff.evaluation.profiling import TIMED_STEPS, WARM_UP_STEPS, CurvePoint, measure_curve
 from nsff.evaluation.tables import number
 from nsff.fields import build_fields
 from nsff.rendering.frame_render import render_frame
@@ -29,7 +29,7 @@ from nsff.training.trainer import Trainer
 from nsff.training.warm_start import WARM_PIXELS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-WARM_UP_STEPS, TIMED_STEPS, PROFILED_STEPS = 20, 100, 10  # on CUDA; a CPU warms up once and times `bench_steps`
+PROFILED_STEPS = 10  # on CUDA
 PUBLISHED_STEPS = 300_000  # of a published training run
 PUBLISHED = [
     "--field", "mlp", "--schedule", "published", "--netwidth", "256", "--N_samples", "128", "--decay_iteration", "50",

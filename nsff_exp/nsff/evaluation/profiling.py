@@ -17,6 +17,7 @@ from nsff.data.scene import Scene
 from nsff.errors import InputError
 from nsff.evaluation.cost import peak_memory_bytes, timed
 from nsff.evaluation.evaluator import Scorer
+from nsff.evaluation.launches import count_launches
 from nsff.evaluation.protocols import PROTOCOLS, find_heldout_views
 from nsff.evaluation.scores import mean_of_views
 from nsff.evaluation.tables import number
@@ -32,6 +33,7 @@ from nsff.training.trainer import Trainer
 
 STRIP_RAYS = 4096  # size of the strip that is rendered to time a frame
 N_CURVE_POINTS = 6
+WARM_UP_STEPS, TIMED_STEPS = 20, 100  # on CUDA; a CPU warms up once and times `bench_steps`
 STEPS_BETWEEN_WAITS = 20  # on CUDA, timing waits for the device; waiting at every step would leave it idle
 
 
@@ -81,6 +83,8 @@ class CostReport:
         slow_frame_cpu_s: CPU time of a frame half way between two, in seconds.
         slow_to_frame: ratio of the two wall times.
         splats_wall_s: wall time of the splats of a 512x288 frame, in seconds.
+        launches_a_step: operators of a step that each launch a kernel on CUDA, unless a graph replays them; the
+            published networks have more of them on a CPU, where they run in blocks.
         curve: PSNR against time, with `--bench_minutes` only.
     """
 
@@ -102,6 +106,7 @@ class CostReport:
     slow_frame_cpu_s: float
     slow_to_frame: float
     splats_wall_s: float
+    launches_a_step: int
     curve: list[CurvePoint] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -122,12 +127,16 @@ def measure(config: Config, scene: Scene, device: torch.device) -> CostReport:
 def measure_cost(config: Config, scene: Scene, device: torch.device) -> CostReport:
     """Time `bench_steps` steps of the first stage (median, after a warm-up step), then strips of a frame.
 
-    The warm start is left out: its steps render no rays.
+    On CUDA at least `TIMED_STEPS` after `WARM_UP_STEPS`, which compile kernels and record graphs. The warm start is
+    left out: its steps render no rays.
     """
     before, config = peak_memory_bytes(device), dataclasses.replace(config, warm_steps="0")
     trainer = Trainer(config, scene, device)
-    trainer.train_step()
-    steps = [timed(trainer.train_step, device) for _ in range(max(1, config.bench_steps))]
+    on_cuda = device.type == "cuda"
+    for _ in range(WARM_UP_STEPS if on_cuda else 1):
+        trainer.train_step()
+    n_steps = max(config.bench_steps, TIMED_STEPS if on_cuda else 1)
+    steps = [timed(trainer.train_step, device) for _ in range(n_steps)]
     wall, cpu = (sorted(values)[len(values) // 2] for values in zip(*steps, strict=True))
     peak = peak_memory_bytes(device)
     plan = plan_step(config, 0, config.n_frames)
@@ -146,6 +155,7 @@ def measure_cost(config: Config, scene: Scene, device: torch.device) -> CostRepo
         peak_above_idle_gb=(peak - before) / 1e9,
         **dataclasses.asdict(measure_frames(config, scene, trainer.fields, device)),
         splats_wall_s=measure_splats(device),
+        launches_a_step=measure_launches(trainer),
     )
 
 
@@ -176,6 +186,12 @@ def measure_frames(config: Config, scene: Scene, fields: Fields, device: torch.d
         seconds.append([value / fraction for value in timed(render, device)])
     (frame_wall, frame_cpu), (slow_wall, slow_cpu) = seconds
     return FrameCost(f"{full.width}x{full.height}", frame_wall, frame_cpu, slow_wall, slow_cpu, slow_wall / frame_wall)
+
+
+def measure_launches(trainer: Trainer) -> int:
+    """Count the operators of a training step; works without a GPU, too."""
+    trainer.graphs = None  # a replay shows none of them
+    return count_launches(trainer.train_step).total()
 
 
 def measure_splats(device: torch.device) -> float:

@@ -89,11 +89,12 @@ class _Heads(nn.Module):
     ) -> tuple[Float[Tensor, "n s 3"], Float[Tensor, "n s o"]]:
         """Compute raw colours and the other outputs of n rays x s samples from the features of m = n s points."""
         n_rays, hidden = len(viewdirs), self.trunk(features)
-        colour = self.from_hidden(hidden).view(n_rays, -1, hidden.shape[1])
+        colour = self.from_hidden(hidden)
         if self.from_view is not None:
-            colour = colour + self.from_view(encode(viewdirs, self.n_freqs_views))[:, None]
-        colour = F.relu_(colour)
-        return self.rgb(colour), self.others(hidden).view(n_rays, colour.shape[1], -1)
+            from_view = self.from_view(encode(viewdirs, self.n_freqs_views))
+            colour = (colour.view(n_rays, -1, hidden.shape[1]) + from_view[:, None]).flatten(0, 1)
+        rgb_raw, others = self.rgb(F.relu(colour)), self.others(hidden)
+        return rgb_raw.view(n_rays, -1, 3), others.view(n_rays, -1, others.shape[1])
 
     def without_colour(self, features: Float[Tensor, "e m"]) -> Float[Tensor, "o m"]:
         """Compute the other outputs only, with one column per point, the order in which the grid kernels write."""

@@ -102,15 +102,25 @@ def rotate_to_camera(vectors: Float[Tensor, "*b 3"], c2w: Float[Tensor, "*n 3 4"
 def project(points_cam: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[Tensor, "*b 2"]:
     """Project points in camera axes to pixels (right, down)."""
     x, y, z = points_cam.unbind(-1)
-    right = -x / z * intrinsics.focal + intrinsics.width * 0.5
-    down = y / z * intrinsics.focal + intrinsics.height * 0.5
+    pixels_per_unit = intrinsics.focal / z
+    right, down = intrinsics.width * 0.5 - x * pixels_per_unit, intrinsics.height * 0.5 + y * pixels_per_unit
     return torch.stack([right, down], dim=-1)
 
 
 def expected_pixel(
-    weights: Float[Tensor, "n s"], points_ndc: Float[Tensor, "n s 3"], c2w: Float[Tensor, "3 4"], intrinsics: Intrinsics
-) -> Float[Tensor, "n 2"]:
-    """Project the expected point of each ray, the weighted sum of its samples in NDC, to pixels (right, down)."""
+    weights: Float[Tensor, "n s"],
+    points_ndc: Float[Tensor, "*k n s 3"],
+    c2w: Float[Tensor, "*m 3 4"],
+    intrinsics: Intrinsics,
+) -> Float[Tensor, "*k n 2"]:
+    """Project the expected point of each ray, the weighted sum of its samples in NDC, to pixels (right, down).
+
+    Args:
+        weights: of the samples.
+        points_ndc: the samples, or k sets of them.
+        c2w: one camera, or (k, 1, 3, 4), one per set.
+        intrinsics: of all cameras.
+    """
     expected_world = ndc_to_world((weights[..., None] * points_ndc).sum(-2), intrinsics)
     return project(world_to_camera(expected_world, c2w), intrinsics)
 

@@ -32,8 +32,9 @@ def to_ndc(
     x, y, z = (origins + shift[:, None] * directions).unbind(-1)
     dx, dy, dz = directions.unbind(-1)
     sx, sy = -2.0 * intrinsics.focal / intrinsics.width, -2.0 * intrinsics.focal / intrinsics.height
-    origins_ndc = torch.stack([sx * x / z, sy * y / z, 1.0 + 2.0 * NEAR / z], dim=-1)
-    directions_ndc = torch.stack([sx * (dx / dz - x / z), sy * (dy / dz - y / z), -2.0 * NEAR / z], dim=-1)
+    disparity = 2.0 * NEAR / z
+    origins_ndc = torch.stack([sx * x / z, sy * y / z, 1.0 + disparity], dim=-1)
+    directions_ndc = torch.stack([sx * (dx / dz - x / z), sy * (dy / dz - y / z), -disparity], dim=-1)
     return origins_ndc, directions_ndc
 
 
@@ -46,6 +47,5 @@ def ndc_to_world(points_ndc: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> F
     """
     x, y, z = points_ndc.unbind(-1)
     z_world = 2.0 * NEAR / (z - 1.0 + 1e-6)
-    x_world = -x * z_world * intrinsics.width / (2.0 * intrinsics.focal)
-    y_world = -y * z_world * intrinsics.height / (2.0 * intrinsics.focal)
-    return torch.stack([x_world, y_world, z_world], dim=-1)
+    per_x, per_y = -intrinsics.width / (2.0 * intrinsics.focal), -intrinsics.height / (2.0 * intrinsics.focal)
+    return torch.stack([x * (per_x * z_world), y * (per_y * z_world), z_world], dim=-1)

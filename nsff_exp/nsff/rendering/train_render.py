@@ -24,6 +24,7 @@ from nsff.rendering.volume_rendering import (
     Noise,
     composite,
     composite_blended,
+    composite_colour,
     intervals,
     render_weights,
 )
@@ -54,6 +55,12 @@ class WarpRender:
     dynamic: DynamicSamples
     rgb: Float[Tensor, "n 3"]
     confidence: Float[Tensor, " n"]  # sum of weights (detached) times 1 - disocclusion probability
+
+    def halves(self) -> "tuple[WarpRender, WarpRender]":
+        """Split the rays of a batch of two warps."""
+        values = self.points_ndc.chunk(2), self.dynamic.halves(), self.rgb.chunk(2), self.confidence.chunk(2)
+        first, second = (WarpRender(*half) for half in zip(*values, strict=True))
+        return first, second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +106,8 @@ def render_background(
 
     depths = coarse_to_fine_depths(coarse_density, rays, sampling, generator)
     samples = static(rays.points_ndc(depths), rays.viewdirs)
-    return composite(samples, depths, intervals(depths, rays.directions_ndc), noise(len(rays))).rgb
+    weights = render_weights(samples.sigma_raw, intervals(depths, rays.directions_ndc), noise(len(rays)))
+    return composite_colour(weights, samples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +124,16 @@ class SampledRays:
         """Place samples at sorted depths z (0..1) along each ray."""
         return SampledRays(rays, depths, intervals(depths, rays.directions_ndc), rays.points_ndc(depths))
 
+    def repeat(self, n: int) -> "SampledRays":
+        """The same rays n times over, one copy after the other."""
+        rays = RayBundle(*(value.repeat(n, 1) for value in vars(self.rays).values()))
+        return SampledRays(rays, self.depths.repeat(n, 1), self.deltas.repeat(n, 1), self.points_ndc.repeat(n, 1, 1))
+
     def times(self, time: Time) -> Float[Tensor, " n"]:
         """The same time for every ray."""
-        return torch.zeros_like(self.depths[:, 0]) + time
+        if isinstance(time, float):
+            return self.depths.new_full((len(self.rays),), time)
+        return time.expand(len(self.rays))
 
     def render_reference(self, fields: Fields, time: Time, n_static: int, noise: Noise) -> ReferenceRender:
         """Render both fields at the reference time; the static one and the blend on the first `n_static` rays."""
@@ -145,8 +160,9 @@ class SampledRays:
             not_disoccluded: 1 - disocclusion probability of each sample, multiplied over the steps of the warp.
             noise: density noise.
         """
-        warped = composite(dynamic, self.depths, self.deltas, noise)
-        return WarpRender(points_ndc, dynamic, warped.rgb, (warped.weights.detach() * not_disoccluded).sum(-1))
+        weights = render_weights(dynamic.sigma_raw, self.deltas, noise)
+        confidence = (weights.detach() * not_disoccluded).sum(-1)
+        return WarpRender(points_ndc, dynamic, composite_colour(weights, dynamic), confidence)
 
 
 def render_train(
@@ -172,20 +188,21 @@ def render_train(
     rays, n_rays, time, step = sampled.rays, len(sampled.rays), timeline.time_of(frame), timeline.step
     ref = sampled.render_reference(fields, time, n_static, noise(n_rays))
 
-    prev_ndc, next_ndc = ref.points_ndc + ref.dynamic.sf_bwd, ref.points_ndc + ref.dynamic.sf_fwd
+    # Both neighbours in one batch: first all rays at prev, then all at next.
+    twice, flows = sampled.repeat(2), torch.cat([ref.dynamic.sf_bwd, ref.dynamic.sf_fwd])
+    visible = 1.0 - torch.cat([ref.dynamic.prob_bwd, ref.dynamic.prob_fwd])
     times = torch.cat([sampled.times(time - step), sampled.times(time + step)])
-    neighbours = fields.dynamic(torch.cat([prev_ndc, next_ndc]), times, rays.viewdirs.repeat(2, 1))
-    at_prev, at_next = neighbours[:n_rays], neighbours[n_rays:]
-    visible_prev, visible_next = 1.0 - ref.dynamic.prob_bwd, 1.0 - ref.dynamic.prob_fwd
-    render_prev = sampled.render_warp(prev_ndc, at_prev, visible_prev, noise(n_rays))
-    render_next = sampled.render_warp(next_ndc, at_next, visible_next, noise(n_rays))
+    warped_ndc = twice.points_ndc + flows
+    neighbours = fields.dynamic(warped_ndc, times, twice.rays.viewdirs)
+    render_prev, render_next = twice.render_warp(warped_ndc, neighbours, visible, noise(2 * n_rays)).halves()
 
+    visible_prev, visible_next = visible.chunk(2)
     if two_step.backward:
-        far_ndc, far_time = prev_ndc + at_prev.sf_bwd, time - 2.0 * step
-        visible_far = visible_prev * (1.0 - at_prev.prob_bwd)
+        far_ndc, far_time = render_prev.points_ndc + render_prev.dynamic.sf_bwd, time - 2.0 * step
+        visible_far = visible_prev * (1.0 - render_prev.dynamic.prob_bwd)
     else:
-        far_ndc, far_time = next_ndc + at_next.sf_fwd, time + 2.0 * step
-        visible_far = visible_next * (1.0 - at_next.prob_fwd)
+        far_ndc, far_time = render_next.points_ndc + render_next.dynamic.sf_fwd, time + 2.0 * step
+        visible_far = visible_next * (1.0 - render_next.dynamic.prob_fwd)
     render_far = None
     if two_step.rendered:
         at_far = fields.dynamic(far_ndc, sampled.times(far_time), rays.viewdirs)

@@ -1,10 +1,12 @@
 """Volume rendering along rays: one field (NeRF, arXiv:2003.08934, equation 3), or both blended (NSFF, section 3.3)."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nsff.fields import Radiance, StaticSamples
 
@@ -40,7 +42,9 @@ def intervals(depths: Float[Tensor, "n s"], directions_ndc: Float[Tensor, "n 3"]
     return torch.cat([steps, last], dim=-1) * directions_ndc.norm(dim=-1, keepdim=True)
 
 
-def opacity(sigma_raw: Float[Tensor, "n s"], deltas: Float[Tensor, "n s"], noise: Noise = 0.0) -> Float[Tensor, "n s"]:
+def opacity(
+    sigma_raw: Float[Tensor, "*k n s"], deltas: Float[Tensor, "n s"], noise: Noise = 0.0
+) -> Float[Tensor, "*k n s"]:
     """Compute alpha = 1 - exp(-ReLU(sigma) delta), 0..1."""
     return 1.0 - torch.exp(-torch.relu(sigma_raw + noise) * deltas)
 
@@ -70,16 +74,41 @@ def composite(
         noise: added to raw density.
     """
     weights = render_weights(samples.sigma_raw, deltas, noise)
-    rgb = (weights[..., None] * samples.rgb_raw.sigmoid()).sum(-2)
-    return Composite(rgb, (weights * depths).sum(-1), weights)
+    return Composite(composite_colour(weights, samples), (weights * depths).sum(-1), weights)
+
+
+def composite_colour(weights: Float[Tensor, "n s"], samples: Radiance) -> Float[Tensor, "n 3"]:
+    """Sum the weighted colours of samples, 0..1."""
+    return (weights[..., None] * samples.rgb_raw.sigmoid()).sum(-2)
 
 
 def render_weights(
     sigma_raw: Float[Tensor, "n s"], deltas: Float[Tensor, "n s"], noise: Noise = 0.0
 ) -> Float[Tensor, "n s"]:
     """Compute the weights w = T alpha of a single field."""
-    alpha = opacity(sigma_raw, deltas, noise)
-    return alpha * transmittance(1.0 - alpha)
+    return _RenderWeights.apply(torch.relu(sigma_raw + noise) * deltas)
+
+
+class _RenderWeights(torch.autograd.Function):
+    """Weights w_k = T_k (1 - exp(-x_k)) of optical depths x, with T_k = exp(-(x_1 + ... + x_(k-1))).
+
+    The gradient has a closed form: dw_k / dx_k = T_(k+1), and dw_j / dx_k = -w_j for every sample j behind k.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, optical_depth: Tensor) -> Tensor:
+        behind = torch.exp(-optical_depth.cumsum(-1))  # T_(k+1)
+        before = torch.nn.functional.pad(behind[:, :-1], (1, 0), value=1.0)
+        weights = before * (1.0 - torch.exp(-optical_depth))
+        ctx.save_for_backward(weights, behind)
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        weights, behind = ctx.saved_tensors
+        up_to = (grad * weights).cumsum(-1)
+        return torch.addcmul(up_to - up_to[:, -1:], grad, behind)
 
 
 def blended_weights(
@@ -97,8 +126,9 @@ def blended_weights(
     Returns:
         (static weights, dynamic weights).
     """
-    alpha_dynamic = opacity(sigma_dynamic, deltas, noise) * blend_w
-    alpha_static = opacity(sigma_static, deltas, noise) * (1.0 - blend_w)
+    static_alone, dynamic_alone = opacity(torch.stack([sigma_static, sigma_dynamic]), deltas, noise)
+    alpha_dynamic = dynamic_alone * blend_w
+    alpha_static = torch.addcmul(static_alone, static_alone, blend_w, value=-1.0)
     visible = transmittance((1.0 - alpha_dynamic) * (1.0 - alpha_static))
     return visible * alpha_static, visible * alpha_dynamic
 
@@ -114,7 +144,6 @@ def composite_blended(
     weights_static, weights_dynamic = blended_weights(
         static.sigma_raw, static.blend_w, dynamic.sigma_raw, deltas, noise
     )
-    dynamic_rgb = (weights_dynamic[..., None] * dynamic.rgb_raw.sigmoid()).sum(-2)
-    static_rgb = (weights_static[..., None] * static.rgb_raw.sigmoid()).sum(-2)
+    dynamic_rgb, static_rgb = composite_colour(weights_dynamic, dynamic), composite_colour(weights_static, static)
     depth = ((weights_dynamic + weights_static) * depths).sum(-1)
     return BlendedComposite(dynamic_rgb + static_rgb, depth, weights_dynamic.sum(-1), dynamic_rgb)

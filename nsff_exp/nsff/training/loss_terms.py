@@ -4,6 +4,7 @@ import dataclasses
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -26,31 +27,40 @@ class Terms:
         return type(self)(**{name: value.detach() for name, value in vars(self).items()})
 
 
-def weighted_mean(values: Float[Tensor, "*b c"], weight: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
+def weighted_mean(values: Float[Tensor, "*b c"], weight: Float[Tensor, "*b"], n_kept: int = 0) -> Float[Tensor, "*k"]:
     """Mean over rows and channels with one weight per row.
+
+    Args:
+        values: c channels of each row.
+        weight: of each row.
+        n_kept: leading axes that are kept: one mean for each of their entries.
 
     Note:
         The gradient also runs through the sum of the weights, as published.
     """
-    return (values * weight[..., None]).sum() / (weight.sum() * values.shape[-1] + EPSILON)
+    rows = tuple(range(n_kept, weight.ndim))
+    return (values * weight[..., None]).sum((*rows, -1)) / (weight.sum(rows) * values.shape[-1] + EPSILON)
 
 
 def cycle_loss(
-    flow: Float[Tensor, "n s 3"], return_flow: Float[Tensor, "n s 3"], prob: Float[Tensor, "n s"]
-) -> Float[Tensor, ""]:
-    """Mean |flow + return flow|: both cancel where nothing is disoccluded.
+    flow: Float[Tensor, "*k n s 3"], return_flow: Float[Tensor, "*k n s 3"], prob: Float[Tensor, "*k n s"]
+) -> Float[Tensor, "*k"]:
+    """Mean |flow + return flow| of a warp, or of each of k warps: both cancel where nothing is disoccluded.
 
     Args:
         flow: scene flow to a neighbour, NDC.
         return_flow: scene flow of the neighbour at the warped points, towards this frame.
         prob: disocclusion probability of the warp; samples are weighted by 1 - prob.
     """
-    return weighted_mean((flow + return_flow).abs(), 1.0 - prob)
+    return weighted_mean((flow + return_flow).abs(), 1.0 - prob, n_kept=prob.ndim - 2)
 
 
-def disocclusion_loss(prob: Float[Tensor, "n s"]) -> Float[Tensor, ""]:
-    """Mean disocclusion probability; without this term the fields explain every error as a disocclusion."""
-    return prob.abs().mean()
+def disocclusion_loss(prob: Float[Tensor, "*k n s"]) -> Float[Tensor, "*k"]:
+    """Mean disocclusion probability of a warp, or of each of k warps.
+
+    Without this term the fields explain every error as a disocclusion.
+    """
+    return prob.mean((-2, -1))
 
 
 def depth_loss(depth: Float[Tensor, " n"], disparity: Float[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -64,18 +74,21 @@ def depth_loss(depth: Float[Tensor, " n"], disparity: Float[Tensor, " n"]) -> Fl
         shifted = values - values.median()
         return shifted / shifted.abs().mean().clamp(min=EPSILON)
 
-    return ((normalised(depth) - normalised(-disparity)) ** 2).mean()
+    return F.mse_loss(normalised(depth), normalised(-disparity))
 
 
-def flow_magnitude_loss(flow: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    """Mean |scene flow|: most of space does not move."""
-    return flow.abs().mean()
+def flow_magnitude_loss(flow: Float[Tensor, "k ..."]) -> Float[Tensor, ""]:
+    """Sum over k warps of their mean |scene flow|: most of space does not move."""
+    return len(flow) * flow.abs().mean()
 
 
 def spatial_smoothness(
-    points_world: Float[Tensor, "n s 3"], neighbour_world: Float[Tensor, "n s 3"], nearest: float, weighted: bool
-) -> Float[Tensor, ""]:
-    """Mean |difference of scene flow| between adjacent samples of a ray.
+    points_world: Float[Tensor, "*k n s 3"],
+    neighbour_world: Float[Tensor, "*k n s 3"],
+    nearest: float,
+    weighted: bool,
+) -> Float[Tensor, "*k"]:
+    """Mean |difference of scene flow| between adjacent samples of a ray, of a warp or of each of k warps.
 
     Args:
         points_world: samples in world units, nearest first.
@@ -83,23 +96,23 @@ def spatial_smoothness(
         nearest: fraction of the samples of a ray that enter, 0..1.
         weighted: weight each difference by exp(-2 distance) of the two samples.
     """
-    n_near = int(points_world.shape[1] * nearest)
-    points, neighbour = points_world[:, :n_near], neighbour_world[:, :n_near]
-    flow = points - neighbour
-    change = (flow[:, :-1] - flow[:, 1:]).abs()
+    n_near = int(points_world.shape[-2] * nearest)
+    change = (points_world - neighbour_world)[..., :n_near, :].diff(dim=-2).abs()
     if weighted:
-        distance = (points[:, :-1] - points[:, 1:]).norm(dim=-1, keepdim=True)
+        distance = points_world[..., :n_near, :].diff(dim=-2).norm(dim=-1, keepdim=True)
         change = change * torch.exp(-2.0 * distance)
-    return change.mean()
+    return change.mean((-3, -2, -1))
 
 
 def least_kinetic(
-    before_world: Float[Tensor, "n s 3"], middle_world: Float[Tensor, "n s 3"], after_world: Float[Tensor, "n s 3"]
-) -> Float[Tensor, ""]:
-    """Half the squared change of velocity of points over three frames, in world units."""
-    n_near = int(middle_world.shape[1] * KINETIC_NEAREST)
-    before, middle, after = before_world[:, :n_near], middle_world[:, :n_near], after_world[:, :n_near]
-    return 0.5 * (((after - middle) - (middle - before)) ** 2).mean()
+    before_world: Float[Tensor, "*k n s 3"],
+    middle_world: Float[Tensor, "*k n s 3"],
+    after_world: Float[Tensor, "*k n s 3"],
+) -> Float[Tensor, "*k"]:
+    """Half the squared change of velocity of points over three frames, or over each of k triples, in world units."""
+    n_near = int(middle_world.shape[-2] * KINETIC_NEAREST)
+    change = (after_world - middle_world) - (middle_world - before_world)
+    return 0.5 * (change[..., :n_near, :] ** 2).mean((-3, -2, -1))
 
 
 def blend_entropy(blend_w: Float[Tensor, "n s"]) -> Float[Tensor, ""]:

@@ -20,6 +20,8 @@ The differences between the variants are in `variant_rules`.
 
 import dataclasses
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -123,12 +125,12 @@ class DepthPrior:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Warp:
-    """Samples moved by one frame: their flow, its disocclusion probability, and the flow that leads back."""
+class _Warps:
+    """Samples moved by one frame, k times: their flow, its disocclusion probability, and the flow that leads back."""
 
-    flow: Float[Tensor, "n s 3"]
-    prob: Float[Tensor, "n s"]
-    return_flow: Float[Tensor, "n s 3"]
+    flow: Float[Tensor, "k n s 3"]
+    prob: Float[Tensor, "k n s"]
+    return_flow: Float[Tensor, "k n s 3"]
 
 
 def compute_losses(
@@ -154,18 +156,15 @@ def compute_losses(
     ref, dynamic = render.ref, render.ref.dynamic_only
     zero = dynamic.rgb.new_zeros(())
     warps = _regularised_warps(render, rules)
-    magnitudes = [warp.flow for warp in warps]
-    if rules.composited_magnitude:
-        magnitudes = [(dynamic.weights[..., None] * flow).sum(-1) for flow in magnitudes]
-    cycle = sum((cycle_loss(warp.flow, warp.return_flow, warp.prob) for warp in warps), start=zero)
+    magnitudes = (dynamic.weights[..., None] * warps.flow).sum(-1) if rules.composited_magnitude else warps.flow
     distortion = distortion_loss(dynamic.weights, ref.points_ndc) if weights.distortion else zero
     return LossTerms(
         colour=colour_loss(render, batch, weights.colour_where_dynamic, weights.blended_on_hard),
-        cycle=weights.cycle * cycle,
-        prob=weights.prob * sum((disocclusion_loss(warp.prob) for warp in warps), start=zero),
+        cycle=weights.cycle * cycle_loss(warps.flow, warps.return_flow, warps.prob).sum(),
+        prob=weights.prob * disocclusion_loss(warps.prob).sum(),
         depth=weights.depth * depth_loss(dynamic.depth, batch.disparity),
         flow=weights.flow * flow_loss(render, batch, cameras, rules.flow_relative),
-        sf_reg=weights.sf_reg * sum((flow_magnitude_loss(flow) for flow in magnitudes), start=zero),
+        sf_reg=weights.sf_reg * flow_magnitude_loss(magnitudes),
         smoothness=weights.smooth * _smoothness(render, cameras.intrinsics, rules),
         entropy=weights.entropy * blend_entropy(ref.static.blend_w) if rules.entropy else zero,
         distortion=weights.distortion * distortion,
@@ -175,17 +174,17 @@ def compute_losses(
     )
 
 
-def _regularised_warps(render: TrainRender, rules: VariantRules) -> list[_Warp]:
+def _regularised_warps(render: TrainRender, rules: VariantRules) -> _Warps:
     """Warps of the step that have prob, cycle and magnitude terms: forward, backward, and the second one if any."""
     ref, prev, next_ = render.ref.dynamic, render.prev.dynamic, render.next.dynamic
-    warps = [_Warp(ref.sf_fwd, ref.prob_fwd, next_.sf_bwd), _Warp(ref.sf_bwd, ref.prob_bwd, prev.sf_fwd)]
+    warps = [(ref.sf_fwd, ref.prob_fwd, next_.sf_bwd), (ref.sf_bwd, ref.prob_bwd, prev.sf_fwd)]
     if rules.two_step_regularised and render.two_step is not None:
         far = render.two_step.dynamic
         if render.two_step_backward:
-            warps.append(_Warp(prev.sf_bwd, prev.prob_bwd, far.sf_fwd))
+            warps.append((prev.sf_bwd, prev.prob_bwd, far.sf_fwd))
         else:
-            warps.append(_Warp(next_.sf_fwd, next_.prob_fwd, far.sf_bwd))
-    return warps
+            warps.append((next_.sf_fwd, next_.prob_fwd, far.sf_bwd))
+    return _Warps(*(torch.stack(parts) for parts in zip(*warps, strict=True)))
 
 
 def colour_loss(
@@ -201,21 +200,18 @@ def colour_loss(
         blended_on_hard: the blended colour counts on the hard-mined rays too, not on the uniform ones alone (not
             published). Both fields must then be blended on all rays.
     """
-    weight_map = render.ref.blended.dynamic_weight.detach() if where_dynamic else None
-
-    def squared_error(rgb: Tensor, weight: Tensor | None) -> Tensor:
-        error = (rgb - batch.rgb) ** 2
-        if weight_map is not None:
-            weight = weight_map if weight is None else weight * weight_map
-        return error.mean() if weight is None else weighted_mean(error, weight)
-
-    loss = squared_error(render.ref.dynamic_only.rgb, None)
-    for warp in (render.next, render.prev):
-        loss = loss + squared_error(warp.rgb, warp.confidence)
+    ref, alike = render.ref, torch.ones_like(render.next.confidence)
+    rgb = [ref.dynamic_only.rgb, render.next.rgb, render.prev.rgb]
+    confidence = [alike, render.next.confidence, render.prev.confidence]
     if render.two_step is not None:
-        loss = loss + squared_error(render.two_step.rgb, None if where_dynamic else render.two_step.confidence)
+        rgb.append(render.two_step.rgb)
+        confidence.append(alike if where_dynamic else render.two_step.confidence)
+    weights = torch.stack(confidence)
+    if where_dynamic:
+        weights = weights * ref.blended.dynamic_weight.detach()
+    dynamic = weighted_mean((torch.stack(rgb) - batch.rgb) ** 2, weights, n_kept=1).sum()
     n = len(batch.rgb) if blended_on_hard else batch.n_uniform
-    return loss + ((render.ref.blended.rgb[:n] - batch.rgb[:n]) ** 2).mean()
+    return dynamic + F.mse_loss(ref.blended.rgb[:n], batch.rgb[:n])
 
 
 def flow_loss(render: TrainRender, batch: TrainBatch, cameras: NeighbourCameras, relative: bool) -> Float[Tensor, ""]:
@@ -229,37 +225,28 @@ def flow_loss(render: TrainRender, batch: TrainBatch, cameras: NeighbourCameras,
         cameras: of the frame and its neighbours.
         relative: measure the projected flow from the projected reference point instead of from the pixel.
     """
-
-    def pixel(points_ndc: Tensor, c2w: Tensor) -> Tensor:
-        return expected_pixel(render.ref.dynamic_only.weights, points_ndc, c2w, cameras.intrinsics)
-
-    start = pixel(render.ref.points_ndc, cameras.ref) if relative else batch.uv
-    loss = start.new_zeros(())
-    for warp, c2w, flow, mask in (
-        (render.next, cameras.next, batch.flow_fwd, batch.flow_fwd_mask),
-        (render.prev, cameras.prev, batch.flow_bwd, batch.flow_bwd_mask),
-    ):
-        loss = loss + weighted_mean((pixel(warp.points_ndc, c2w) - start - flow).abs(), mask.to(flow.dtype))
-    return loss
+    points_ndc = torch.stack([render.next.points_ndc, render.prev.points_ndc, render.ref.points_ndc])
+    c2w = torch.stack([cameras.next, cameras.prev, cameras.ref])[:, None]
+    flow, mask = torch.stack([batch.flow_fwd, batch.flow_bwd]), torch.stack([batch.flow_fwd_mask, batch.flow_bwd_mask])
+    pixels = expected_pixel(render.ref.dynamic_only.weights, points_ndc, c2w, cameras.intrinsics)
+    start = pixels[2] if relative else batch.uv
+    return weighted_mean((pixels[:2] - start - flow).abs(), mask.to(flow.dtype), n_kept=1).sum()
 
 
 def _smoothness(render: TrainRender, intrinsics: Intrinsics, rules: VariantRules) -> Tensor:
     """Smoothness of both one-frame warps and least motion, plus that of the second warp as the rules say."""
-    points_ndc = render.ref.points_ndc, render.prev.points_ndc, render.next.points_ndc, render.two_step_points_ndc
-    ref_world, prev_world, next_world, far_world = (ndc_to_world(points, intrinsics) for points in points_ndc)
-
-    def smoothness(points_world: Tensor, neighbour_world: Tensor) -> Tensor:
-        return spatial_smoothness(points_world, neighbour_world, rules.smooth_nearest, rules.smooth_weighted)
-
-    loss = smoothness(ref_world, next_world) + smoothness(ref_world, prev_world)
-    loss = loss + KINETIC_REPEATS * least_kinetic(prev_world, ref_world, next_world)
-    if render.two_step_backward:
-        warp, window = (prev_world, far_world), (far_world, prev_world, ref_world)
-    else:
-        warp, window = (next_world, far_world), (ref_world, next_world, far_world)
-    if rules.two_step_regularised:
-        loss = loss + smoothness(*warp)
-    return loss + least_kinetic(*window)
+    ref, prev, next_, far = (
+        render.ref.points_ndc, render.prev.points_ndc, render.next.points_ndc, render.two_step_points_ndc,
+    )  # fmt: skip
+    # Along the path of a sample: the frame two steps away, the neighbour on that side, ref, the other neighbour.
+    sides = (prev, next_) if render.two_step_backward else (next_, prev)
+    path = ndc_to_world(torch.stack([far, sides[0], ref, sides[1]]), intrinsics)
+    around_neighbour, around_ref = least_kinetic(path[:-2], path[1:-1], path[2:]).unbind()
+    starts, ends = torch.stack([path[2], path[2], path[1]]), torch.stack([path[1], path[3], path[0]])
+    if not rules.two_step_regularised:
+        starts, ends = starts[:-1], ends[:-1]
+    smoothness = spatial_smoothness(starts, ends, rules.smooth_nearest, rules.smooth_weighted).sum()
+    return smoothness + KINETIC_REPEATS * around_ref + around_neighbour
 
 
 def split_loss(render: TrainRender, batch: TrainBatch) -> Float[Tensor, ""]:
