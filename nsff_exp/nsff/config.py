@@ -35,7 +35,10 @@ class Config:
         least=0.05,
         why="the near plane must lie in front of the nearest objects",
     )
-    cache_gb: float = opt.scene(1.0, "GB of frames and priors above which they are memory-mapped (DATA/.cache_...)")
+    cache_gb: str = opt.scene(
+        "auto", "GB of frames and priors above which they are memory-mapped (DATA/.cache_...): a number, or auto: 1 on "
+        "a CPU, a quarter of the free memory of a GPU",
+    )  # fmt: skip
     target_idx: int = opt.scene(10, "frame around which novel views are rendered, counted from start_frame")
 
     variant: str = opt.field(

@@ -76,6 +76,14 @@ def _converter(option: dataclasses.Field) -> Callable[[str], Any]:
     return convert
 
 
+def _is_size(text: str) -> bool:
+    """Whether a text is a number, 0 or more."""
+    try:
+        return 0.0 <= float(text) < math.inf
+    except ValueError:
+        return False
+
+
 def find_config(name: str) -> Path:
     """Find a config file: as typed, else under the repository root.
 
@@ -193,6 +201,8 @@ def _check(config: Config) -> None:
             _check_range(option, value)
     if config.warm_steps != "auto" and not config.warm_steps.isdecimal():
         raise UsageError(f"warm_steps = {config.warm_steps} is not supported: choose auto or a number, 0 for none")
+    if config.cache_gb != "auto" and not _is_size(config.cache_gb):
+        raise UsageError(f"cache_gb = {config.cache_gb} is not supported: choose auto or a number of GB, 0 or more")
     if not config.expname:
         raise UsageError("expname is missing: give --config FILE or --expname NAME")
     if config.netwidth % 2:

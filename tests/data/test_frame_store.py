@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from nsff.config_loader import load_config
 from nsff.data.frame_store import FrameCache
-from nsff.data.scene import load_scene
-from nsff.errors import InputError
+from nsff.data.scene import cache_limit_gb, load_scene
+from nsff.errors import InputError, UsageError
 from nsff.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -20,7 +22,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def mapped(golden, paper_config, tmp_path):
     shutil.copytree(golden / "scene", tmp_path / "scene")
-    return dataclasses.replace(paper_config, datadir=str(tmp_path / "scene"), cache_gb=0.0)
+    return dataclasses.replace(paper_config, datadir=str(tmp_path / "scene"), cache_gb="0")
 
 
 def test_mapped_scene_equals_scene_in_memory(mapped, paper_scene):
@@ -31,7 +33,7 @@ def test_mapped_scene_equals_scene_in_memory(mapped, paper_scene):
     scene.release_pages()
     assert torch.equal(scene.images, paper_scene.images)
     folder = Path(mapped.datadir) / f".cache_{mapped.final_height}_F00-24"
-    assert (folder / "images.npy").stat().st_size == 128 + paper_scene.images.numel() * 4
+    assert (folder / "images.npy").stat().st_size == 128 + paper_scene.images.numel()
 
 
 def test_training_on_mapped_scene_gives_bit_identical_losses(mapped, paper_scene):
@@ -63,10 +65,46 @@ def test_full_disk_names_the_size_and_the_option(mapped, monkeypatch):
         load_scene(mapped, CPU)
 
 
+def test_frames_are_exactly_those_of_their_files(paper_scene, golden):
+    path = golden / "scene/images_64x36/00005.png"
+    pixels = torch.from_numpy(iio.imread(path)[..., :3])
+    assert torch.equal(paper_scene.images[5], pixels)
+    assert torch.equal(paper_scene.image(5), pixels.float() / 255.0)
+    index = 5 * paper_scene.n_pixels + torch.arange(paper_scene.n_pixels)
+    assert torch.equal(paper_scene.colours(index), paper_scene.image(5).view(-1, 3))
+
+
+def test_half_precision_of_flow_is_far_below_a_pixel(paper_scene):
+    """As on CUDA; flow of the golden scene, and the longest that is rounded by 1/64 of a pixel."""
+    half = dataclasses.replace(paper_scene, flow_fwd=paper_scene.flow_fwd.half(), flow_bwd=paper_scene.flow_bwd.half())
+    index = torch.arange(paper_scene.images[..., 0].numel())
+    for direction in ("forward", "backward"):
+        flow = half.flow(index, direction)
+        assert flow.dtype == torch.float32
+        torch.testing.assert_close(flow, paper_scene.flow(index, direction), rtol=0.0, atol=0.005)
+    longest = torch.linspace(32.0, 64.0, 10_001)
+    assert float((longest.half().float() - longest).abs().max()) <= 1 / 64
+
+
+def test_limit_of_memory_follows_the_device(paper_config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80e9, 85e9))
+    assert paper_config.cache_gb == "auto"
+    assert cache_limit_gb(paper_config, CPU) == 1.0
+    assert cache_limit_gb(paper_config, torch.device("cuda", 0)) == 20.0
+    assert cache_limit_gb(dataclasses.replace(paper_config, cache_gb="2.5"), torch.device("cuda", 0)) == 2.5
+
+
+@pytest.mark.parametrize("value", ["-1", "much", "nan", "inf"])
+def test_cache_gb_must_be_a_size(value):
+    with pytest.raises(UsageError, match=f"cache_gb = {value} is not supported"):
+        load_config(["--expname", "x", "--use_viewdirs", f"--cache_gb={value}"])
+
+
 PRINT_PEAK_MB = """
 import resource, sys
 from pathlib import Path
 import numpy as np
+from nsff.config_loader import load_config
 from nsff.data.frame_store import FrameCache
 n = int(sys.argv[2])
 cache = FrameCache(Path(sys.argv[1]), n, 0.0, [])

@@ -65,7 +65,7 @@ def squares_before_wall(paths: list[Path], rig: list[tuple[float, float]], lasti
     return Scene(
         cameras,
         tensor(c2w),
-        torch.full((*shape, 3), 0.5),
+        torch.full((*shape, 3), 128, dtype=torch.uint8),
         tensor(disparity),
         tensor(moving),
         torch.stack([tensor(background_of(mask)) for mask in moving]),

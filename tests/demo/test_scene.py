@@ -95,9 +95,9 @@ def reprojected(scene: Scene, folder: Path, frame: int, neighbour: int) -> tuple
 def warp_error(scene: Scene, frame: int, neighbour: int, shift: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
     """Squared difference between a frame and its neighbour, sampled at flow + shift."""
     target = targets(prior(scene, frame, neighbour)[0] + np.array(shift))
-    image = scene.images[neighbour].numpy()
+    image = scene.image(neighbour).numpy()
     warped = cv2.remap(image, target[..., 0], target[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return (warped - scene.images[frame].numpy()) ** 2
+    return (warped - scene.image(frame).numpy()) ** 2
 
 
 def decibel(mean_squared_error: float) -> float:
@@ -189,7 +189,7 @@ def test_held_out_view_of_video_camera_equals_frame(folder: Path, scene: Scene) 
     for t in (0, 7, 11, 12, 23):
         views = [iio.imread(folder / f"mv_images/{t:05d}/cam{k:02d}.jpg") / 255.0 for k in range(1, 13)]
         views = [cv2.resize(view, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA) for view in views]
-        psnr = [decibel(((view - scene.images[t].numpy()) ** 2).mean()) for view in views]
+        psnr = [decibel(((view - scene.image(t).numpy()) ** 2).mean()) for view in views]
         camera = t % 12
         assert psnr[camera] > 34.0  # JPEG of quality 95
         assert max(psnr[:camera] + psnr[camera + 1 :]) < 27.0

@@ -48,7 +48,7 @@ def test_static_wall_has_no_dynamic_weight(trained):
     assert figures.static_in_moving == pytest.approx(100.0)
     assert figures.dynamic_in_static == pytest.approx(0.0)
     assert figures.undecided == pytest.approx(0.0)
-    grey = -10.0 * np.log10(float(((scene.images[5][scene.background[5]] - 0.5) ** 2).mean()))
+    grey = -10.0 * np.log10(float(((scene.image(5)[scene.background[5]] - 0.5) ** 2).mean()))
     assert figures.fit_static == pytest.approx(grey, abs=0.3)
     assert measure_masks(scene).moving == pytest.approx(100.0 * float(scene.motion_masks.float().mean()))
 

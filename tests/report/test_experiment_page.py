@@ -82,7 +82,7 @@ def test_input_pictures_show_frame_mask_and_disparity(golden_scene):
     assert len(pictures) == len(golden_scene.images)
     frame, marked, near = np.split(pictures[5].astype(float), 3, axis=1)
     mask = golden_scene.motion_masks[5].numpy()
-    assert np.abs(frame / 255.0 - golden_scene.images[5].numpy()).max() < 0.003
+    assert np.abs(frame / 255.0 - golden_scene.image(5).numpy()).max() < 0.003
     np.testing.assert_array_equal(marked[~mask], frame[~mask])
     assert (marked[mask][:, 0] > 0.6 * 255 - 1).all()
     disparity = golden_scene.disparity[5].numpy()
@@ -91,7 +91,7 @@ def test_input_pictures_show_frame_mask_and_disparity(golden_scene):
 
 def test_input_pictures_hold_one_frame_at_a_time(golden_scene):
     """Peak memory of 24 frames is that of a few, as for a memory-mapped scene."""
-    picture_bytes = 3 * golden_scene.images[0].numpy().nbytes
+    picture_bytes = 3 * golden_scene.image(0).numpy().nbytes
     tracemalloc.start()
     for _ in input_pictures(golden_scene):
         pass

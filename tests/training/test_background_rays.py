@@ -45,7 +45,7 @@ def test_draw_background_pixels_match_their_frames_and_lie_in_background(paper_s
     assert len(column) == 500
     assert bool(batch.background.all())
     assert len(batch.frames.unique()) > 15
-    assert torch.equal(paper_scene.images[batch.frames, row, column], batch.rgb)
+    assert torch.equal(paper_scene.images[batch.frames, row, column] / 255.0, batch.rgb)
     assert bool(paper_scene.background[batch.frames, row, column].all())
     assert not bool(paper_scene.motion_masks[batch.frames, row, column].any())
 

@@ -22,7 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 def fake_scene(device: torch.device) -> Scene:
     n, height, width = 5, 12, 20
-    images, map_ = torch.rand(n, height, width, 3, device=device), torch.rand(n, height, width, device=device)
+    images = torch.randint(256, (n, height, width, 3), dtype=torch.uint8, device=device)
+    map_ = torch.rand(n, height, width, device=device)
     flow, mask = torch.rand(n, height, width, 2, device=device), map_ > 0.5
     poses = torch.rand(n, 3, 4, device=device)
     size = Intrinsics(height, width, 15.0)

@@ -58,7 +58,7 @@ def test_networks_match_published_outputs(figures, golden_fields, monkeypatch, f
 
 
 def test_loader_matches_published_scene(figures, golden_scene, golden_config):
-    assert_close(golden_scene.images, figures["load/images"], 1e-5)
+    assert_close(golden_scene.images / 255.0, figures["load/images"], 1e-5)
     assert_close(golden_scene.disparity, figures["load/disp"], 1e-5)
     assert_close(golden_scene.motion_masks, figures["load/masks"], 1e-5)
     assert_close(golden_scene.cameras.bounds, figures["load/bds"], 1e-5)

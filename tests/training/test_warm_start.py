@@ -81,7 +81,7 @@ def test_draw_points_are_half_moving(scene):
     assert bool(points.moving[300:].all())
     expected = torch.tensor([scene.timeline.time_of(frame) for frame in (3, 8)]).repeat_interleave(200)
     torch.testing.assert_close(points.times, expected)
-    assert torch.equal(points.rgb[250], scene.images[8].flatten(0, 1)[index[250] % scene.n_pixels])
+    assert torch.equal(points.rgb[250], scene.image(8).flatten(0, 1)[index[250] % scene.n_pixels])
 
 
 def test_fields_hold_the_priors_after_the_warm_start(config, scene):
@@ -89,7 +89,7 @@ def test_fields_hold_the_priors_after_the_warm_start(config, scene):
     trainer, frame = Trainer(config, scene, CPU), 5
     for _ in range(400):
         trainer.train_step()
-    rgb, moving = scene.images[frame].reshape(-1, 3), scene.motion_masks[frame].flatten()
+    rgb, moving = scene.image(frame).reshape(-1, 3), scene.motion_masks[frame].flatten()
     background = scene.background[frame].flatten()
     lifted = Priors.of(scene).lift(frame * scene.n_pixels + torch.arange(len(rgb)))
     points = lifted.rays.points_ndc(torch.stack([lifted.z, 0.5 * lifted.z], dim=-1))

@@ -4,6 +4,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nsff.data.scene import Scene
+from nsff.data.timeline import FlowDirection
 
 # Tolerance: a fraction of the lengths of both flows, and pixels. As published, and a pixel more, because the flow back
 # is that of the nearest pixel.
@@ -32,16 +33,17 @@ def check_flow(
     Returns:
         Coordinates (right, down) where the flow leads, flat index of the nearest pixel, and whether to trust it.
     """
-    there_and_back = (scene.flow_fwd, scene.flow_fwd_mask), (scene.flow_bwd, scene.flow_bwd_mask)
-    (flow, mask), (flow_back, _) = there_and_back if step > 0 else there_and_back[::-1]
+    mask = scene.flow_fwd_mask if step > 0 else scene.flow_bwd_mask
+    direction: FlowDirection = "forward" if step > 0 else "backward"
+    opposite: FlowDirection = "backward" if step > 0 else "forward"
     height, width = scene.intrinsics.height, scene.intrinsics.width
-    forth = scene.pick(flow, index)
+    forth = scene.flow(index, direction)
     target = scene.pixel_coordinates(index) + forth
     right, down = target.round().long().unbind(-1)
     inside = (right >= 0) & (right < width) & (down >= 0) & (down < height) & has_neighbour(scene, index, step)
     neighbour = (index // scene.n_pixels + step).clamp(0, scene.timeline.n_frames - 1)
     there = neighbour * scene.n_pixels + down.clamp(0, height - 1) * width + right.clamp(0, width - 1)
-    back = scene.pick(flow_back, there)
+    back = scene.flow(there, opposite)
     tolerance = CONSISTENCY_FRACTION * (forth.norm(dim=-1) + back.norm(dim=-1)) + CONSISTENCY_PIXELS
     returns = (forth + back).norm(dim=-1) < tolerance
     return target, there, scene.pick(mask, index) & inside & returns

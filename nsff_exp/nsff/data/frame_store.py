@@ -24,6 +24,7 @@ log = logging.getLogger("nsff")
 
 STAMP_FILE = "done.json"  # written last: without it, or with another stamp, the files are rebuilt
 ROWS_PER_FLUSH = 16  # rows written between releases of their pages
+CPU = torch.device("cpu")
 Reader = Callable[[int], np.ndarray]
 
 
@@ -43,10 +44,14 @@ class FrameCache:
         self.rules = rules
         self.maps: list[np.memmap] = []
 
-    def fill(self, readers: dict[str, Reader]) -> dict[str, Tensor]:
+    def fill(self, readers: dict[str, Reader], device: torch.device = CPU) -> dict[str, Tensor]:
         """Fill one array per reader, which maps a row index to the row.
 
         Rows of one reader all have the shape and type of its first. Files that are up to date are mapped, not rebuilt.
+
+        Args:
+            readers: by the name of the array.
+            device: of arrays that are kept in memory; each row goes there as it is read. Mapped ones stay on the CPU.
 
         Raises:
             InputError: A source cannot be read, or the files cannot be written.
@@ -54,7 +59,7 @@ class FrameCache:
         first = {name: read(0) for name, read in readers.items()}
         size = self.n_frames * sum(row.nbytes for row in first.values())
         if size <= self.limit_bytes:
-            return {name: self._in_memory(first[name], read) for name, read in readers.items()}
+            return {name: self._in_memory(first[name], read, device) for name, read in readers.items()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / ".lock"):  # several processes of one run may get here at once
@@ -77,11 +82,11 @@ class FrameCache:
         for array in self.maps:
             array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
-    def _in_memory(self, first: np.ndarray, read: Reader) -> Tensor:
-        array = np.empty((self.n_frames, *first.shape), first.dtype)
+    def _in_memory(self, first: np.ndarray, read: Reader, device: torch.device) -> Tensor:
+        rows = torch.empty((self.n_frames, *first.shape), dtype=torch.from_numpy(first).dtype, device=device)
         for index in range(self.n_frames):
-            array[index] = first if index == 0 else read(index)
-        return torch.from_numpy(array)
+            rows[index] = torch.from_numpy(first if index == 0 else read(index))
+        return rows
 
     def _write(self, name: str, first: np.ndarray, read: Reader) -> None:
         shape, path = (self.n_frames, *first.shape), self.folder / f"{name}.npy"

@@ -62,11 +62,11 @@ def gather_batch(scene: Scene, frame: Frame, pixels: Int[Tensor, " n"], n_unifor
         index,
         uv,
         make_rays(uv, scene.pose(frame), scene.intrinsics),
-        rgb=scene.pick(scene.images, stored),
+        rgb=scene.colours(stored),
         disparity=scene.pick(scene.disparity, stored),
-        flow_fwd=scene.pick(scene.flow_fwd, stored),
+        flow_fwd=scene.flow(stored, "forward"),
         flow_fwd_mask=scene.pick(scene.flow_fwd_mask, stored),
-        flow_bwd=scene.pick(scene.flow_bwd, stored),
+        flow_bwd=scene.flow(stored, "backward"),
         flow_bwd_mask=scene.pick(scene.flow_bwd_mask, stored),
         background=scene.pick(scene.background, stored),
     )
@@ -113,7 +113,7 @@ def draw_background(scene: Scene, n: int, generator: torch.Generator | None) -> 
     background = _gather_chunked(scene, scene.background.flatten(), index)
     first = torch.argsort((~background).byte(), stable=True)[:n]
     index, background = index[first], background[first]
-    rgb = _gather_chunked(scene, scene.images.flatten(0, 2), index)
+    rgb = _gather_chunked(scene, scene.images.flatten(0, 2), index) / 255.0
     uv, frames = scene.pixel_coordinates(index), index // scene.n_pixels
     return BackgroundBatch(frames, uv, make_rays(uv, scene.c2w[frames], scene.intrinsics), rgb, background)
 

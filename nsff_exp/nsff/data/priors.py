@@ -205,7 +205,7 @@ def follow_flow(
         The latter is 0 where the flow is inconsistent or leaves the image, and falls with the difference of colours.
     """
     target, there, trusted = check_flow(scene, index, step)
-    difference = scene.pick(scene.images, index) - scene.pick(scene.images, there)
+    difference = scene.colours(index) - scene.colours(there)
     similar = torch.exp(-0.5 * (difference.abs().mean(-1) / COLOUR_NOISE) ** 2)
     return target, there, similar * trusted
 

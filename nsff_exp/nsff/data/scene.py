@@ -9,17 +9,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from nsff.config import Config
 from nsff.data.cameras import Cameras, load_cameras
 from nsff.data.frame_store import FrameCache
-from nsff.data.timeline import Timeline
+from nsff.data.timeline import FlowDirection, Timeline
 from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera
-from nsff.io import IMAGE_SUFFIXES, list_images, read_or_raise, read_pixels, real_numbers, to_float
+from nsff.io import IMAGE_SUFFIXES, list_images, read_or_raise, read_pixels, real_numbers
 from nsff.scene_folder import SceneFolder, frame_files
 
 log = logging.getLogger("nsff")
@@ -28,6 +28,12 @@ Frame = int | Int[Tensor, ""]  # index of a loaded frame; a tensor of the device
 MASK_MARGIN = 0.01  # fraction of the image width; pixels closer to a motion mask are not background
 
 PRIOR_FOLDERS = ("disp", "flow_i1", "motion_masks")  # each holds one or two files per frame
+CPU_CACHE_GB, FREE_FRACTION = (
+    1.0,
+    0.25,
+)  # limit of what is held in memory by default: GB, or of the free memory of a GPU
+# Half precision rounds flow of up to 64 pixels by at most 1/64 of a pixel, far less than optical flow is off.
+HALF_ON_CUDA = ("flow_fwd", "flow_bwd")
 MAX_FLOW_BYTES = 64  # per pixel, unpacked; float64 flow and a mask take 17, a file beyond this may be a zip bomb
 MIN_MOVING_GREY = 1  # grey level (0..255) of a mask from which a pixel counts as moving, as published
 
@@ -36,14 +42,15 @@ MIN_MOVING_GREY = 1  # grey level (0..255) of a mask from which a pixel counts a
 class Scene:
     """Cameras, frames and priors of a scene: N frames of H x W pixels.
 
-    Colours are 0..1. Flow is (right, down) in pixels of this size; forward flow of the last frame and backward flow of
-    the first are zero with an empty mask. Poses are scaled and recentred over the loaded frames. Disparity is as the
-    depth network gave it, up to scale and shift.
+    Frames are of 8 bits, as their files; `image` and `colours` have them as 0..1. Flow is (right, down) in pixels of
+    this size, on CUDA in half precision; forward flow of the last frame and backward flow of the first are zero with an
+    empty mask. Poses are scaled and recentred over the loaded frames. Disparity is as the depth network gave it, up to
+    scale and shift.
     """
 
     cameras: Cameras
     c2w: Float[Tensor, "N 3 4"]  # poses of `cameras`, on the compute device
-    images: Float[Tensor, "N H W 3"]
+    images: UInt8[Tensor, "N H W 3"]
     disparity: Float[Tensor, "N H W"]
     motion_masks: Bool[Tensor, "N H W"]
     background: Bool[Tensor, "N H W"]  # farther than MASK_MARGIN from the motion masks
@@ -80,6 +87,18 @@ class Scene:
         if isinstance(frame, int):
             return self.c2w[min(max(frame, 0), last)]
         return self.c2w.index_select(0, frame.clamp(0, last).view(1))[0]
+
+    def image(self, frame: int) -> Float[Tensor, "H W 3"]:
+        """Colours of a frame, 0..1."""
+        return self.images[frame] / 255.0
+
+    def colours(self, index: Int[Tensor, " n"]) -> Float[Tensor, "n 3"]:
+        """Colours of pixels, 0..1, on the compute device; `index` is flat (row-major) over all frames."""
+        return self.pick(self.images, index) / 255.0
+
+    def flow(self, index: Int[Tensor, " n"], direction: FlowDirection) -> Float[Tensor, "n 2"]:
+        """Optical flow of pixels to the next or the previous frame in float32; `index` as in `colours`."""
+        return self.pick(self.flow_fwd if direction == "forward" else self.flow_bwd, index).float()
 
     def pick(self, values: Shaped[Tensor, "N H W *c"], index: Int[Tensor, " n"]) -> Shaped[Tensor, " n *c"]:
         """Values at pixels on the compute device; `index` is flat (row-major) over all frames."""
@@ -135,7 +154,8 @@ def load_scene(config: Config, device: torch.device) -> Scene:
     sources = [path for name in PRIOR_FOLDERS for path in sorted((folder / name).glob("*"))] + list_images(
         frames_folder
     )
-    cache = FrameCache(folder / cache_name, len(indices), config.cache_gb, sources, f"{MASK_MARGIN} {MIN_MOVING_GREY}")
+    rules = f"{MASK_MARGIN} {MIN_MOVING_GREY} frames of 8 bits"
+    cache = FrameCache(folder / cache_name, len(indices), cache_limit_gb(config, device), sources, rules)
     arrays = cache.fill({
         "images": lambda row: _read_frame(frames[row], frames[0], size, folder),
         "disparity": lambda row: _read_disparity(disparities[row], size, depth_remedy),
@@ -145,11 +165,20 @@ def load_scene(config: Config, device: torch.device) -> Scene:
         "flow_fwd_mask": lambda row: flow(row, "fwd")[1],
         "flow_bwd": lambda row: flow(row, "bwd")[0],
         "flow_bwd_mask": lambda row: flow(row, "bwd")[1],
-    })  # fmt: skip
-    if not cache.maps:  # mapped arrays stay on the CPU; each batch moves its own pixels
-        arrays = {name: array.to(device) for name, array in arrays.items()}
+    }, device)  # fmt: skip
+    if device.type == "cuda" and not cache.maps:
+        arrays |= {name: arrays[name].half() for name in HALF_ON_CUDA}
     c2w = torch.from_numpy(cameras.c2w).to(device)
     return Scene(cameras, c2w, **arrays, release_pages=cache.release_pages, is_mapped=bool(cache.maps))
+
+
+def cache_limit_gb(config: Config, device: torch.device) -> float:
+    """GB of frames and priors that are held in memory, on CUDA in that of the GPU; `auto` resolved."""
+    if config.cache_gb != "auto":
+        return float(config.cache_gb)
+    if device.type == "cuda":
+        return FREE_FRACTION * torch.cuda.mem_get_info(device)[0] / 1e9
+    return CPU_CACHE_GB
 
 
 def background_of(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
@@ -159,9 +188,9 @@ def background_of(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     return cv2.dilate(mask.astype(np.uint8), disk) == 0
 
 
-def _read_frame(path: Path, first: Path, size: tuple[int, int], folder: Path) -> Float[np.ndarray, "H W 3"]:
+def _read_frame(path: Path, first: Path, size: tuple[int, int], folder: Path) -> UInt8[np.ndarray, "H W 3"]:
     """Read a frame and check that it has the size of the first."""
-    frame = to_float(read_pixels(path))
+    frame = read_pixels(path)
     if frame.shape[:2] != size:
         (height, width), (frame_height, frame_width) = size, frame.shape[:2]
         raise InputError(

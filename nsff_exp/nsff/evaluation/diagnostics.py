@@ -28,7 +28,7 @@ from nsff.io import Image, write_text, writing_to
 from nsff.rendering.frame_render import render_frame, render_static
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
 from nsff.rendering.train_render import SampledRays, TrainRender, TwoStepWarp, render_train
-from nsff.rendering.visualize import Ranges, draw, to_uint8
+from nsff.rendering.visualize import Ranges, draw
 from nsff.training.checkpoint_choice import restore_fields
 
 log = logging.getLogger("nsff")
@@ -191,7 +191,7 @@ def measure_frame(fields: Fields, config: Config, scene: Scene, frame: int, gene
     uv, moving, static = _draw_pixels(scene, frame, generator)
     render = _render_pixels(fields, config, scene, frame, uv)
     rows, columns = uv[:, 1].long(), uv[:, 0].long()
-    truth = scene.images[frame].to(uv.device)[rows, columns]
+    truth = scene.image(frame).to(uv.device)[rows, columns]
     blended = render.ref.blended
     weight = blended.dynamic_weight.clamp(0.0, 1.0)
     entropy = -(torch.xlogy(weight, weight) + torch.xlogy(1.0 - weight, 1.0 - weight)) / np.log(2.0)
@@ -248,7 +248,7 @@ def _flow_error(fields: Fields, config: Config, scene: Scene, frame: int, uv: Fl
     known = consistent[frame].to(uv.device)[rows, columns]
     if not known.any():
         return float("nan")
-    by_optical_flow = (uv + flow[frame].to(uv.device)[rows, columns])[known]
+    by_optical_flow = (uv + flow[frame].float().to(uv.device)[rows, columns])[known]
     tracker = PointTracker.of(fields, config, scene.cameras)
     by_scene_flow = tracker.advance(uv[known], frame, 1 if forward else -1)
     return 100.0 * float((by_scene_flow - by_optical_flow).norm(dim=-1).median()) / scene.intrinsics.width
@@ -279,6 +279,6 @@ def _pictures(fields: Fields, config: Config, scene: Scene, frame: int) -> dict[
     rendered = render_frame(fields, camera, timestamp, sampling, rays_per_chunk, direction)
     static = render_static(fields.static, camera, sampling, rays_per_chunk)
     layers = ("rgb", "static", "dynamic", "blend", "depth", "flow")
-    return {"video": to_uint8(scene.images[frame])} | draw(
+    return {"video": scene.images[frame].cpu().numpy()} | draw(
         layers, rendered, static, camera, Ranges.of([(rendered, camera)])
     )

@@ -137,8 +137,8 @@ def input_pictures(scene: Scene) -> Iterator[Image]:
     """Yield one picture per frame: image, motion mask over the image, and disparity side by side; even sides."""
     sample = scene.disparity[:, ::DISPARITY_STRIDE, ::DISPARITY_STRIDE].numpy()
     low, high = (float(value) for value in np.percentile(sample, [1, 99]))
-    for image, mask, disparity in zip(scene.images, scene.motion_masks, scene.disparity, strict=True):
-        frame, moving = image.numpy(), mask.numpy()[..., None]
+    for index, (mask, disparity) in enumerate(zip(scene.motion_masks, scene.disparity, strict=True)):
+        frame, moving = scene.image(index).numpy(), mask.numpy()[..., None]
         marked = np.where(moving, (1.0 - RED_ALPHA) * frame + RED_ALPHA * RED, frame)
         near = ((disparity.numpy() - low) / max(high - low, 1e-9)).clip(0.0, 1.0)
         row = np.concatenate([frame, marked, colormaps["inferno"](near)[..., :3]], axis=1)
@@ -172,8 +172,7 @@ def _pairs(scene: Scene, video: Path) -> Iterator[Image]:
     gap = np.full((GIF_HEIGHT, 4, 3), 255, np.uint8)
     for index, rendered in enumerate(iio.imiter(video, plugin="FFMPEG")):
         for step in np.flatnonzero(rendered_indices == index):
-            image = scene.images[int(step) * len(scene.images) // GIF_FRAMES].numpy()
-            frame = (image * 255.0).round().astype(np.uint8)
+            frame = scene.images[int(step) * len(scene.images) // GIF_FRAMES].numpy()
             left, right = (
                 cv2.resize(picture, (width, GIF_HEIGHT), interpolation=cv2.INTER_CUBIC) for picture in (frame, rendered)
             )

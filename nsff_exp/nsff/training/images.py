@@ -29,7 +29,7 @@ def training_images(fields: Fields, scene: Scene, frame: int, config: Config) ->
     blended = render_frame(fields, camera, scene.timeline.time_of(frame), sampling, rays_per_chunk)
     dynamic_rgb, dynamic_depth, flow = _dynamic_only(fields, scene, camera, frame, sampling, rays_per_chunk)
     given_flow = scene.flow_bwd[frame] if scene.timeline.is_last(frame) else scene.flow_fwd[frame]
-    given_flow = given_flow.to(scene.device)
+    given_flow = given_flow.to(scene.device).float()
     max_flow = max(float(given_flow.norm(dim=-1).quantile(1.0 - OUTLIERS)), 1e-3)  # pixels
     disparity = scene.disparity[frame].to(scene.device)
     low, high = disparity.quantile(OUTLIERS), disparity.quantile(1.0 - OUTLIERS)
@@ -41,7 +41,7 @@ def training_images(fields: Fields, scene: Scene, frame: int, config: Config) ->
         "render/dynamic_rgb": dynamic_rgb.clamp(0, 1),
         "render/dynamic_depth": dynamic_depth.clamp(0, 1),
         "render/flow": torch.from_numpy(flow_picture(flow, max_flow)),
-        "truth/rgb": scene.images[frame],
+        "truth/rgb": scene.image(frame),
         "given/disparity": ((disparity - low) / (high - low).clamp(min=1e-8)).clamp(0, 1),
         "given/flow": torch.from_numpy(flow_picture(given_flow, max_flow)),
     }

@@ -94,7 +94,7 @@ def lift_points(priors: Priors, index: Int[Tensor, " n"]) -> PointBatch:
     return PointBatch(
         scene.timeline.time_of((index // scene.n_pixels).to(scene.c2w.dtype)),
         priors.lift(index),
-        rgb=scene.pick(scene.images, index),
+        rgb=scene.colours(index),
         moving=scene.pick(scene.motion_masks, index).to(scene.c2w.dtype),
         background=scene.pick(scene.background, index).to(scene.c2w.dtype),
     )
