@@ -1,9 +1,12 @@
 """Video files: resuming, dividing frames among processes, encoding, full disks, contact sheets."""
 
+import functools
 import os
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -12,7 +15,10 @@ import pytest
 from disk import file_size_limit
 from nsff.distributed import ProcessGroup
 from nsff.errors import InputError
+from nsff.io import write_image
+from nsff.novel_views import video_writer
 from nsff.novel_views.video_writer import RenderedFrame, VideoFiles, write_contact_sheet, write_video
+from nsff.write_queue import WriteQueue
 from PIL import Image, ImageSequence
 
 
@@ -72,6 +78,65 @@ def test_interrupted_render_resumes_at_the_next_frame(tmp_path):
     assert iio.imread(tmp_path / "video.mp4", plugin="FFMPEG").shape == (5, 8, 8, 3)
 
 
+def test_frames_are_written_while_the_next_is_rendered(tmp_path, monkeypatch):
+    """The third frame is rendered only once the first is being written by another thread."""
+    writing = threading.Event()
+
+    def write(path: Path, pixels: np.ndarray) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        writing.set()
+        write_image(path, pixels)
+
+    def render(index: int) -> RenderedFrame:
+        assert index != 2 or writing.wait(10.0)
+        return grey(10 * index)
+
+    monkeypatch.setattr(video_writer, "write_image", write)
+    write_video(files(tmp_path, 12, videos=()), render, {})
+    assert [int(iio.imread(tmp_path / f"images/{index:03d}.png").mean()) for index in range(12)] == list(
+        range(0, 120, 10)
+    )
+
+
+def test_queue_bounds_what_waits_and_raises_the_error_of_a_write():
+    free, written, waited = threading.Event(), [], []
+
+    def write(index: int) -> None:
+        free.wait(10.0)
+        written.append(index)
+
+    def submit_all() -> None:
+        with WriteQueue() as queue:
+            for index in range(8):
+                queue.submit(functools.partial(write, index))
+                waited.append(index)
+
+    thread = threading.Thread(target=submit_all)
+    thread.start()
+    thread.join(0.3)
+    assert waited == [0, 1, 2, 3]  # the fifth waits for the first
+    free.set()
+    thread.join(10.0)
+    assert sorted(written) == list(range(8))
+
+    def fail() -> None:
+        raise OSError("no space")
+
+    def run(*writes: Callable[[], None], error: Exception | None = None) -> None:
+        with WriteQueue() as queue:
+            for write in writes:
+                queue.submit(write)
+            if error is not None:
+                raise error
+
+    done: list[int] = []
+    with pytest.raises(OSError, match="no space"):
+        run(fail, lambda: done.append(1))
+    assert done == [1]
+    with pytest.raises(ValueError, match="of the context"):
+        run(fail, error=ValueError("of the context"))
+
+
 def test_folder_with_other_settings_is_moved_aside(tmp_path, caplog):
     caplog.set_level("INFO", logger="nsff")
     folder = tmp_path / "render"
@@ -119,6 +184,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from nsff.cli import run_script
+from nsff.io import write_image
+from nsff.novel_views import video_writer
 from nsff.novel_views.video_writer import VideoFiles, RenderedFrame, write_video
 from nsff.distributed import join_process_group
 def main(argv):

@@ -47,6 +47,7 @@ from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.visualize import Ranges, draw
 from nsff.training.checkpoint import Checkpoint
 from nsff.training.checkpoint_choice import restore_fields
+from nsff.write_queue import WriteQueue
 
 log = logging.getLogger("nsff")
 
@@ -91,8 +92,9 @@ def evaluate(
         missing = [index for index, view in enumerate(views.complete) if not _score_path(folder, view).is_file()]
     with _step(config, group), writing_to(folder):
         bar = progress_bar(group.shard(missing), f"protocol {config.protocol}", unit="view", disable=not group.is_main)
-        for index in bar:
-            scorer.score_to_files(views.complete[index], folder)
+        with WriteQueue() as queue:
+            for index in bar:
+                scorer.score_to_files(views.complete[index], folder, queue)
     with _step(config, group), writing_to(folder):
         if group.is_main:
             report = _assemble_report(scorer, checkpoint, views, folder)
@@ -150,15 +152,18 @@ class Scorer:
     def camera(self, view: HeldOutView) -> Camera:
         return self.cameras.camera(view.camera, self.device)
 
-    def score_to_files(self, view: HeldOutView, folder: Path) -> None:
+    def score_to_files(self, view: HeldOutView, folder: Path, queue: WriteQueue) -> None:
         """Score a view and write its render, its depth and, last, its scores: they mark the view as done."""
         score, frame = self.score(view)
-        _score_path(folder, view).parent.mkdir(parents=True, exist_ok=True)
         depth = draw(("depth",), frame, None, self.camera(view), self._ranges())["depth"]
         picture = eight_bits(frame.rgb.cpu().numpy(), self.protocol.rules.quantise)
-        write_image(folder / f"{view.name}.png", picture)
-        write_image(folder / f"{view.name}_depth.png", depth)
-        write_text(_score_path(folder, view), json.dumps(score.to_json()))
+
+        def write() -> None:
+            write_image(folder / f"{view.name}.png", picture)
+            write_image(folder / f"{view.name}_depth.png", depth)
+            write_text(_score_path(folder, view), json.dumps(score.to_json()))
+
+        queue.submit(write)
 
     def _ranges(self) -> Ranges:
         """Ends of the depth colour map: the bounds of the scene, the same for all views."""

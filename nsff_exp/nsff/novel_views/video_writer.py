@@ -1,6 +1,7 @@
 """Files of a rendered video: frames as they are rendered, then the encoded videos. A stopped render can be resumed."""
 
 import dataclasses
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from nsff.cli import progress_bar
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError, UsageError
 from nsff.io import Image, atomic_write, claim_folder, write_image, writing_to
+from nsff.write_queue import WriteQueue
 
 log = logging.getLogger("nsff")
 SETTINGS = "clip.json"  # settings of the frames beside it; a folder with other settings is moved aside
@@ -109,7 +111,8 @@ def write_video(
 ) -> None:
     """Render and write the missing frames, then encode the videos (mp4: h264, yuv420p, even size).
 
-    Complete frames of an earlier run with the same settings are kept. The processes of a group divide the rest.
+    Complete frames of an earlier run with the same settings are kept. The processes of a group divide the rest. Threads
+    write a frame while the next ones are rendered.
 
     Args:
         files: files of the video.
@@ -132,8 +135,9 @@ def write_video(
         bar = progress_bar(
             shard, files.folder.name, initial=done, total=done + len(shard), unit="frame", disable=not group.is_main
         )
-        for index in bar:
-            _write_frame(files, index, render(index))
+        with WriteQueue() as queue:
+            for index in bar:
+                queue.submit(functools.partial(_write_frame, files, index, render(index)))
         group.barrier()
         if group.is_main:
             for layer in files.layers:
