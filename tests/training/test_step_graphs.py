@@ -5,11 +5,37 @@ import dataclasses
 import pytest
 import torch
 from nsff.config_loader import load_config
+from nsff.data.pixel_sampler import moving_pixels
 from nsff.data.scene import load_scene
 from nsff.training.trainer import Trainer
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy_fields import SMALL_GRIDS
 
 CPU = torch.device("cpu")
+
+
+class NoWaits(TorchDispatchMode):
+    """Refuses every operator whose result the host reads, or whose size depends on values: on CUDA it would wait."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "repeat_interleave")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        if name.startswith(self.WAITING):
+            raise AssertionError(f"{name} would wait for the device")
+        if name.startswith("index") and any(i.dtype == torch.bool for i in args[1] if isinstance(i, torch.Tensor)):
+            raise AssertionError("an index by a mask would wait for the device")
+        return func(*args, **(kwargs or {}))
+
+
+class OnTheHost(list):
+    """Numbers that were drawn on the CPU in any case."""
+
+    def __int__(self) -> int:
+        return self[0]
+
+    def tolist(self) -> list[int]:
+        return self
 
 
 class ReplayOnCpu:
@@ -59,3 +85,44 @@ def test_steps_depend_on_nothing_but_their_key_and_inputs(config, field):
     assert {0, 11} < set(frames)
     assert replayed.graphs.calls == 40
     assert len(replayed.graphs.kinds) < 20
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+@pytest.mark.parametrize("step", [0, 12, 39])
+def test_drawing_forward_losses_and_backward_never_wait(config, field, step, monkeypatch):
+    """The warm start, the first stage and the last one, with every extension turned on."""
+    config = dataclasses.replace(config, w_distortion=0.1, prior_samples=3, w_line_of_sight=0.1)
+    scene = load_scene(config, CPU)
+    trainer, draw, frames = Trainer(config, scene, CPU), torch.randint, []
+    for frame in range(scene.timeline.n_frames):
+        moving_pixels(scene, frame)  # found once per run
+
+    def draw_frames(below, size, generator, **more):
+        if generator is not trainer.frame_rng:
+            return draw(below, size, generator=generator, **more)
+        frames.append(OnTheHost(range(size[0])))
+        return frames[-1]
+
+    monkeypatch.setattr(torch, "randint", draw_frames)
+    monkeypatch.setattr(trainer.optimizer, "step", lambda: None)  # its counter is read on the CPU
+    trainer.step = 50_000 * step // 40 if field == "mlp" and step >= 12 else step
+    with NoWaits():
+        report = trainer.train_step()
+    assert len(frames) == 1
+    assert bool(torch.isfinite(report.loss))
+    assert all(parameter.grad is not None for parameter in trainer.fields.dynamic.parameters())
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        lambda x: float(x.sum()),
+        lambda x: x[x > 0.5],
+        lambda x: bool((x > 0.5).any()),
+        lambda x: (x > 0.5).nonzero(),
+        lambda x: x.unique(),
+    ],
+)
+def test_waits_are_refused(waiting):
+    with NoWaits(), pytest.raises(AssertionError, match="would wait"):
+        waiting(torch.rand(5))
