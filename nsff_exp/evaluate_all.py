@@ -22,8 +22,9 @@ def main(argv: list[str]) -> None:
     paths = [path for word in argv[:first] for path in matching(word)]
     configs = [load_config(["--config", path, *argv[first:]], "evaluate_all.py") for path in paths]
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
-    from nsff.distributed import launch_processes, open_session
+    from nsff.distributed import open_session
     from nsff.evaluation.results_table import evaluate_all
+    from nsff.launcher import launch_processes
     from nsff.report.evaluation_page import write_page
 
     if launch_processes(configs[0], __file__, argv):

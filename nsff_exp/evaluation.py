@@ -14,10 +14,11 @@ def main(argv: list[str]) -> None:
     """Evaluate, print the means, and refuse a report that lacks views."""
     config = load_config(argv, "evaluation.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
-    from nsff.distributed import launch_processes, open_session
+    from nsff.distributed import open_session
     from nsff.evaluation.evaluator import evaluate, require_all_views
     from nsff.evaluation.scores import read_report
     from nsff.evaluation.tables import mean_lines
+    from nsff.launcher import launch_processes
     from nsff.report.evaluation_page import write_page
 
     if launch_processes(config, __file__, argv):

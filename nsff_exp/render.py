@@ -15,7 +15,8 @@ def main(argv: list[str]) -> None:
     config = load_config(argv, "render.py", __doc__)
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
     from nsff.cuda import render_memory_advice
-    from nsff.distributed import launch_processes, open_session
+    from nsff.distributed import open_session
+    from nsff.launcher import launch_processes
     from nsff.novel_views.render_plan import wants_videos
     from nsff.novel_views.render_videos import render_videos
 

@@ -15,8 +15,9 @@ def main(argv: list[str]) -> None:
     # Heavy imports follow the command line: `--help` and its errors do not wait for them.
     from nsff.cuda import render_memory_advice, scene_memory_advice
     from nsff.data.scene import load_scene
-    from nsff.distributed import launch_processes, open_session
+    from nsff.distributed import open_session
     from nsff.evaluation.validation import Validation
+    from nsff.launcher import launch_processes
     from nsff.novel_views.render_plan import wants_videos
     from nsff.novel_views.render_videos import render_videos
     from nsff.training.loop import train

@@ -18,13 +18,12 @@ from nsff.config_loader import load_config
 from nsff.distributed import (
     LostProcess,
     ProcessGroup,
-    count_processes,
     divide_cores,
     join_process_group,
-    launch_processes,
     pick_device,
 )
 from nsff.errors import InputError, UsageError
+from nsff.launcher import count_processes, launch_processes
 from nsff.training.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, read_newest
 from nsff.training.loop import Agreement
 from nsff.training.trainer import Trainer
