@@ -1,4 +1,4 @@
-"""A lock on an experiment folder, so that one run at a time writes checkpoints into it."""
+"""Locks on an experiment folder and on folders of results, so that one run at a time writes into them."""
 
 import contextlib
 import json
@@ -53,6 +53,28 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         owner_file.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def lock_results(folder: Path) -> Iterator[None]:
+    """Lock a folder of renders or scores, by a file beside it: the folder itself may be moved aside.
+
+    Raises:
+        InputError: another process writes into it.
+    """
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"{folder.absolute()} is being written by another run; wait for it, or stop it") from error
+    except NotImplementedError:  # some network file systems
+        yield
+        return
+    try:
+        yield
+    finally:
         lock.release()
 
 

@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from nsff.geometry.poses import average, from_llff, interpolate, recentre, scene_scale, to_llff
+import torch
+from nsff.geometry.poses import Intrinsics, average, from_llff, interpolate, recentre, scene_scale, to_llff
+from nsff.geometry.rays import camera_rays
 from scipy.spatial.transform import Rotation
 
 
@@ -45,3 +47,16 @@ def test_interpolate_at_half_gives_the_pose_halfway():
     half = interpolate(first, second, 0.5)
     c = math.sqrt(0.5)
     np.testing.assert_allclose(half, [[c, 0, c, 1], [0, 1, 0, 2], [-c, 0, c, 3]], atol=1e-12)
+
+
+def test_smaller_image_looks_the_same_way_around_its_middle():
+    """A pixel as far from the middle, in the larger pixels, has the same ray, whether or not the factor divides."""
+    large = Intrinsics(270, 480, 300.0)
+    small = large.divided_by(4)
+    assert (small.height, small.width) == (67, 120)
+    offset = torch.tensor([[-3.0, 2.0], [10.0, -7.0]])
+    rays = []
+    for size, factor in ((large, 4.0), (small, 1.0)):
+        middle = torch.tensor([size.width * 0.5, size.height * 0.5])
+        rays.append(camera_rays(middle + factor * offset, torch.eye(4)[:3], size)[1])
+    torch.testing.assert_close(rays[0], rays[1])

@@ -13,6 +13,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from disk import file_size_limit
+from filelock import FileLock
 from nsff.distributed import ProcessGroup
 from nsff.errors import InputError
 from nsff.io import write_image
@@ -135,6 +136,13 @@ def test_queue_bounds_what_waits_and_raises_the_error_of_a_write():
     assert done == [1]
     with pytest.raises(ValueError, match="of the context"):
         run(fail, error=ValueError("of the context"))
+
+
+def test_folder_that_another_run_writes_is_refused(tmp_path):
+    other = FileLock(tmp_path / ".render.lock")
+    with other, pytest.raises(InputError, match="render is being written by another run"):
+        write_video(files(tmp_path / "render", 1), grey, {})
+    write_video(files(tmp_path / "render", 1), grey, {})
 
 
 def test_folder_with_other_settings_is_moved_aside(tmp_path, caplog):

@@ -42,6 +42,7 @@ from nsff.evaluation.tables import write_tables
 from nsff.fields import Fields, build_fields
 from nsff.geometry.rays import Camera
 from nsff.io import claim_folder, read_pixels, write_image, write_text, writing_to
+from nsff.lock import lock_results
 from nsff.rendering.frame_render import FrameRender, render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.visualize import Ranges, draw
@@ -71,10 +72,21 @@ def evaluate(
         The path of the JSON file.
 
     Raises:
-        InputError: the experiment has no checkpoint, or no view has its files. Single views without their files are
-            left out and named in the report; see `require_all_views`. All processes raise it together.
+        InputError: the experiment has no checkpoint, no view has its files, or another run writes the same scores.
+            Single views without their files are left out and named in the report; see `require_all_views`. All
+            processes raise it together.
     """
     folder = config.experiment_dir / f"renders_{config.protocol}"
+    with contextlib.ExitStack() as locks:
+        with _step(config, group), writing_to(folder):
+            if group.is_main:
+                locks.enter_context(lock_results(folder))
+        return _evaluate(config, device, group, folder, write_page)
+
+
+def _evaluate(
+    config: Config, device: torch.device, group: ProcessGroup, folder: Path, write_page: PageWriter | None
+) -> Path:
     path = config.experiment_dir / f"metrics_{config.protocol}.json"
     with _step(config, group):
         protocol, cameras = PROTOCOLS[config.protocol], load_cameras(config)

@@ -27,7 +27,11 @@ class Intrinsics:
     focal: float
 
     def divided_by(self, factor: int) -> "Intrinsics":
-        """Intrinsics of an image smaller by `factor` on each side, at least one pixel."""
+        """Intrinsics of an image smaller by `factor` on each side, at least one pixel.
+
+        Note:
+            A side that `factor` does not divide is cropped around its middle: 270 / 4 leaves the view of 268 pixels.
+        """
         height, width = max(1, self.height // factor), max(1, self.width // factor)
         return Intrinsics(height, width, self.focal / factor)
 

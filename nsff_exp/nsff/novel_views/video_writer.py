@@ -1,5 +1,6 @@
 """Files of a rendered video: frames as they are rendered, then the encoded videos. A stopped render can be resumed."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -20,6 +21,7 @@ from nsff.cli import progress_bar
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError, UsageError
 from nsff.io import Image, atomic_write, claim_folder, write_image, writing_to
+from nsff.lock import lock_results
 from nsff.write_queue import WriteQueue
 
 log = logging.getLogger("nsff")
@@ -121,9 +123,10 @@ def write_video(
         group: processes that make this call together.
 
     Raises:
-        InputError: the folder cannot be written. Finished frames stay, and the next run continues.
+        InputError: the folder cannot be written, or another run writes into it. Finished frames stay, and the next run
+            continues.
     """
-    with writing_to(files.folder):
+    with writing_to(files.folder), lock_results(files.folder) if group.is_main else contextlib.nullcontext():
         if group.is_main:
             claim_folder(files.folder, SETTINGS, settings)
             for path in files.all_paths(0):
