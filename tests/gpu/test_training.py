@@ -125,7 +125,8 @@ def test_steps_do_not_wait_for_the_gpu(gpu, config, step, warm_steps):
 def test_graphs_train_as_single_launches_do(gpu, config, step, warm_steps):
     """Random draws are the same: the generator goes on within a replay as it does outside of it.
 
-    Each kind of step is captured at its fourth call, so values are compared over many replays, weights at the end too.
+    Each kind of step is captured at its fourth call, so values are compared over many replays, and weights at the end;
+    not those of hash grids: rows with tiny gradients follow the rounding errors of atomic additions.
     """
     more = {"background_rays": 64, "w_split": 0.1, "raw_noise_std": 1.0, "perturb": 1.0, "warm_steps": warm_steps}
     config, scene = dataclasses.replace(config, prior_samples=4, N_iters=100_000, **more), load_scene(config, gpu)
@@ -137,10 +138,12 @@ def test_graphs_train_as_single_launches_do(gpu, config, step, warm_steps):
         weights.append(torch.cat([value.detach().flatten() for value in trainer.fields.parameters()]))
         assert (trainer.graphs is None) is no_graphs
     replays = [kind.calls - WARM_UP_CALLS for kind in trainer.graphs.kinds.values() if kind.graph is not None]
-    assert min(replays) >= 10
+    assert sum(replays) >= N_STEPS // 2
     assert losses[1][:8] == pytest.approx(losses[0][:8], rel=1e-3)  # 1 of them replayed, 5 in the warm start
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)  # rounding errors grow: atomic additions have no fixed order
-    assert float((weights[1] - weights[0]).norm() / weights[0].norm()) < 0.05
+    assert losses[1][:N_STEPS] == pytest.approx(losses[0][:N_STEPS], rel=0.05)  # rounding errors grow
+    assert sum(losses[1]) == pytest.approx(sum(losses[0]), rel=0.05)
+    if config.field == "mlp":
+        assert float((weights[1] - weights[0]).norm() / weights[0].norm()) < 0.02
 
 
 def test_graphs_of_more_kinds_than_are_kept_stay_right(gpu):
