@@ -42,7 +42,7 @@ def test_load_scene_reads_prepared_files(prepared):
     truth, estimated = (load_prepared(folder) for folder in prepared)
     assert estimated.intrinsics == truth.intrinsics
     torch.testing.assert_close(estimated.c2w, truth.c2w)
-    assert float((estimated.images - truth.images).abs().mean()) < 0.01
+    assert float((estimated.images / 255.0 - truth.images / 255.0).abs().mean()) < 0.01
     assert estimated.flow_fwd_mask[:-1].float().mean() > 0.5
     assert bool((estimated.disparity > 0).all())
 
