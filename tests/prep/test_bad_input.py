@@ -30,7 +30,7 @@ def write_three_frames(folder: Path) -> None:
     [
         (write_blank_frames, "12 of 12 frames are black or blank"),
         (write_frames_of_two_sizes, "07.png is 84x60, 00.png is 80x60"),
-        (write_three_frames, "gives 3 frames, at least 10"),
+        (write_three_frames, "gives 3 of 3 frames, at least 10"),
         (lambda folder: folder.mkdir(), "holds no png or jpg image"),
         (lambda folder: None, "is missing"),
     ],
@@ -58,7 +58,7 @@ def video_of(n_frames: int, frame: Callable[[int], np.ndarray]) -> Callable[[Pat
     [
         (write_text_file, "cannot be read as a video"),
         (lambda path: None, "is missing; give --video"),
-        (video_of(3, textured), "gives 3 frames, at least 10"),
+        (video_of(3, textured), "gives 3 of 3 frames, at least 10"),
         (video_of(12, lambda k: np.zeros((120, 200, 3), np.uint8)), "12 of 12 frames are black or blank"),
         (video_of(12, textured), "no cameras could be found: frames must share textured static things"),
     ],

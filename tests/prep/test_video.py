@@ -5,17 +5,9 @@ import numpy as np
 import pytest
 from nsff.errors import InputError
 from nsff.io import read_image, write_image
-from nsff.prep.video import FrameSource, evenly_spaced_indices, extract_frames, probe_video, shrink
+from nsff.prep.ffmpeg import count_frames
+from nsff.prep.video import FrameSource, extract_frames, shrink
 from toy_frames import textured
-
-
-def test_evenly_spaced_indices_hand_values():
-    assert evenly_spaced_indices(10, 30.0) == list(range(10))
-    assert evenly_spaced_indices(10, 30.0, fps=10.0) == [0, 3, 6, 9]
-    assert evenly_spaced_indices(100, 25.0, max_frames=4) == [0, 25, 50, 75]
-    assert evenly_spaced_indices(100, 25.0, start=1.0, end=1.2) == [25, 26, 27, 28, 29]
-    assert evenly_spaced_indices(10, 30.0, fps=60.0) == list(range(10))  # never more than the video has
-    assert evenly_spaced_indices(10, 30.0, start=9.0) == []
 
 
 def test_shrink_gives_even_sides():
@@ -26,8 +18,10 @@ def test_shrink_gives_even_sides():
 def test_extract_frames_of_video_in_order(tmp_path):
     video = [textured(k) for k in range(12)]
     iio.imwrite(tmp_path / "my clip.mp4", np.stack(video), plugin="FFMPEG", fps=12, macro_block_size=2, quality=9)
-    assert probe_video(tmp_path / "my clip.mp4") == (12, 12.0)
-    paths = extract_frames(tmp_path / "frames", FrameSource(video=tmp_path / "my clip.mp4"))
+    assert count_frames(tmp_path / "my clip.mp4") == 12
+    frames = extract_frames(tmp_path / "frames", FrameSource(video=tmp_path / "my clip.mp4"))
+    paths = frames.paths
+    np.testing.assert_allclose(frames.times, np.arange(12) / 12)
     assert [path.name for path in paths] == [f"{k:05d}.png" for k in range(12)]
     for k, path in enumerate(paths):
         errors = [np.abs(read_image(path).astype(int) - frame).mean() for frame in video]
@@ -46,5 +40,5 @@ def test_extract_frames_refuses_foreign_folder(tmp_path):
 def test_extract_frames_in_natural_order(tmp_path):
     for k in range(12):
         write_image(tmp_path / "in" / f"frame{k}.png", np.full((60, 80, 3), 0, np.uint8) + textured(k, 60, 80))
-    paths = extract_frames(tmp_path / "frames", FrameSource(images=tmp_path / "in"))
+    paths = extract_frames(tmp_path / "frames", FrameSource(images=tmp_path / "in")).paths
     np.testing.assert_array_equal(read_image(paths[2]), textured(2, 60, 80))  # not frame10

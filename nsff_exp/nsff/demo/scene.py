@@ -41,7 +41,7 @@ from nsff.demo.textures import (
 from nsff.errors import InputError
 from nsff.geometry.poses import to_llff
 from nsff.io import atomic_write, write_array
-from nsff.prep.video import probe_video
+from nsff.prep.ffmpeg import count_frames
 from nsff.scene_folder import N_CAMERAS
 
 PATHS = ("cameras", "smooth")
@@ -249,7 +249,7 @@ def write_video(path: Path, frames: list[Path]) -> None:
     try:
         with atomic_write(path) as partial:
             iio.imwrite(partial, images, plugin="FFMPEG", fps=VIDEO_FPS, quality=VIDEO_QUALITY, macro_block_size=2)
-            if probe_video(partial)[0] != len(frames):  # ffmpeg reports no error on a full disk
+            if count_frames(partial) != len(frames):  # ffmpeg reports no error on a full disk
                 raise OSError("not all frames were written; is the disk full?")
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror or error})") from error

@@ -6,14 +6,16 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pycolmap
 import torch
 from filelock import FileLock, Timeout
 
 from nsff.errors import InputError
-from nsff.io import TMP_PREFIX, write_text
+from nsff.io import TMP_PREFIX, Mask, write_text
 from nsff.prep.colmap import (
     MAX_ERROR_RETRY,
     MIN_RAY_ANGLE,
@@ -27,14 +29,16 @@ from nsff.prep.colmap import (
     reconstruct,
     undistort,
 )
+from nsff.prep.focal_check import check_focal_length
 from nsff.prep.semantic_masks import load_mask_rcnn_if_present
 from nsff.prep.sfm_masks import find_moving, write_colmap_masks
 from nsff.prep.user_masks import read_user_masks
-from nsff.prep.video import FrameSource, extract_frames, select_frames
+from nsff.prep.video import ExtractedFrames, FrameSource, extract_frames
 
 log = logging.getLogger("nsff")
 
 REPORT, LOCK = "sfm.json", ".lock"
+SAME_ASPECT = 0.01  # Relative difference of aspect ratios up to which a mask is one of the whole frame.
 MIN_MOVING_FRACTION = 0.002  # Of the pixels; below it, masks would not change the reconstruction.
 
 
@@ -80,9 +84,10 @@ def _make_cameras(scene: Path, settings: CaptureSettings, device: torch.device) 
     for stale_folder in scene.glob(f"{TMP_PREFIX}*"):  # left by a killed run
         shutil.rmtree(stale_folder, ignore_errors=True)
     frames = extract_frames(scene / "frames", settings.source)
-    names = [path.name for path in frames]
+    names = [path.name for path in frames.paths]
     with tempfile.TemporaryDirectory(dir=scene, prefix=TMP_PREFIX) as temporary:
         result = _register(frames, settings, device, Path(temporary))
+    check_focal_length(result.model)  # first: a zoom is also a reason why frames do not register
     run = longest_run(names, result.registered)
     check_registered(names, run)
     angle = ray_angle(result.model)
@@ -99,6 +104,7 @@ def _make_cameras(scene: Path, settings: CaptureSettings, device: torch.device) 
         "lens": {
             "model": camera.model_name, "width": camera.width, "height": camera.height, "params": list(camera.params)
         },
+        "source": _source_report(frames, [names.index(name) for name in run]),
     }  # fmt: skip
     write_text(scene / "dense" / REPORT, json.dumps(report, indent=1) + "\n")  # first: it marks images/ as ours
     undistort(dataclasses.replace(result, registered=run), scene / "frames", scene / "dense")
@@ -110,6 +116,18 @@ def _make_cameras(scene: Path, settings: CaptureSettings, device: torch.device) 
     return summary
 
 
+def _source_report(frames: ExtractedFrames, positions: list[int]) -> dict[str, Any]:
+    """Where the registered frames come from: numbers in the source and times in seconds, median rate, picture kept."""
+    times = None if frames.times is None else frames.times[positions]
+    return {
+        "indices": [frames.indices[k] for k in positions],
+        "times_s": None if times is None else times.round(6).tolist(),
+        "fps": None if times is None else float(1.0 / np.median(np.diff(times))),
+        "full_size": list(frames.full_size),
+        "picture": None if frames.picture is None else dataclasses.asdict(frames.picture),
+    }
+
+
 def _protect_foreign_images(dense: Path) -> None:
     """Refuse to replace frames that no earlier run made."""
     if (dense / "images").exists() and not (dense / REPORT).is_file():
@@ -119,19 +137,20 @@ def _protect_foreign_images(dense: Path) -> None:
         )
 
 
-def _register(frames: list[Path], settings: CaptureSettings, device: torch.device, temporary: Path) -> SfmResult:
+def _register(
+    extracted: ExtractedFrames, settings: CaptureSettings, device: torch.device, temporary: Path
+) -> SfmResult:
     """Run structure from motion up to three times: plain (or with given masks), with motion masks, with more features.
 
     Raises:
         InputError: no attempt gives cameras.
     """
+    frames = extracted.paths
     images, sfm = frames[0].parent, SfmSettings(settings.camera_model)
     masks = None
     if settings.masks is not None:
-        indices, n_source = select_frames(settings.source)
-        masks = write_colmap_masks(
-            temporary / "given", frames, read_user_masks(settings.masks, len(frames), indices, n_source)
-        )
+        given = read_user_masks(settings.masks, len(frames), extracted.indices, extracted.n_source)
+        masks = write_colmap_masks(temporary / "given", frames, [_without_bars(mask, extracted) for mask in given])
     # Load the network first, so that bad weights are refused before the long part.
     movable = load_mask_rcnn_if_present(device) if masks is None else None
     best = _attempt(images, masks, sfm, None)
@@ -152,6 +171,15 @@ def _register(frames: list[Path], settings: CaptureSettings, device: torch.devic
             "sideways; try --masks DIR, another stretch (--start, --end), more frames (--fps)"
         )
     return best
+
+
+def _without_bars(mask: Mask, frames: ExtractedFrames) -> Mask:
+    """Cut a mask of the whole frame to the picture inside black bars; a mask of the picture stays as it is."""
+    (width, height), (mask_height, mask_width) = frames.full_size, mask.shape
+    if frames.picture is None or abs(mask_width * height / (mask_height * width) - 1.0) > SAME_ASPECT:
+        return mask
+    full = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    return frames.picture.crop(full).astype(bool)
 
 
 def _attempt(images: Path, masks: Path | None, sfm: SfmSettings, best: SfmResult | None) -> SfmResult | None:

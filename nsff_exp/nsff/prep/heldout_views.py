@@ -82,6 +82,11 @@ def _check_report(report: dict[str, Any], folder: SceneFolder) -> None:
     """Check that the camera model is known and that frame numbers equal times."""
     if "lens" not in report:
         raise InputError(f"{folder.root / REPORT} has no camera model; run prepare_video.py with --force cameras")
+    indices = report.get("source", {}).get("indices", [])
+    if indices and indices != list(range(indices[0], indices[0] + len(indices))):
+        raise InputError(
+            "--views: the video repeats frames, which were left out, so that times of frames and views differ"
+        )
     frames = folder.list_images()
     if len(frames) < N_CAMERAS:
         raise InputError(f"--views: {N_CAMERAS} cameras film in turn, but only {len(frames)} frames have poses")

@@ -13,10 +13,11 @@ from nsff.prep.capture import CaptureSettings
 from nsff.prep.depth.midas import MIDAS_LONG_SIDE
 from nsff.prep.depth_stage import DEPTH_METHODS, DepthSettings
 from nsff.prep.flow_stage import FLOW_LONG_SIDE, FLOW_METHODS, SEMANTIC_METHODS, FlowSettings
+from nsff.prep.frame_choice import MIN_FRAMES
 from nsff.prep.motion_masks import parse_threshold
 from nsff.prep.network_sizes import WORKING_LONG_SIDE
 from nsff.prep.semantic_masks import MASK_RCNN_LONG_SIDE
-from nsff.prep.video import MIN_FRAMES, FrameSource
+from nsff.prep.video import FrameSource
 from nsff.prep.weights import MIDAS, RAFT, RAFT_SMALL
 
 CAMERA_MODELS = ("SIMPLE_RADIAL", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
@@ -44,10 +45,10 @@ def add_capture(parser: Parser) -> None:
     group.add_argument("--images", type=Path, help="or a folder of frames, in the order of their names")
     group.add_argument("--fps", type=number_in(0.01, 1000), help="frames to take per second (default: all)")
     group.add_argument(
-        "--max_frames", type=number_in(MIN_FRAMES, 100_000, int), help="most frames to take, evenly spaced"
+        "--max_frames", type=number_in(MIN_FRAMES, 100_000, int), help="most frames to take: every second, third ... one"
     )
-    group.add_argument("--start", type=number_in(0, 1e6), default=0.0, help="seconds from the beginning (default: 0)")
-    group.add_argument("--end", type=number_in(0, 1e6), help="seconds from the beginning (default: the end)")
+    group.add_argument("--start", type=number_in(0, 1e6), default=0.0, help="seconds after the first frame (default: 0)")
+    group.add_argument("--end", type=number_in(0, 1e6), help="seconds after the first frame (default: the end)")
     group.add_argument(
         "--masks",
         type=Path,

@@ -1,25 +1,30 @@
-"""Frames of a video file, or of a folder of images."""
+"""Frames of a video file, or of a folder of images: chosen evenly, converted to SDR, cut to the picture, written."""
 
 import dataclasses
+import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
-import imageio.v3 as iio
-import imageio_ffmpeg
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from nsff.cli import progress_bar
 from nsff.errors import InputError
 from nsff.io import TMP_PREFIX, Image, list_images, natural_order, read_frames, write_image
+from nsff.prep.black_bars import PictureBox, dark_borders, find_picture, may_have_bars
+from nsff.prep.ffmpeg import decode
+from nsff.prep.frame_choice import MIN_FRAMES, FrameRange, choose_frames, find_repeated, log_choice
+from nsff.prep.video_filters import conversion_of
+from nsff.prep.video_scan import SMALL, Appearance, appearance_of, sample_frames, scan_video, select_filter
 
-MIN_FRAMES = 10  # Refuse shorter sequences: too few for structure from motion and for the motion of a scene.
-AS_STORED = ["-fps_mode", "passthrough"]  # Decode each frame once, also at a variable frame rate.
+log = logging.getLogger("nsff")
+
 MARKER = ".made_by_run_colmap"  # Only a folder with this file is replaced.
 MIN_CONTRAST = 4.0  # Standard deviation of grey levels; below it a frame counts as black or blank.
+N_BAR_SAMPLES = 16  # Frames in which the exact edges of black bars are looked for.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +35,9 @@ class FrameSource:
         video: video file; None if `images` is given.
         images: folder of frames; None if `video` is given.
         fps: frames per second to keep; None keeps all.
-        max_frames: most frames to keep, evenly spaced; None keeps all.
-        start: first second to keep.
-        end: last second to keep; None keeps all to the end.
+        max_frames: most frames to keep, a whole number of frames apart; None keeps all.
+        start: seconds after the first frame.
+        end: seconds after the first frame, of the first frame that is not taken; None keeps all to the end.
         max_side: longer side of the written frames at most, pixels.
     """
 
@@ -51,63 +56,42 @@ class FrameSource:
         assert path is not None
         return path
 
+    @property
+    def wish(self) -> FrameRange:
+        """Which frames to take."""
+        return FrameRange(self.fps, self.max_frames, self.start, self.end)
 
-def evenly_spaced_indices(
-    n_frames: int,
-    rate: float,
-    *,
-    fps: float | None = None,
-    max_frames: int | None = None,
-    start: float = 0.0,
-    end: float | None = None,
-) -> list[int]:
-    """Choose evenly spaced frame indices of a video.
 
-    Args:
-        n_frames: length of the video.
-        rate: frame rate of the video, frames per second.
-        fps: frames per second to keep; None keeps all.
-        max_frames: most frames to keep; None keeps all.
-        start: seconds from the beginning.
-        end: seconds from the beginning; None means the last frame.
+@dataclasses.dataclass(frozen=True)
+class ExtractedFrames:
+    """Frames that were written.
+
+    Attributes:
+        paths: their files, in temporal order.
+        indices: their numbers in the source.
+        n_source: frames of the source.
+        times: seconds after the first frame of the video; None for a folder of images.
+        full_size: width and height before black bars were cut.
+        picture: what was kept of them; None if they have no bars.
     """
-    first = round(start * rate)
-    last = n_frames if end is None else min(n_frames, round(end * rate))
-    step = max(1.0, rate / fps) if fps else 1.0
-    count = int(np.ceil(max(0, last - first) / step))
-    if max_frames and count > max_frames:
-        step, count = (last - first) / max_frames, max_frames
-    return [first + int(k * step) for k in range(count)]
+
+    paths: list[Path]
+    indices: list[int]
+    n_source: int
+    times: Float[np.ndarray, " n"] | None
+    full_size: tuple[int, int]
+    picture: PictureBox | None
 
 
-def probe_video(path: Path) -> tuple[int, float]:
-    """Count the frames of a video and read its frame rate (frames per second).
+@dataclasses.dataclass(frozen=True)
+class _Footage:
+    """A source after the first look: times, how its frames look, and how to read some of them at full size."""
 
-    Raises:
-        InputError: the file is missing or not a video.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is missing; give --video FILE")
-    try:
-        rate = float(iio.immeta(path, plugin="FFMPEG")["fps"])
-        n_frames, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
-    except Exception as error:  # imageio's ffmpeg plugin raises exceptions of many types
-        raise InputError(f"{path} cannot be read as a video; does it play?") from error
-    if n_frames < 1 or not rate > 0.0:
-        raise InputError(f"{path} has no frames; does it play?")
-    return int(n_frames), rate
-
-
-def read_video(path: Path, indices: list[int], max_side: int) -> Iterator[Image]:
-    """Decode the frames with the given (ascending) indices, upright, reduced to `max_side` pixels with even sides."""
-    remaining = iter([*indices, -1])
-    following = next(remaining)
-    for index, frame in enumerate(iio.imiter(path, plugin="FFMPEG", output_params=AS_STORED)):
-        if index == following:
-            yield shrink(frame, max_side)
-            following = next(remaining)
-            if following < 0:
-                return
+    times: Float[np.ndarray, " n"]
+    appearance: Appearance
+    size: tuple[int, int]
+    sample: Callable[[list[int]], Iterator[Image]]
+    read: Callable[[list[int]], Iterator[Image]]
 
 
 def shrink(image: Image, max_side: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -118,28 +102,97 @@ def shrink(image: Image, max_side: int) -> UInt8[np.ndarray, "h w 3"]:
     return image if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def extract_frames(folder: Path, source: FrameSource) -> list[Path]:
+def extract_frames(folder: Path, source: FrameSource) -> ExtractedFrames:
     """Write the frames of a source as `00000.png ...`, replacing those of an earlier run.
 
+    A video is decoded twice: for a first look at all frames, and for those that are taken.
+
     Raises:
-        InputError: the folder was not made by an earlier run, or the frames are too few, of different sizes or blank.
+        InputError: the folder was not made by an earlier run, the source cannot be read, or the frames are too few, of
+            different sizes or blank.
     """
     if folder.exists() and not (folder / MARKER).is_file():
         raise InputError(
             f"{folder} was not made by run_colmap.py and would be replaced; move it away, or choose another --data_path"
         )
-    frames, n_frames = _open_frames(source)
-    if n_frames < MIN_FRAMES:
+    footage = _open_video(source.video) if source.video is not None else _open_images(source.path)
+    repeated = find_repeated(footage.appearance.changes, footage.times)
+    choice = choose_frames(footage.times, repeated, source.wish)
+    indices, n_source = choice.indices, len(footage.times)
+    if len(indices) < MIN_FRAMES:
         raise InputError(
-            f"{source.path} gives {n_frames} frames, at least {MIN_FRAMES} are needed; take more (--fps, --end)"
+            f"{source.path} gives {len(indices)} of {n_source} frames, at least {MIN_FRAMES} are needed; "
+            "take more (--fps, --start, --end)"
         )
+    log_choice(choice, timed=source.video is not None)
+    picture = _find_picture(footage, indices)
+    frames = (image if picture is None else picture.crop(image) for image in footage.read(indices))
+    paths = _write_frames(folder, (shrink(frame, source.max_side) for frame in frames), len(indices), source.path)
+    times = footage.times[indices] if source.video is not None else None
+    return ExtractedFrames(paths, indices, n_source, times, footage.size, picture)
+
+
+def _open_video(path: Path) -> _Footage:
+    scan = scan_video(path)
+    conversion = conversion_of(scan)
+    if conversion.changes:
+        log.info("the video is converted: %s", "; ".join(conversion.changes))
+    width, height = conversion.size
+
+    def read(indices: list[int]) -> Iterator[Image]:
+        filters = [*conversion.before, select_filter(indices), *conversion.after]
+        return decode(path, scan.stream, filters, (height, width, 3), n_frames=len(indices), upright=conversion.upright)
+
+    def sample(indices: list[int]) -> Iterator[Image]:
+        return sample_frames(scan, indices, conversion.after, conversion.size, upright=conversion.upright)
+
+    return _Footage(scan.times, scan.appearance, conversion.size, sample, read)
+
+
+def _open_images(folder: Path) -> _Footage:
+    paths = sorted(list_images(folder, "give --images DIR"), key=natural_order)
+    size = (0, 0)
+
+    def small_pictures() -> Iterator[UInt8[np.ndarray, "h w"]]:
+        nonlocal size
+        for image in read_frames(paths, upright=True):
+            size = image.shape[1], image.shape[0]
+            small = cv2.resize(image, SMALL[::-1], interpolation=cv2.INTER_AREA)
+            yield cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+
+    appearance = appearance_of(iter(progress_bar(small_pictures(), total=len(paths), desc="looking", unit="image")))
+
+    def read(indices: list[int]) -> Iterator[Image]:
+        return read_frames([paths[k] for k in indices], upright=True)
+
+    return _Footage(np.arange(len(paths), dtype=float), appearance, size, read, read)
+
+
+def _find_picture(footage: _Footage, indices: list[int]) -> PictureBox | None:
+    """Find the picture inside black bars of the frames that are taken, and say so."""
+    if not may_have_bars(footage.appearance, indices):
+        return None
+    positions = np.linspace(0, len(indices) - 1, min(N_BAR_SAMPLES, len(indices))).round().astype(int)
+    picture = find_picture(footage.sample([indices[k] for k in positions]), dark_borders(footage.appearance, indices))
+    if picture is not None:
+        width, height = footage.size
+        log.info(
+            "black bars are cut: %dx%d to %dx%d (%d rows above, %d below, %d columns left, %d right)",
+            width, height, picture.right - picture.left, picture.bottom - picture.top,
+            picture.top, height - picture.bottom, picture.left, width - picture.right,
+        )  # fmt: skip
+    return picture
+
+
+def _write_frames(folder: Path, frames: Iterable[Image], n_frames: int, source: Path) -> list[Path]:
+    """Write frames to a new folder, which takes the place of the old one when all are written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=TMP_PREFIX) as temporary:
         contrast = []
         for index, frame in enumerate(progress_bar(frames, total=n_frames, desc="frames", unit="frame")):
             write_image(Path(temporary) / f"{index:05d}.png", frame)
             contrast.append(float(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).std()))
-        _check_frames(contrast, source.path)
+        _check_frames(contrast, n_frames, source)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         (folder / MARKER).touch()
@@ -148,37 +201,11 @@ def extract_frames(folder: Path, source: FrameSource) -> list[Path]:
     return list_images(folder, "run run_colmap.py again")
 
 
-def select_frames(source: FrameSource) -> tuple[list[int], int]:
-    """Choose the indices of the frames to take, and count all frames of the source.
-
-    Raises:
-        InputError: the video or folder is missing or empty.
-    """
-    if source.video is None:
-        n_frames, rate = len(list_images(source.path, "give --images DIR")), 1.0
-    else:
-        n_frames, rate = probe_video(source.video)
-    indices = evenly_spaced_indices(
-        n_frames, rate, fps=source.fps, max_frames=source.max_frames, start=source.start, end=source.end
-    )
-    return indices, n_frames
-
-
-def _check_frames(contrast: list[float], source: Path) -> None:
-    if len(contrast) < MIN_FRAMES:
-        raise InputError(f"{source} breaks off after {len(contrast)} frames; at least {MIN_FRAMES} are needed")
+def _check_frames(contrast: Sequence[float], n_frames: int, source: Path) -> None:
+    if len(contrast) < n_frames:
+        raise InputError(f"{source} breaks off after {len(contrast)} of {n_frames} frames; is it still being written?")
     if blank := [f"{index:05d}" for index, value in enumerate(contrast) if value < MIN_CONTRAST]:
         raise InputError(
             f"{source}: {len(blank)} of {len(contrast)} frames are black or blank ({', '.join(blank[:4])}); "
             "cut them off with --start and --end"
         )
-
-
-def _open_frames(source: FrameSource) -> tuple[Iterator[Image], int]:
-    """Iterate over the selected frames, and count them."""
-    indices, _ = select_frames(source)
-    if source.video is not None:
-        return read_video(source.video, indices, source.max_side), len(indices)
-    paths = sorted(list_images(source.path, "give --images DIR"), key=natural_order)
-    paths = [paths[k] for k in indices]
-    return (shrink(image, source.max_side) for image in read_frames(paths, upright=True)), len(paths)
