@@ -14,11 +14,15 @@ from jaxtyping import Float, UInt8
 from nsff.prep.video_scan import Appearance
 
 BLACK = 48  # Grey level of the brightest bars and of their noise.
-EVEN = 2.5  # Grey levels by which the mean of a stretch of SEGMENT pixels of a bar may differ from that of the bar.
+# Grey levels by which the mean of SEGMENT pixels of a bar may differ from its level, over all frames and in one. Noise
+# and compression reach 2 and 4, dark parts of a picture 10.
+EVEN, EVEN_ONCE = 2.5, 4.5
 SEGMENT = 32
-ODD_SEGMENTS = 0.05  # Fraction of stretches that may differ more: dirt.
+ODD_SEGMENTS = 0.05  # Fraction of the stretches of all frames that may differ more: dirt.
 LIT = 8  # Grey levels above the brightest pixel of a bar; the picture beside a bar reaches them.
 MIN_LIT = 0.5  # Fraction of the pixels beside a bar that do.
+STRAIGHT = 0.6  # Lit pixels beside a bar over those deeper in the picture; a skyline has far fewer at its top.
+DEEP_ROWS = 24
 EDGE_ROWS = 4  # Rows within which the picture must be lit.
 BLENDED = 0.6  # Of the level of the following rows; a darker first row is a mixture of bar and picture, and is cut too.
 MIN_BAR = 2  # Pixels.
@@ -66,59 +70,60 @@ def find_picture(
     """Find the picture inside black bars.
 
     Args:
-        frames: some frames of the clip, of one size.
+        frames: some frames of the clip, of one size; all are held in memory.
         dark: what is dark in all frames of the clip, see `dark_borders`; no bar reaches further.
 
     Returns:
         The picture, with even sides; None if there are no bars.
     """
-    brightest, total, count = None, None, 0
-    for frame in frames:
-        level = frame.max(axis=-1)
-        brightest = level if brightest is None else np.maximum(brightest, level)
-        total = level.astype(np.float32) if total is None else total + level
-        count += 1
-    if brightest is None or total is None:
+    levels = [frame.max(axis=-1) for frame in frames]
+    if not levels:
         return None
-    mean = total / count
-    height, width = mean.shape
-    rows = [_bar(brightest[::way], mean[::way], fraction) for way, fraction in ((1, dark[0]), (-1, dark[1]))]
-    inside = slice(rows[0], height - rows[1])
-    brightest, mean = brightest[inside].T, mean[inside].T
-    columns = [_bar(brightest[::way], mean[::way], fraction) for way, fraction in ((1, dark[2]), (-1, dark[3]))]
-    if not any(rows + columns):
+    stack = np.stack(levels)
+    height, width = stack.shape[1:]
+    top, bottom = _bar(stack, dark[0]), _bar(stack[:, ::-1], dark[1])
+    across = stack[:, top : height - bottom].transpose(0, 2, 1)
+    left, right = _bar(across, dark[2]), _bar(across[:, ::-1], dark[3])
+    if not any((top, bottom, left, right)):
         return None
-    bottom, right = height - rows[1], width - columns[1]
-    box = PictureBox(rows[0], bottom - (bottom - rows[0]) % 2, columns[0], right - (right - columns[0]) % 2)
-    return box if min(box.bottom - box.top, box.right - box.left) > 2 * EDGE_ROWS else None
+    rows, columns = height - top - bottom, width - left - right
+    if min(rows, columns) <= DEEP_ROWS:
+        return None
+    return PictureBox(top, top + rows // 2 * 2, left, left + columns // 2 * 2)
 
 
-def _bar(brightest: UInt8[np.ndarray, "h w"], mean: Float[np.ndarray, "h w"], dark: float) -> int:
+def _bar(levels: UInt8[np.ndarray, "n h w"], dark: float) -> int:
     """Number of rows of the bar at the top; 0 without one.
 
     Args:
-        brightest: brightest level over the frames.
-        mean: mean level over the frames.
+        levels: brightest channel of each pixel.
         dark: fraction of the rows that may be a bar.
     """
-    n_rows, width = mean.shape
+    most = int(np.ceil(dark * levels.shape[1]))
+    levels = levels[:, : most + RINGING + DEEP_ROWS]
+    n_frames, n_rows, width = levels.shape
     n_segments = max(1, width // SEGMENT)
-    segments = mean[:, : n_segments * min(SEGMENT, width)].reshape(n_rows, n_segments, -1).mean(axis=-1)
-    segments = cv2.boxFilter(segments, -1, (1, SMOOTH_ROWS), borderType=cv2.BORDER_REPLICATE)
-    level = float(np.median(segments[:MIN_BAR]))
-    odd = (np.abs(segments - level) > EVEN).mean(axis=1) > ODD_SEGMENTS
+    segments = levels[:, :, : n_segments * min(SEGMENT, width)].reshape(n_frames, n_rows, n_segments, -1)
+    means = np.stack([cv2.blur(frame.mean(axis=-1), (1, SMOOTH_ROWS)) for frame in segments])
+    level = float(np.median(means[:, :MIN_BAR]))
+    odd = (np.abs(means.mean(axis=0) - level) > EVEN).mean(axis=1) > ODD_SEGMENTS
+    brightest = levels.max(axis=0)
     bright = np.percentile(brightest, 99.0, axis=1) > BLACK
     core = int(np.argmax(np.append(odd | bright, True)))
-    lift = mean.mean(axis=1) - level
+    lift = levels.mean(axis=(0, 2)) - level
     candidates = range(max(MIN_BAR, core - SMOOTH_ROWS), min(core + RINGING, n_rows - EDGE_ROWS))
     edge = max(candidates, key=lambda row: lift[row] - lift[row - 1], default=0)
-    if edge < MIN_BAR or edge > np.ceil(dark * n_rows) or core < MIN_BAR:
+    if edge < MIN_BAR or edge > most or core < MIN_BAR:
         return 0
     inside = float(np.median(lift[edge : edge + EDGE_ROWS]))
     if lift[core:edge].max(initial=0.0) > MAX_RINGING * inside:
         return 0
-    lit = brightest[edge : edge + EDGE_ROWS] > float(np.percentile(brightest[: min(core, edge)], 99.5)) + LIT
-    if lit.any(axis=0).mean() < MIN_LIT:
+    if (np.abs(means[:, : min(core, edge)] - level) > EVEN_ONCE).mean() > ODD_SEGMENTS:
+        return 0
+    lit = levels[:, edge : edge + DEEP_ROWS] > float(np.percentile(brightest[: min(core, edge)], 99.5)) + LIT
+    if lit[:, :EDGE_ROWS].any(axis=(0, 1)).mean() < MIN_LIT:
+        return 0
+    if lit[:, :EDGE_ROWS].mean() < STRAIGHT * lit[:, DEEP_ROWS // 2 :].mean():
         return 0
     while lift[edge] < BLENDED * inside:
         edge += 1

@@ -13,6 +13,7 @@ import numpy as np
 import pycolmap
 import torch
 from filelock import FileLock, Timeout
+from jaxtyping import Bool
 
 from nsff.errors import InputError
 from nsff.io import TMP_PREFIX, Mask, write_text
@@ -173,7 +174,7 @@ def _register(
     return best
 
 
-def _without_bars(mask: Mask, frames: ExtractedFrames) -> Mask:
+def _without_bars(mask: Mask, frames: ExtractedFrames) -> Bool[np.ndarray, "h w"]:
     """Cut a mask of the whole frame to the picture inside black bars; a mask of the picture stays as it is."""
     (width, height), (mask_height, mask_width) = frames.full_size, mask.shape
     if frames.picture is None or abs(mask_width * height / (mask_height * width) - 1.0) > SAME_ASPECT:

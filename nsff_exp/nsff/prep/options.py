@@ -45,9 +45,13 @@ def add_capture(parser: Parser) -> None:
     group.add_argument("--images", type=Path, help="or a folder of frames, in the order of their names")
     group.add_argument("--fps", type=number_in(0.01, 1000), help="frames to take per second (default: all)")
     group.add_argument(
-        "--max_frames", type=number_in(MIN_FRAMES, 100_000, int), help="most frames to take: every second, third ... one"
+        "--max_frames",
+        type=number_in(MIN_FRAMES, 100_000, int),
+        help="most frames to take: every second, third ... one",
     )
-    group.add_argument("--start", type=number_in(0, 1e6), default=0.0, help="seconds after the first frame (default: 0)")
+    group.add_argument(
+        "--start", type=number_in(0, 1e6), default=0.0, help="seconds after the first frame (default: 0)"
+    )
     group.add_argument("--end", type=number_in(0, 1e6), help="seconds after the first frame (default: the end)")
     group.add_argument(
         "--masks",

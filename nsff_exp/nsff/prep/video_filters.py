@@ -45,7 +45,7 @@ def conversion_of(scan: VideoScan) -> Conversion:
         if angle:  # fields are rows of the picture as it is stored: turn it afterwards
             upright, after = False, list(TURNS[angle])
     if _has_alpha(scan.pixel_format):
-        after += ["format=gbrap", "premultiply=inplace=1"]
+        after += ["format=gbrap16", "premultiply=inplace=1"]  # 8 bits would darken opaque pixels by one level
         changes.append("transparent pixels to black")
     colour_filters, words = colour_conversion(scan.colours)
     after += colour_filters

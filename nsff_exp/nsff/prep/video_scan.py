@@ -158,7 +158,8 @@ def scan_video(path: Path) -> VideoScan:
     order = flagged_order([frame.field_order for frame in frames])
     if not order and (suspected := suspected_order(stream.field_order, listener.fields, n_frames)):
         moving = sorted(np.argsort(scan.appearance.changes)[-N_SAMPLES:].tolist())
-        stored = scan.size[:: -1 if stream.turned else 1]  # fields are rows of the picture as it is stored
+        width, height = scan.size
+        stored = (height, width) if stream.turned else (width, height)  # fields are rows of the picture as stored
         samples = list(sample_frames(scan, moving, ["format=gray"], stored, upright=False))
         order = suspected if combing(samples) > MIN_COMBING else ""
     return dataclasses.replace(scan, field_order=order)
