@@ -58,6 +58,15 @@ def test_wide_sdr_primaries_become_bt709(primaries, tag, tmp_path):
     assert np.abs(found - true).max() <= 3.0
 
 
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
+def test_sdr_colours_keep_their_level(pixel_format, tmp_path):
+    frames = np.stack([textured(k, 64, 96) for k in range(12)])
+    matrix = ("-vf", f"scale=out_color_matrix=bt709:out_range=tv,format={pixel_format}", "-colorspace", "bt709")
+    clip = write_raw(tmp_path / "sdr.mkv", frames, *matrix, "-color_range", "tv", "-c:v", "ffv1")
+    found = np.stack([read_image(path) for path in frames_of(clip, tmp_path).paths])
+    assert np.abs((found.astype(float) - frames).mean(axis=(0, 1, 2))).max() < 0.5
+
+
 def test_transparent_pixels_become_black(tmp_path):
     frames = np.stack([textured(k, 64, 96) for k in range(12)])
     clip = write_raw(tmp_path / "opaque.mkv", frames)

@@ -9,6 +9,7 @@ WIDE_PRIMARIES = {"bt2020": "BT.2020", "smpte431": "DCI-P3", "smpte432": "Displa
 # Luminance of SDR white in HDR pictures, cd/m2 (ITU-R BT.2408). Brighter highlights are clipped, so that everything
 # up to white equals the SDR picture.
 REFERENCE_WHITE = 203
+ACCURATE = "bicubic+accurate_rnd+full_chroma_int"  # ffmpeg's default darkens RGB by 1 to 2 grey levels.
 TURNS = {90: ["transpose=cclock"], 180: ["hflip", "vflip"], 270: ["transpose=clock"]}
 
 
@@ -52,9 +53,9 @@ def conversion_of(scan: VideoScan) -> Conversion:
     changes += words
     size = square_size(scan)
     if size != scan.size:
-        after += [f"scale={size[0]}:{size[1]}", "setsar=1"]
         changes.append(f"pixels of aspect {scan.aspect:.4g} to square ones, {size[0]}x{size[1]}")
-    return Conversion(before, [*after, "format=rgb24"], upright, size, changes)
+    after += [f"scale={size[0]}:{size[1]}:flags={ACCURATE}", "setsar=1", "format=rgb24"]
+    return Conversion(before, after, upright, size, changes)
 
 
 def square_size(scan: VideoScan) -> tuple[int, int]:
@@ -82,9 +83,11 @@ def colour_conversion(colours: Colours) -> tuple[list[str], list[str]]:
     if colours.transfer == "unknown":
         stated.append("tin=709")
     filters = [
-        ":".join(["zscale=t=linear", f"npl={REFERENCE_WHITE}" if hdr else "npl=100", *stated]), "format=gbrpf32le",
-        "zscale=p=709", "zscale=t=bt709:m=709:r=full",
-    ]  # fmt: skip
+        ":".join(["zscale=t=linear:filter=bicubic", f"npl={REFERENCE_WHITE if hdr else 100}", *stated]),
+        "format=gbrpf32le",
+        "zscale=p=709:t=bt709:m=gbr:r=full",
+        "format=gbrp",
+    ]
     return filters, [f"{' '.join(word for word in (hdr, wide) if word) or 'linear light'} to SDR BT.709"]
 
 
