@@ -30,7 +30,13 @@ def test_prepare_video_writes_loadable_scene_and_page(prepared):
     loaded = load_scene(dataclasses.replace(config, datadir=str(scene / "dense")), torch.device("cpu"))
     assert len(loaded.images) == 12
     assert 0.001 < float(loaded.motion_masks.float().mean()) < 0.6
+    source = json.loads((scene / "dense" / "sfm.json").read_text())["source"]
+    assert source["indices"] == list(range(12))
+    np.testing.assert_allclose(source["times_s"], np.arange(12) / 12, atol=1e-6)
+    assert source["fps"] == pytest.approx(12.0)
+    assert (source["full_size"], source["picture"]) == ([320, 180], None)
     page = (scene / "dense" / "prepared.html").read_text()
+    assert "focal length changes" not in page
     assert page.count("data:image/") == 4
     assert "12 of 12 frames" in page
     assert not list(scene.rglob("*partial*"))
@@ -156,6 +162,10 @@ def test_unusable_views_are_refused(prepared, prepare_again, views, tmp_path):
     with pytest.raises(InputError, match=r"00003/cam01\.jpg is 60x40, the video's frames are .* not a camera like"):
         undistort_views(views, copy, 1024)
     report = json.loads((copy.root / "sfm.json").read_text())
+    skipped = report["source"] | {"indices": [0, 1, *range(3, 13)]}
+    (copy.root / "sfm.json").write_text(json.dumps(report | {"source": skipped}))
+    with pytest.raises(InputError, match="the video repeats frames, which were left out"):
+        undistort_views(views, copy, 1024)
     shutil.copy(copy.root / "images" / "00011.png", copy.root / "images" / "00012.png")
     (copy.root / "images" / "00000.png").unlink()
     (copy.root / "sfm.json").write_text(json.dumps(report | {"left_out": ["00000.png"]}))

@@ -21,7 +21,8 @@ from skimage.transform import SimilarityTransform
 pytestmark = pytest.mark.nightly
 N_FRAMES = 24  # of each clip; the scene has twice as many, for clips of two fields or a variable rate
 FINE = (*H264, "-crf", "16")
-MAX_FOCAL_ERROR, MAX_CENTRE_ERROR = 0.01, 0.005
+MAX_FOCAL_ERROR, MAX_CENTRE_ERROR = 0.01, 0.004  # of the focal length; of the spread of the centres, root mean square
+MAX_CENTRE_ERROR_OF_FIELDS = 0.008  # every second row of a frame is interpolated
 
 Frames = tuple[str, ...]  # ffmpeg's options to read frames
 Clip = tuple[Path, dict[str, float]]  # a video, and how its frames are chosen
@@ -153,4 +154,4 @@ def test_cameras_of_twelve_clips(write: Callable[[Scene, Path], Clip], scene, ta
     focal_error = abs(estimated.focal / true.focal - 1.0)
     table.append(f"{write.__name__:28s} {len(centres)} of {N_FRAMES}    {focal_error:8.2%}     {centre_error:8.2%}")
     assert focal_error < MAX_FOCAL_ERROR
-    assert centre_error < MAX_CENTRE_ERROR
+    assert centre_error < (MAX_CENTRE_ERROR_OF_FIELDS if write is avchd else MAX_CENTRE_ERROR)
