@@ -141,9 +141,9 @@ def scan_video(path: Path) -> VideoScan:
     pictures = decode(path, stream, filters, SMALL, on_message=listener)
     appearance = appearance_of(iter(progress_bar(pictures, desc="looking at the video", unit="frame")))
     n_frames = min(len(listener.frames), len(appearance.changes))
-    if n_frames == 0:
-        raise InputError(f"{path}: this ffmpeg does not tell the times of frames; set IMAGEIO_FFMPEG_EXE to another")
     frames = listener.frames[:n_frames]
+    if not any(np.isfinite(frame.time) for frame in frames):
+        raise InputError(f"{path}: ffmpeg finds no time stamps of frames; convert it to mp4")
     if other := next((frame for frame in frames if frame.size != frames[0].size), None):
         (width, height), (other_width, other_height) = frames[0].size, other.size
         raise InputError(
@@ -212,7 +212,5 @@ def select_filter(indices: Sequence[int]) -> str:
 def _filled(times: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Seconds after the first frame; a missing time stamp is filled in between its neighbours."""
     known = np.flatnonzero(np.isfinite(times))
-    if len(known) == 0:
-        raise InputError("the video has no time stamps; encode it anew")
     filled = np.interp(np.arange(len(times)), known, times[known])
     return filled - filled[0]
