@@ -48,7 +48,7 @@ class PlaneSampling:
 
 
 @dataclasses.dataclass(frozen=True)
-class _SourceFrame:
+class SourceFrame:
     """A frame of the sequence from which an interpolated one is rendered."""
 
     time: float  # -1..1
@@ -57,13 +57,13 @@ class _SourceFrame:
     direction: FlowDirection  # of the scene flow towards the timestamp
 
 
-def _source_frames(timeline: Timeline, timestamp: float) -> list[_SourceFrame]:
+def source_frames(timeline: Timeline, timestamp: float) -> list[SourceFrame]:
     """Choose the two frames around a timestamp, or the one at it."""
     first, fraction = timeline.split(timestamp)
     if not fraction:
-        return [_SourceFrame(timeline.time_of(first), 0.0, 1.0, timeline.supervised_flow(first))]
-    before = _SourceFrame(timeline.time_of(first), fraction, 1.0 - fraction, "forward")
-    return [before, _SourceFrame(timeline.time_of(first + 1), 1.0 - fraction, fraction, "backward")]
+        return [SourceFrame(timeline.time_of(first), 0.0, 1.0, timeline.supervised_flow(first))]
+    before = SourceFrame(timeline.time_of(first), fraction, 1.0 - fraction, "forward")
+    return [before, SourceFrame(timeline.time_of(first + 1), 1.0 - fraction, fraction, "backward")]
 
 
 @torch.no_grad()
@@ -91,8 +91,8 @@ def render_space_time(
         points_per_chunk: points given to a field at once; memory holds the images of at least one plane besides.
         with_flow: render scene flow to the next frame as well.
     """
-    rays, sources = camera.rays(), _source_frames(timeline, timestamp)
-    evaluator = _PlaneEvaluator(fields, camera, rays, sources, points_per_chunk, with_flow)
+    rays, sources = camera.rays(), source_frames(timeline, timestamp)
+    evaluator = PlaneEvaluator(fields, camera, rays, sources, points_per_chunk, with_flow)
     depths = torch.linspace(0.0, 1.0, sampling.n_planes, device=camera.c2w.device)[None]
     steps = intervals(depths, depths.new_tensor([[0.0, 0.0, 1.0]]))  # per unit length of a ray
     occupied = evaluator.find_occupied_bins(sampling.n_coarse) if sampling.n_coarse else None
@@ -109,7 +109,7 @@ def render_space_time(
 
 
 @dataclasses.dataclass(frozen=True)
-class _PlaneImages:
+class PlaneImages:
     """Images of s consecutive depth planes, n pixels each; channels are colour (3), opacity (1) and flow (2 or 0).
 
     Opacities are scaled by the blend weight. Dynamic images are moved to the timestamp; those of a source frame
@@ -118,17 +118,17 @@ class _PlaneImages:
 
     depths: Float[Tensor, " s"]
     static: Float[Tensor, "s 4 n"]
-    dynamic: list[tuple[_SourceFrame, Float[Tensor, "s c n"]]]
+    dynamic: list[tuple[SourceFrame, Float[Tensor, "s c n"]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class _PlaneEvaluator:
+class PlaneEvaluator:
     """Evaluates the fields on depth planes of one camera, for one timestamp."""
 
     fields: Fields
     camera: Camera
     rays: RayBundle  # through all pixels
-    sources: list[_SourceFrame]
+    sources: list[SourceFrame]
     points_per_chunk: int
     with_flow: bool
 
@@ -141,10 +141,8 @@ class _PlaneEvaluator:
         Returns:
             Masks of k = 1 + source frames: of both fields, then of the dynamic field at each source frame.
         """
-        height, width = self.camera.intrinsics.height, self.camera.intrinsics.width
-        pixels = torch.arange(len(self.rays), device=self.rays.origins_ndc.device)
-        occupied = pixels.new_zeros(1 + len(self.sources), n_bins, len(self.rays), dtype=torch.bool)
-        evaluated = pixels[(pixels // width + pixels % width) % 2 == 0]
+        evaluated = every_second_pixel(self.camera)
+        occupied = evaluated.new_zeros(1 + len(self.sources), n_bins, len(self.rays), dtype=torch.bool)
         for rows in evaluated.split(max(1, self.points_per_chunk // n_bins)):
             samples = CoarseSamples.along(self.rays[rows], n_bins)
             sigma_static, blend_w = self.fields.static.geometry(samples.points_ndc)
@@ -157,13 +155,12 @@ class _PlaneEvaluator:
                 occupied[1 + k][:, rows] = (blur_weights(dynamic) > MIN_WEIGHT).T
             occupied[0][:, rows] = (blur_weights(weights) > MIN_WEIGHT).T
         for index in range(n_bins):  # one bin at a time: the float images of all would take gigabytes
-            images = occupied[:, index].view(-1, 1, height, width).float()
-            occupied[:, index] = F.max_pool2d(images, 3, stride=1, padding=1).flatten(1) > 0.0
+            occupied[:, index] = dilate(occupied[:, index], self.camera)
         return occupied
 
     def evaluate(
         self, depths: Float[Tensor, "1 s"], steps: Float[Tensor, "1 s"], active: Bool[Tensor, "k n"]
-    ) -> _PlaneImages:
+    ) -> PlaneImages:
         """Evaluate the fields on consecutive planes and move the dynamic samples to the timestamp.
 
         Args:
@@ -190,17 +187,17 @@ class _PlaneEvaluator:
             if parts:
                 values, displacements = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
                 dynamic.append((source, self._move(source, values, displacements, rows[mask])))
-        return _PlaneImages(depths[0], _to_images(torch.cat(static_parts), rows, self.camera.n_pixels), dynamic)
+        return PlaneImages(depths[0], _to_images(torch.cat(static_parts), rows, self.camera.n_pixels), dynamic)
 
     def _dynamic_samples(
         self,
-        source: _SourceFrame,
+        source: SourceFrame,
         points_ndc: Float[Tensor, "m s 3"],
         viewdirs: Float[Tensor, "m 3"],
         deltas: Float[Tensor, "m s"],
         blend_w: Float[Tensor, "m s"],
     ) -> tuple[Float[Tensor, "m s c"], Float[Tensor, "m s 2"]]:
-        """Evaluate the dynamic field at a source frame: (channels of `_PlaneImages`, displacement in pixels)."""
+        """Evaluate the dynamic field at a source frame: (channels of `PlaneImages`, displacement in pixels)."""
         times = points_ndc.new_full((len(points_ndc),), source.time)
         samples = self.fields.dynamic(points_ndc, times, viewdirs)
         alpha = opacity(samples.sigma_raw, deltas) * blend_w
@@ -212,7 +209,7 @@ class _PlaneEvaluator:
 
     def _move(
         self,
-        source: _SourceFrame,
+        source: SourceFrame,
         values: Float[Tensor, "m s c"],
         displacements: Float[Tensor, "m s 2"],
         rows: Int[Tensor, " m"],
@@ -229,6 +226,19 @@ class _PlaneEvaluator:
         return splat(images, flow, "linear", sampled).flatten(2)
 
 
+def every_second_pixel(camera: Camera) -> Int[Tensor, " m"]:
+    """Flat (row-major) indices of the pixels of one colour of a chequerboard."""
+    pixels, width = torch.arange(camera.n_pixels, device=camera.c2w.device), camera.intrinsics.width
+    return pixels[(pixels // width + pixels % width) % 2 == 0]
+
+
+def dilate(masks: Bool[Tensor, "k n"], camera: Camera, radius: int = 1) -> Bool[Tensor, "k n"]:
+    """Dilate masks of all pixels of a camera by a square."""
+    images = masks.view(-1, 1, camera.intrinsics.height, camera.intrinsics.width).float()
+    rows = F.max_pool2d(images, (1, 2 * radius + 1), stride=1, padding=(0, radius))
+    return F.max_pool2d(rows, (2 * radius + 1, 1), stride=1, padding=(radius, 0)).flatten(1) > 0.0
+
+
 def _to_images(values: Float[Tensor, "m s c"], rows: Int[Tensor, " m"], n_pixels: int) -> Float[Tensor, "s c n"]:
     """Put the values of some rays into one image per plane; 0 at the other pixels."""
     images = values.new_zeros(*values.shape[1:], n_pixels)
@@ -240,7 +250,7 @@ class _PlaneCompositor:
     """Composites depth planes into a frame, front to back."""
 
     def __init__(self, camera: Camera, with_flow: bool):
-        self.size = (camera.intrinsics.height, camera.intrinsics.width)
+        self.camera, self.size = camera, (camera.intrinsics.height, camera.intrinsics.width)
         self.transmittance = torch.ones(camera.n_pixels, device=camera.c2w.device)  # behind the planes so far
         self.static_rgb = self.transmittance.new_zeros(3, camera.n_pixels)
         self.depth = self.transmittance.new_zeros(camera.n_pixels)
@@ -248,11 +258,10 @@ class _PlaneCompositor:
 
     def find_visible_pixels(self) -> Bool[Tensor, " n"]:
         """Find the pixels that are not opaque yet, or whose samples may be splatted to one that is not."""
-        image, radius = self.transmittance.view(1, 1, *self.size), max(1, round(MAX_SPLAT_DISTANCE * self.size[1]))
-        rows = F.max_pool2d(image, (1, 2 * radius + 1), stride=1, padding=(0, radius))
-        return F.max_pool2d(rows, (2 * radius + 1, 1), stride=1, padding=(radius, 0)).flatten() > MIN_TRANSMITTANCE
+        radius = max(1, round(MAX_SPLAT_DISTANCE * self.size[1]))
+        return dilate(self.transmittance[None] > MIN_TRANSMITTANCE, self.camera, radius)[0]
 
-    def add(self, planes: _PlaneImages) -> None:
+    def add(self, planes: PlaneImages) -> None:
         """Composite the next planes: the static field, and the weighted mean of the dynamic field's source frames."""
         alpha_static = planes.static[:, 3]
         dynamic = planes.static.new_zeros(len(planes.static), len(self.dynamic), planes.static.shape[2])

@@ -1,0 +1,1 @@
+"""The scene as one page for a browser: depth layers, baked from the fields."""

@@ -1,0 +1,199 @@
+"""Bake the fields into layers: images of colour and opacity on planes of equal depth, seen from a reference camera.
+
+Depth along a ray in NDC is the same plane of the scene for every camera: any of them can composite the layers by one
+homography each. A multiplane image (Zhou et al. 2018, arXiv:1805.09817), static once and dynamic for each time.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Float16
+from torch import Tensor
+
+from nsff.data.timeline import Timeline
+from nsff.fields import Fields
+from nsff.geometry.poses import Intrinsics
+from nsff.geometry.rays import Camera
+from nsff.rendering.ray_sampling import CoarseSamples, blur_weights
+from nsff.rendering.space_time import (
+    PlaneEvaluator,
+    PlaneImages,
+    SourceFrame,
+    dilate,
+    every_second_pixel,
+    source_frames,
+)
+from nsff.rendering.volume_rendering import intervals, opacity
+
+SUBPLANES = 4  # depth planes that are composited into a layer
+MIN_OPACITY = 4e-3  # of a coarse sample, from which on its layer is evaluated
+MIN_TRANSMITTANCE = 4e-3  # layers are left out where no camera within reach sees more of them
+
+Layers = Float16[Tensor, "l 4 n"]  # front to back; colour times opacity, and opacity, 0..1
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerFrustum:
+    """Where the layers are.
+
+    Attributes:
+        camera: the reference camera, its image widened by the margin.
+        size: the reference camera's own image.
+        n_layers: from the near plane to infinity.
+        reach: distance from the reference camera within which others may look at the layers, scene units.
+    """
+
+    camera: Camera
+    size: Intrinsics
+    n_layers: int
+    reach: float
+
+    @staticmethod
+    def around(camera: Camera, n_layers: int, margin: float, reach: float) -> "LayerFrustum":
+        """Widen the image of a camera by a margin on each side, a fraction of its width."""
+        size = camera.intrinsics
+        more = round(margin * size.width)
+        wide = Intrinsics(size.height + 2 * more, size.width + 2 * more, size.focal)
+        return LayerFrustum(dataclasses.replace(camera, intrinsics=wide), size, n_layers, reach)
+
+    @property
+    def planes(self) -> Float[Tensor, "l k"]:
+        """Depths of the planes of each layer along NDC rays, 0 (near plane) to 1 (infinity)."""
+        depths = torch.linspace(0.0, 1.0, SUBPLANES * self.n_layers, device=self.camera.c2w.device)
+        return depths.view(self.n_layers, SUBPLANES)
+
+    @property
+    def depths(self) -> Float[Tensor, " l"]:
+        """Depth of each layer: the mean of its planes."""
+        return self.planes.mean(1)
+
+    def shift(self, layer: int) -> int:
+        """Pixels by which a camera within reach sees a layer shifted against what stands on the near plane before it.
+
+        Disparity at NDC depth s is 1 - s, in units of the inverse near plane.
+        """
+        return round(self.size.focal * self.reach * float(self.depths[layer])) + 1
+
+
+class LayerBaker:
+    """Bakes the layers of a scene."""
+
+    def __init__(self, fields: Fields, frustum: LayerFrustum, timeline: Timeline, points_per_chunk: int):
+        """Prepare to bake.
+
+        Args:
+            fields: static and dynamic.
+            frustum: where the layers are.
+            timeline: of the sequence.
+            points_per_chunk: points given to a field at once.
+        """
+        self.fields, self.frustum, self.timeline, self.points_per_chunk = fields, frustum, timeline, points_per_chunk
+        self.rays = frustum.camera.rays()
+
+    @torch.no_grad()
+    def static(self) -> Layers:
+        """Bake the static field; its opacities are scaled by 1 - b, with b the blend weight."""
+
+        def coarse(samples: CoarseSamples) -> Tensor:
+            sigma, blend_w = self.fields.static.geometry(samples.points_ndc)
+            return opacity(sigma, samples.deltas) * (1.0 - blend_w)
+
+        return self._bake([], coarse, lambda planes: composite_planes(planes.static), None)
+
+    @torch.no_grad()
+    def dynamic(self, timestamp: float, static: Layers) -> Layers:
+        """Bake the dynamic field at a time, to be laid over the static one; its opacities are scaled by b.
+
+        Between frames its samples are splatted.
+
+        Args:
+            timestamp: in frames, fractions included.
+            static: layers of the static field, which hide what is behind them.
+        """
+        sources = source_frames(self.timeline, timestamp)
+
+        def coarse(samples: CoarseSamples) -> Tensor:
+            _, blend_w = self.fields.static.geometry(samples.points_ndc)
+            times = [blend_w.new_full((len(blend_w),), source.time) for source in sources]
+            sigma = torch.stack([self.fields.dynamic.geometry(samples.points_ndc, time) for time in times])
+            return opacity(sigma.amax(0), samples.deltas) * blend_w
+
+        return self._bake(sources, coarse, composite_dynamic, static)
+
+    def _bake(
+        self,
+        sources: list[SourceFrame],
+        coarse: Callable[[CoarseSamples], Tensor],
+        flatten: Callable[[PlaneImages], Float[Tensor, "4 n"]],
+        behind: Layers | None,
+    ) -> Layers:
+        """Bake a field layer by layer, front to back, where a coarse pass finds opacity and a camera may see it.
+
+        Args:
+            sources: source frames of the dynamic field; none for the static one.
+            coarse: opacity of samples.
+            flatten: composites this field on the planes of a layer.
+            behind: layers of another field that hide this one, too.
+        """
+        frustum, occupied = self.frustum, self._occupied(coarse)
+        evaluator = PlaneEvaluator(self.fields, frustum.camera, self.rays, sources, self.points_per_chunk, False)
+        planes = frustum.planes
+        steps = intervals(planes.view(1, -1), planes.new_tensor([[0.0, 0.0, 1.0]])).view_as(planes)
+        layers = torch.zeros(len(planes), 4, len(self.rays), dtype=torch.float16, device=planes.device)
+        transmittance = torch.ones(len(self.rays), device=planes.device)
+        for index in range(len(planes)):
+            seen = dilate(transmittance[None] > MIN_TRANSMITTANCE, frustum.camera, frustum.shift(index))
+            active = (occupied[index] & seen[0]).expand(1 + len(sources), -1)
+            if active.any():
+                images = evaluator.evaluate(planes[index][None], steps[index][None], active)
+                layers[index] = flatten(images).half()
+            transmittance *= 1.0 - layers[index, 3].float()
+            if behind is not None:
+                transmittance *= 1.0 - behind[index, 3].float()
+        return layers
+
+    def _occupied(self, coarse: Callable[[CoarseSamples], Tensor]) -> Bool[Tensor, "l n"]:
+        """Find where each layer holds anything, by one sample per layer on every second pixel.
+
+        The last layer does everywhere: what is opaque at infinity may have no density in the middle of the layer.
+        """
+        evaluated, n_layers = every_second_pixel(self.frustum.camera), self.frustum.n_layers
+        occupied = torch.zeros(n_layers, len(self.rays), dtype=torch.bool, device=evaluated.device)
+        for rows in evaluated.split(max(1, self.points_per_chunk // n_layers)):
+            alpha = coarse(CoarseSamples.along(self.rays[rows], n_layers))
+            occupied[:, rows] = (blur_weights(alpha) > MIN_OPACITY).T
+        occupied[-1] = True
+        for index in range(n_layers - 1):  # one at a time, for the memory
+            occupied[index] = dilate(occupied[index][None], self.frustum.camera)[0]
+        return occupied
+
+
+def composite_planes(images: Float[Tensor, "k 4 n"]) -> Float[Tensor, "4 n"]:
+    """Composite images of colour and opacity, front to back, into one of colour times opacity, and opacity."""
+    alpha = images[:, 3:]
+    visible = _transmittance(1.0 - alpha)
+    return torch.cat([(visible[:-1] * alpha * images[:, :3]).sum(0), 1.0 - visible[-1]])
+
+
+def composite_dynamic(planes: PlaneImages) -> Float[Tensor, "4 n"]:
+    """Composite the dynamic field, so that it gives the blended colour when it is laid over the static field's layer.
+
+    Both fields of a plane are seen at once, and hide those behind it. The dynamic layer takes the light of the static
+    field with it that the dynamic opacity would hide, but is before it or beside it: with S and D the light of both in
+    the blended layer, s and A the static and dynamic layers by themselves, it is D + S - (1 - A) s.
+    """
+    light, alpha = torch.zeros_like(planes.static[:, :3]), torch.zeros_like(planes.static[:, 3:])
+    for source, image in planes.dynamic:
+        light += source.weight * image[:, 3:] * image[:, :3]
+        alpha += source.weight * image[:, 3:]
+    static_alpha = planes.static[:, 3:]
+    visible = _transmittance((1.0 - alpha) * (1.0 - static_alpha))[:-1]
+    blended = (visible * (light + static_alpha * planes.static[:, :3])).sum(0)
+    transparency = (1.0 - alpha).prod(0)
+    return torch.cat([blended - transparency * composite_planes(planes.static)[:3], 1.0 - transparency])
+
+
+def _transmittance(transparency: Float[Tensor, "k 1 n"]) -> Float[Tensor, "k+1 1 n"]:
+    """Product of the transparency of the planes before each, and of all."""
+    return torch.cumprod(torch.cat([torch.ones_like(transparency[:1]), transparency]), dim=0)
