@@ -5,6 +5,8 @@ python run_nerf.py --config configs/config_kid-running.txt --render_bt --target_
 python run_nerf.py --config configs/config_kid-running.txt --gpus all
 """
 
+from functools import partial
+
 from nsff.cli import run_script
 from nsff.config_loader import load_config
 
@@ -22,6 +24,7 @@ def main(argv: list[str]) -> None:
     from nsff.novel_views.render_videos import render_videos
     from nsff.training.loop import train
     from nsff.training.trainer import Trainer
+    from nsff.viewer.export import refresh_viewer
 
     if launch_processes(config, __file__, argv):
         return
@@ -33,7 +36,8 @@ def main(argv: list[str]) -> None:
         with scene_memory_advice():
             trainer = Trainer(config, load_scene(config, device), device, group)
         validate = Validation.of(config).score if config.i_val and group.is_main else None
-        train(trainer, validate)
+        show = partial(refresh_viewer, config, trainer.scene.cameras) if config.viewer_every and group.is_main else None
+        train(trainer, validate, show)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def test_stages_are_valid_commands_in_order(options, monkeypatch):
     with pytest.raises(prepare_video.UsageError, match="not with --fps"):  # every other option is accepted
         prepare_video.main([*commands[0][1:], "--fps", "5"])
     assert [command[0] for command in commands] == [
-        "prepare_video.py", "run_nerf.py", "render.py", "evaluation.py", "make_page.py"
+        "prepare_video.py", "run_nerf.py", "render.py", "evaluation.py", "export_viewer.py", "make_page.py"
     ]  # fmt: skip
     configs = [load_config(command[1:]) for command in commands[1:]]
     assert {config.experiment_dir for config in configs} == {configs[0].experiment_dir}
@@ -41,7 +41,7 @@ def test_stages_are_valid_commands_in_order(options, monkeypatch):
     assert configs[2].protocol == "nsff-fixed"
     commands.clear()
     run_all.main([*options, "--quiet"])
-    assert [command[0] for command in commands][3:] == ["diagnose.py", "make_page.py"]
+    assert [command[0] for command in commands][3:] == ["diagnose.py", "export_viewer.py", "make_page.py"]
 
 
 def test_failing_stage_ends_run_with_its_status(options, monkeypatch):

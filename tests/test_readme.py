@@ -25,6 +25,7 @@ TINY = {
     "run_nerf": f"{FIELDS} {TRAINING}", "render": f"{FIELDS} --render_factor 2",
     "evaluation": f"{FIELDS} --every 60 --lpips_trunk {{trunk}}", "diagnose": FIELDS, "make_page": FIELDS,
     "evaluate_all": f"{FIELDS} --every 90 --lpips_trunk {{trunk}}", "benchmark": f"{FIELDS} {TRAINING} --bench_steps 1",
+    "export_viewer": f"{FIELDS} --planes 6 --render_factor 2 --times 9:10",
     "prepare_video": "--resize_height 72 --input_flow_w 256",
     "run_midas": "--depth multiview --resize_height 72",
     "run_flows_video": "--flow dis --input_flow_w 256 --resize_height 72",
@@ -36,7 +37,7 @@ LEAVES = {
     "save_poses_nerf": "SCENE/dense/poses_bounds.npy", "run_midas": "SCENE/dense/disp/*.npy",
     "run_flows_video": "SCENE/dense/flow_i1/*.npz", "run_nerf": "logs/*/*.tar", "render": "logs/*/render-*/*.mp4",
     "evaluation": "logs/*/metrics_*.json", "evaluate_all": "logs/results_*.md", "diagnose": "logs/*/health.html",
-    "benchmark": "bench.json",
+    "benchmark": "bench.json", "export_viewer": "logs/*/viewer.html",
 }  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def test_command_runs_and_leaves_its_file(line: str, world: Path, monkeypatch, t
     argv = [*words, *shlex.split(tiny)]
     renders = name == "run_nerf" and "--render" in line
     first = ["--config", words[0], *argv[1:]] if name == "evaluate_all" else argv
-    if (renders or name in ("evaluation", "evaluate_all", "diagnose", "render")) and not list(
+    if (renders or name in ("evaluation", "evaluate_all", "diagnose", "render", "export_viewer")) and not list(
         load_config(first).experiment_dir.glob("*.tar")
     ):
         argv_of_training = [word for word in first if not word.startswith("--render_")]

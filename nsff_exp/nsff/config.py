@@ -172,7 +172,9 @@ class Config:
     times: str | None = opt.render(
         None, "first and last frame when time runs, e.g. 3:8; default: all frames, or as published"
     )
-    slowmo_factor: int = opt.render(10, "slow motion: rendered timestamps per input frame", least=1)
+    slowmo_factor: int = opt.render(
+        0, "timestamps per input frame; 0 = 10 in slow motion, and none between frames in the viewer"
+    )
     camera_path: str | None = opt.render(
         None, "also render a video along the cameras of this file (nerfstudio's JSON format)"
     )
@@ -188,6 +190,13 @@ class Config:
     fps: float = opt.render(30.0, "frames per second of the videos", least=1)
     chunk: int = opt.render(1024 * 128, "maximum number of rays rendered at once")
     netchunk: int = opt.render(1024 * 128, "maximum number of points evaluated at once when rendering")
+
+    planes: int = opt.viewer(32, "layers of depth, from the near plane to infinity", least=4, most=256)
+    margin: float = opt.viewer(
+        0.15, "fraction of the width by which the layers go beyond the image on each side", most=1
+    )
+    max_mb: float = opt.viewer(60.0, "largest size of the page, megabytes")
+    viewer_every: int = opt.viewer(0, "training: steps between refreshes of the page at a small size; 0 = none")
 
     protocol: str = opt.evaluate(
         "nsff", "evaluation protocol: which views are held out and how they are compared", choices=PROTOCOL_NAMES

@@ -23,6 +23,7 @@ train = functools.partial(option, group="training")
 loss = functools.partial(option, group="losses")
 log = functools.partial(option, group="logging and saving")
 render = functools.partial(option, group="rendering")
+viewer = functools.partial(option, group="viewer")
 evaluate = functools.partial(option, group="evaluation")
 bench = functools.partial(option, group="benchmark")
 # Accepted so that published configs and commands work; a log line names those that are set.

@@ -69,6 +69,7 @@ def stages(args: argparse.Namespace) -> Iterator[tuple[Path, list[str]]]:
         yield HERE, ["evaluation.py", *experiment, *options]
     else:
         yield HERE, ["diagnose.py", *experiment]
+    yield HERE, ["export_viewer.py", *experiment, "--render_factor", str(factor)]
     yield HERE, ["make_page.py", *experiment]
 
 

@@ -25,6 +25,7 @@ from nsff.geometry.poses import Intrinsics, Pose, Poses, homogeneous, interpolat
 
 log = logging.getLogger("nsff")
 
+SLOWMO_FACTOR = 10  # timestamps per input frame, as published
 LOCKCAM_WINDOW, SPACE_TIME_WINDOW = 8, 10  # frames before and after the target
 MIN_FORWARD_COSINE = 0.05  # between a ray and the forward axis of the scene; NDC breaks down below
 NEAR_WEIGHT = 0.25  # of the near bound's inverse depth in that of the focus; the far bound has the rest (LLFF)
@@ -115,7 +116,7 @@ class _Planner:
         fixed = name == time == "fixed"
         timestamps = self._timestamps(time, self.config.frames or (1 if fixed else 0))
         target = self.cameras.c2w[self.target]
-        focus = _focus_distance(self.cameras.bounds)
+        focus = focus_distance(self.cameras.bounds)
         paths: dict[str, Callable[[int], Poses]] = {
             "bullet_time_loop": lambda n: bullet_time_loop(target, self.focal, n),
             "spiral": lambda n: spiral(target, self.focal, focus, n),
@@ -166,7 +167,7 @@ class _Planner:
 
     def _slow_motion(self, window: tuple[int, int]) -> list[float]:
         """Timestamps from the first to the last frame of a window, `slowmo_factor` per frame."""
-        factor = self.config.slowmo_factor
+        factor = self.config.slowmo_factor or SLOWMO_FACTOR
         return [step / factor for step in range(window[0] * factor, window[1] * factor + 1)]
 
     def _window(self, radius: int) -> tuple[int, int]:
@@ -186,7 +187,7 @@ class _Planner:
     def _frame_range(self) -> tuple[int, int]:
         """First and last frame of `--times`, or of the sequence."""
         last = self.timeline.n_frames - 1
-        return _parse_times(self.config.times, last) if self.config.times else (0, last)
+        return parse_times(self.config.times, last) if self.config.times else (0, last)
 
     def _input_pose(self, timestamp: float) -> Pose:
         """Interpolate the camera of the input video."""
@@ -243,7 +244,13 @@ def world_keyframes(video: VideoSpec, cameras: Cameras) -> list[Keyframe]:
     return [Keyframe(cameras.to_world(view.c2w), view.intrinsics, view.timestamp / last) for view in video.views]
 
 
-def _parse_times(text: str, last: int) -> tuple[int, int]:
+def parse_times(text: str, last: int) -> tuple[int, int]:
+    """Parse `--times` of a sequence whose last frame is `last`.
+
+    Raises:
+        UsageError: not two numbers.
+        InputError: outside the sequence, or in the wrong order.
+    """
     try:
         start, end = (int(part) for part in text.split(":"))
     except ValueError as error:
@@ -258,7 +265,7 @@ def _snap_to_frame(timestamp: float) -> float:
     return float(round(timestamp)) if abs(timestamp - round(timestamp)) < 1e-6 else timestamp
 
 
-def _focus_distance(bounds: np.ndarray) -> float:
+def focus_distance(bounds: np.ndarray) -> float:
     """Distance of the point that spiral and lemniscate look at: LLFF's weighted mean of inverse depths."""
     near, far = 0.9 * float(bounds.min()), 5.0 * float(bounds.max())
     return 1.0 / (NEAR_WEIGHT / near + (1.0 - NEAR_WEIGHT) / far)

@@ -29,6 +29,8 @@ from nsff.io import Image, atomic_write, writing_to
 from nsff.report.evaluation_page import health_table
 from nsff.report.html import Page
 from nsff.training.checkpoint import read_newest
+from nsff.viewer.export import PAGE as VIEWER
+from nsff.viewer.export import viewer_settings
 
 INPUT_FPS = 8.0
 RED = np.array([1.0, 0.16, 0.16], np.float32)
@@ -76,6 +78,7 @@ def write_summary(config: Config) -> Path:
             write_gif(folder / "summary.gif", scene, next(iter(videos.values())))
     else:
         page.text("No video was rendered yet; run render.py.")
+    _add_viewer(page, folder, checkpoint.step)
     _add_reports(page, folder, checkpoint.step)
     if curves := read_curves(folder):
         page.heading("Training")
@@ -84,6 +87,18 @@ def write_summary(config: Config) -> Path:
     with writing_to(folder):
         page.write(path)
     return path
+
+
+def _add_viewer(page: Page, folder: Path, step: int) -> None:
+    """Show the page to look around in, if there is one of this step."""
+    if not (folder / VIEWER).is_file():
+        page.text(f"There is no {VIEWER} to look around in yet; run export_viewer.py.", small=True)
+        return
+    viewer_step = viewer_settings(folder).get("weights", [step])[0]
+    page.heading("Look around")
+    if viewer_step != step:
+        page.text(f"{VIEWER} is of step {viewer_step}; run export_viewer.py again.", small=True)
+    page.frame("look around in a page of its own", VIEWER)
 
 
 def _add_reports(page: Page, folder: Path, step: int) -> None:

@@ -73,7 +73,14 @@ class Plot:
     address: str
 
 
-Block = Heading | Paragraph | Link | Table | Pictures | Videos | Plot
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    kind: ClassVar = "frame"
+    text: str
+    target: str
+
+
+Block = Frame | Heading | Paragraph | Link | Table | Pictures | Videos | Plot
 
 
 @dataclasses.dataclass
@@ -92,6 +99,10 @@ class Page:
     def link(self, text: str, target: str) -> None:
         """Add a link to a file in the folder of the page."""
         self.blocks.append(Link(text, target))
+
+    def frame(self, text: str, target: str) -> None:
+        """Show another page of the folder within the page, and link it."""
+        self.blocks.append(Frame(text, target))
 
     def table(self, rows: list[list[str]], sentences: bool = False) -> None:
         """Add a table whose first row is the header; `sentences` aligns cells for text rather than numbers."""

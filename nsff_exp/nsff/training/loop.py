@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from nsff.config import Config
 from nsff.config_loader import format_args
 from nsff.cuda import step_memory_advice
+from nsff.fields import Fields
 from nsff.io import read_or_raise, write_text
 from nsff.lock import lock_folder
 from nsff.training.checkpoint import remove_unfinished
@@ -23,10 +24,12 @@ from nsff.training.trainer import DIVERGENCE_ADVICE, Diverged, StepReport, Train
 log = logging.getLogger("nsff")
 
 MAX_STEPS_ALONE = 100  # steps between two agreements of the processes of a group
+Show = Callable[[Fields], None]
+
 MAX_LOSS = 1e6  # treat a loss term above this as divergence
 
 
-def train(trainer: Trainer, validate: Validate | None = None) -> None:
+def train(trainer: Trainer, validate: Validate | None = None, show: Show | None = None) -> None:
     """Train to `N_iters` steps or `max_minutes`, and end with a checkpoint.
 
     Ctrl-C or SIGTERM ends the run after the current step. In a process group, the main process writes all files.
@@ -34,6 +37,7 @@ def train(trainer: Trainer, validate: Validate | None = None) -> None:
     Args:
         trainer: the run; resumed from its newest checkpoint if any.
         validate: scorer of held-out views, called every `i_val` steps; its time does not count as training.
+        show: shows the fields to the user, called every `viewer_every` steps; its time does not count either.
 
     Raises:
         InputError: another run uses the folder, or the folder cannot be written.
@@ -61,6 +65,8 @@ def train(trainer: Trainer, validate: Validate | None = None) -> None:
                 with clock.pause():
                     logger.log_images(report.frame)
                     logger.log_validation()
+                    if show is not None and trainer.step % config.viewer_every == 0:
+                        show(trainer.fields)
                 if agreement.is_due(trainer.step):
                     trainer.seconds, interrupted = group.all_reduce_flags(clock.seconds, bool(signals))
                     agreement.plan_next(trainer.step, trainer.seconds)
