@@ -46,8 +46,8 @@ class TrackDepth:
     def balanced(self) -> Float[np.ndarray, " t"]:
         """The depths, scaled half way to the geometric mean of the bounds.
 
-        On five tracks of two rendered scenes, least squares alone were off by 4.1 % in the mean (7 % too near to 4 % too
-        far), these are by 3.3 %, the geometric mean by 4.1 %.
+        On five tracks of two rendered scenes, least squares alone were off by 4.1 % in the mean (7 % too near to 4 %
+        too far), these are by 3.3 %, the geometric mean by 4.1 %.
         """
         nearest, farthest = self.scale_bounds
         return self.depths * ((nearest * farthest) ** 0.25 if 0.0 < nearest <= farthest < np.inf else 1.0)
