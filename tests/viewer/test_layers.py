@@ -18,7 +18,7 @@ from nsff.viewer.composite import composite_layers
 from nsff.viewer.layers import SUBPLANES, LayerBaker, LayerFrustum, composite_dynamic, composite_planes
 from nsff.viewer.part import Part
 from nsff.viewer.tiles import Tiles
-from toy_fields import AHEAD
+from toy_fields import AHEAD, toy
 
 SIZE = Intrinsics(height=40, width=72, focal=60.0)
 CAMERA = Camera(AHEAD, SIZE, SIZE)
@@ -170,3 +170,13 @@ def test_too_many_tiles_are_refused(monkeypatch):
     monkeypatch.setattr(tiles_module, "MAX_ATLAS_SIDE", 100)
     with pytest.raises(InputError, match="choose a higher --render_factor or fewer --planes"):
         Tiles.of(torch.ones(9, 4, 40 * 70, dtype=torch.float16), (40, 70))
+
+
+def test_scene_in_which_nothing_moves_has_empty_dynamic_layers(frustum):
+    fields = toy()
+    baker = LayerBaker(fields, frustum, TIMELINE, points_per_chunk=50_000)
+    static = baker.static()
+    assert not baker.dynamic(1.0, static).any()
+    torch.testing.assert_close(
+        composite_layers(frustum, [static], CAMERA), torch.full((40, 72, 3), 0.5), rtol=0, atol=0.01
+    )

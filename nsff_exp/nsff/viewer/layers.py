@@ -5,10 +5,11 @@ homography each. A multiplane image (Zhou et al. 2018, arXiv:1805.09817), static
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Float16
+from jaxtyping import Bool, Float, Float16, Int
 from torch import Tensor
 
 from nsff.data.timeline import Timeline
@@ -95,11 +96,12 @@ class LayerBaker:
     def static(self) -> Layers:
         """Bake the static field; its opacities are scaled by 1 - b, with b the blend weight."""
 
-        def coarse(samples: CoarseSamples) -> Tensor:
+        def coarse(samples: CoarseSamples, _: Tensor) -> Tensor:
             sigma, blend_w = self.fields.static.geometry(samples.points_ndc)
-            return opacity(sigma, samples.deltas) * (1.0 - blend_w)
+            return _opaque_end(opacity(sigma, samples.deltas)) * (1.0 - blend_w)
 
-        return self._bake([], coarse, lambda planes: composite_planes(planes.static), None)
+        occupied = self._occupied(every_second_pixel(self.frustum.camera), coarse)
+        return self._bake([], occupied, lambda planes: composite_planes(planes.static), None)
 
     @torch.no_grad()
     def dynamic(self, timestamp: float, static: Layers) -> Layers:
@@ -111,20 +113,31 @@ class LayerBaker:
             timestamp: in frames, fractions included.
             static: layers of the static field, which hide what is behind them.
         """
-        sources = source_frames(self.timeline, timestamp)
+        sources, (blended, blend_w) = source_frames(self.timeline, timestamp), self._blend_weights
 
-        def coarse(samples: CoarseSamples) -> Tensor:
-            _, blend_w = self.fields.static.geometry(samples.points_ndc)
-            times = [blend_w.new_full((len(blend_w),), source.time) for source in sources]
+        def coarse(samples: CoarseSamples, part: Tensor) -> Tensor:
+            times = [samples.deltas.new_full((len(part),), source.time) for source in sources]
             sigma = torch.stack([self.fields.dynamic.geometry(samples.points_ndc, time) for time in times])
-            return opacity(sigma.amax(0), samples.deltas) * blend_w
+            return _opaque_end(opacity(sigma.amax(0), samples.deltas)) * blend_w[part]
 
-        return self._bake(sources, coarse, composite_dynamic, static)
+        return self._bake(sources, self._occupied(blended, coarse), composite_dynamic, static)
+
+    @functools.cached_property
+    def _blend_weights(self) -> tuple[Int[Tensor, " m"], Float16[Tensor, "m l"]]:
+        """Pixels, of every second one, on whose rays the dynamic field has a share, and its share in each layer."""
+        pixels, found, weights = every_second_pixel(self.frustum.camera), [], []
+        for rows in pixels.split(max(1, self.points_per_chunk // self.frustum.n_layers)):
+            samples = CoarseSamples.along(self.rays[rows], self.frustum.n_layers)
+            blend_w = self.fields.static.geometry(samples.points_ndc)[1]
+            some = (blend_w > MIN_OPACITY).any(1)
+            found.append(rows[some])
+            weights.append(blend_w[some].half())
+        return torch.cat(found), torch.cat(weights)
 
     def _bake(
         self,
         sources: list[SourceFrame],
-        coarse: Callable[[CoarseSamples], Tensor],
+        occupied: Bool[Tensor, "l n"],
         flatten: Callable[[PlaneImages], Float[Tensor, "4 n"]],
         behind: Layers | None,
     ) -> Layers:
@@ -132,11 +145,11 @@ class LayerBaker:
 
         Args:
             sources: source frames of the dynamic field; none for the static one.
-            coarse: opacity of samples.
+            occupied: pixels of each layer that hold anything.
             flatten: composites this field on the planes of a layer.
             behind: layers of another field that hide this one, too.
         """
-        frustum, occupied = self.frustum, self._occupied(coarse)
+        frustum = self.frustum
         evaluator = PlaneEvaluator(self.fields, frustum.camera, self.rays, sources, self.points_per_chunk, False)
         planes = frustum.planes
         steps = intervals(planes.view(1, -1), planes.new_tensor([[0.0, 0.0, 1.0]])).view_as(planes)
@@ -153,20 +166,30 @@ class LayerBaker:
                 transmittance *= 1.0 - behind[index, 3].float()
         return layers
 
-    def _occupied(self, coarse: Callable[[CoarseSamples], Tensor]) -> Bool[Tensor, "l n"]:
-        """Find where each layer holds anything, by one sample per layer on every second pixel.
+    def _occupied(
+        self, pixels: Int[Tensor, " m"], coarse: Callable[[CoarseSamples, Tensor], Float[Tensor, "p l"]]
+    ) -> Bool[Tensor, "l n"]:
+        """Find where each layer holds anything, by one sample per layer.
 
-        The last layer does everywhere: what is opaque at infinity may have no density in the middle of the layer.
+        Args:
+            pixels: to evaluate, of every second one; the result is dilated by a pixel.
+            coarse: opacity of the samples of some of these pixels, given by their positions in `pixels`.
         """
-        evaluated, n_layers = every_second_pixel(self.frustum.camera), self.frustum.n_layers
-        occupied = torch.zeros(n_layers, len(self.rays), dtype=torch.bool, device=evaluated.device)
-        for rows in evaluated.split(max(1, self.points_per_chunk // n_layers)):
-            alpha = coarse(CoarseSamples.along(self.rays[rows], n_layers))
-            occupied[:, rows] = (blur_weights(alpha) > MIN_OPACITY).T
-        occupied[-1] = True
-        for index in range(n_layers - 1):  # one at a time, for the memory
+        n_layers = self.frustum.n_layers
+        occupied = torch.zeros(n_layers, len(self.rays), dtype=torch.bool, device=pixels.device)
+        if not len(pixels):
+            return occupied
+        for part in torch.arange(len(pixels), device=pixels.device).split(max(1, self.points_per_chunk // n_layers)):
+            alpha = coarse(CoarseSamples.along(self.rays[pixels[part]], n_layers), part)
+            occupied[:, pixels[part]] = (blur_weights(alpha) > MIN_OPACITY).T
+        for index in range(n_layers):  # one at a time, for the memory
             occupied[index] = dilate(occupied[index][None], self.frustum.camera)[0]
         return occupied
+
+
+def _opaque_end(alpha: Float[Tensor, "p l"]) -> Float[Tensor, "p l"]:
+    """Count the last layer as opaque: what is so at infinity may have no density in the middle of the layer."""
+    return torch.cat([alpha[:, :-1], torch.ones_like(alpha[:, -1:])], dim=1)
 
 
 def composite_planes(images: Float[Tensor, "k 4 n"]) -> Float[Tensor, "4 n"]:
