@@ -17,6 +17,7 @@ from nsff.data.cameras import Cameras, load_cameras
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.fields import Fields, build_fields
 from nsff.geometry.camera_paths import bullet_time_loop
+from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera
 from nsff.io import claim_folder, read_or_raise, writing_to
 from nsff.novel_views.render_plan import focus_distance, parse_times
@@ -34,7 +35,7 @@ log = logging.getLogger("nsff")
 REACH = 0.3  # of the largest distance between two of the input cameras: how far the page's camera may go
 FRAMES_PER_SECOND = 10.0  # of the page's playback
 CIRCLE_SECONDS, CIRCLE_RADIUS = 6.0, 0.8  # of a turn; largest radius in units of the reach
-MEASURED_VIEWS, MEASURED_FACTOR = 4, 2  # views on the path of bullet time, and their reduction in size
+MEASURED_VIEWS = 4  # on the path of bullet time
 SMALL_HEIGHT, SMALL_PLANES, SMALL_TIMES = 96, 16, 6  # of the page during training
 PAGE, FOLDER, SETTINGS = "viewer.html", "viewer", "viewer.json"
 
@@ -195,7 +196,7 @@ class Viewer:
         loop = bullet_time_loop(reference.cpu().double().numpy(), 48.0 / radius, MEASURED_VIEWS)
         poses = [reference, *(torch.from_numpy(pose.astype(np.float32)).to(device) for pose in loop)]
         names = ["reference camera", *(f"bullet time, view {k + 1} of {MEASURED_VIEWS}" for k in range(MEASURED_VIEWS))]
-        size, rows = self.frustum.size.divided_by(MEASURED_FACTOR), []
+        size, rows = self._measured_size, []
         rays = self.config.rays_per_chunk(self.frustum.camera.device_type)
         for name, pose in zip(names, poses, strict=True):
             camera = Camera(pose, size, self.cameras.intrinsics)
@@ -203,6 +204,12 @@ class Viewer:
             error = float(((self.composite(parts, camera, moment) - truth) ** 2).mean())
             rows.append(f"  {name:28} {-10.0 * np.log10(max(error, 1e-10)):.1f} dB")
         return "\n".join(["layers against rendered frames:", *rows])
+
+    @property
+    def _measured_size(self) -> Intrinsics:
+        """Half the size for speed, where its pixels are some of those of the full size."""
+        size = self.frustum.size
+        return size.divided_by(1 if size.width % 2 or size.height % 2 else 2)
 
     @property
     def part_names(self) -> list[str]:
