@@ -192,7 +192,7 @@ class Viewer:
             moment += 1
         time = self.cameras.timeline.time_of(self.timestamps[moment])
         reference, device = self.frustum.camera.c2w, self.frustum.camera.c2w.device
-        radius = CIRCLE_RADIUS * self.circle * self.frustum.reach
+        radius = self.circle * self.frustum.reach
         loop = bullet_time_loop(reference.cpu().double().numpy(), 48.0 / radius, MEASURED_VIEWS)
         poses = [reference, *(torch.from_numpy(pose.astype(np.float32)).to(device) for pose in loop)]
         names = ["reference camera", *(f"bullet time, view {k + 1} of {MEASURED_VIEWS}" for k in range(MEASURED_VIEWS))]
