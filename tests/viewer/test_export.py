@@ -14,6 +14,8 @@ from nsff.errors import InputError, UsageError
 from nsff.fields import build_fields
 from nsff.geometry.camera_path_file import read_camera_path
 from nsff.geometry.rays import Camera
+from nsff.novel_views.render_plan import plan_videos
+from nsff.novel_views.render_videos import ViewRenderer
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.report.experiment_page import _add_viewer
@@ -184,6 +186,12 @@ def test_saved_camera_path_is_the_view_on_the_page(browser, page, config, tmp_pa
     np.testing.assert_allclose(cameras.from_world(keyframe.c2w_world), browser.evaluate("currentPose()"), atol=1e-5)
     assert keyframe.intrinsics.focal == pytest.approx(cameras.intrinsics.focal)
     assert keyframe.time == pytest.approx(11 / (cameras.timeline.n_frames - 1))
+    (video,) = plan_videos(dataclasses.replace(config, camera_path=str(path), times=None), cameras)
+    fields = build_fields(config)
+    restore_fields(fields, config)
+    rendered = ViewRenderer(fields, config, cameras).frame(video.views[0], video.interpolated).rgb.numpy()
+    shot = browser.screenshot(cameras.intrinsics.width, cameras.intrinsics.height) / 255.0
+    assert psnr(shot, rendered) > 28.0
     browser.evaluate("element('record').click()")
     browser.evaluate("new Promise(done => setTimeout(done, 400))")
     browser.evaluate("element('record').click()")
