@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, Browser
+from disk import file_size_limit
 from nsff.data.cameras import load_cameras
 from nsff.errors import InputError, UsageError
 from nsff.fields import build_fields
@@ -106,6 +107,19 @@ def test_large_page_keeps_its_pictures_beside_it(config, page, monkeypatch):
     script = (config.experiment_dir / "viewer" / "time1.js").read_text(encoding="utf-8")
     assert script in inline
     page.write_text(inline, encoding="utf-8")
+
+
+def test_full_disk_leaves_the_page_and_finished_parts(config, page):
+    before, part = page.read_bytes(), config.experiment_dir / "viewer" / "time1.npz"
+    kept = (config.experiment_dir / "viewer" / "time0.npz").read_bytes()
+    part.unlink()
+    with file_size_limit(1000), pytest.raises(InputError, match="finished files stay, the same command resumes"):
+        export_viewer(config, CPU)
+    assert page.read_bytes() == before
+    assert (config.experiment_dir / "viewer" / "time0.npz").read_bytes() == kept
+    assert not part.exists()
+    assert export_viewer(config, CPU) == page
+    assert part.is_file()
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
