@@ -20,6 +20,7 @@ from nsff.cli import run_script
 from nsff.config import Config
 from nsff.config_loader import load_config
 from nsff.errors import UsageError
+from nsff.io import write_text
 
 KINDS = {
     "mlp": ["--field", "mlp"],
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
     print(format_table(reports))
     if config.bench_json:
         results = [report.to_json() for report in reports]
-        Path(config.bench_json).write_text(json.dumps(results if kinds else results[0], indent=1) + "\n")
+        write_text(Path(config.bench_json), json.dumps(results if kinds else results[0], indent=1) + "\n")
     if config.bench_plot:
         plot_curves(reports, Path(config.bench_plot))
 

@@ -14,6 +14,7 @@ import numpy as np
 from nsff.cli import Parser
 from nsff.config import OPTIONS, Config
 from nsff.errors import UsageError
+from nsff.io import read_text
 
 log = logging.getLogger("nsff")
 
@@ -113,7 +114,7 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
     command_line, unknown = parser.parse_known_args(argv, config_file_contents="", env_vars={})
     path = find_config(command_line.config) if command_line.config else None
     try:
-        text = path.read_text() if path else ""
+        text = read_text(path) if path else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"config file {path} cannot be read as text") from error
     text = "\n".join(_current_name(line) for line in text.splitlines())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nsff.config import Config
 from nsff.errors import InputError
+from nsff.io import read_text
 
 log = logging.getLogger("nsff")
 
@@ -109,7 +110,7 @@ def _module(source: KernelSource, device: int) -> Any:
     """Compile a source for the device that is current in cupy; `device` is its index, a part of the cache key."""
     import cupy
 
-    return cupy.RawModule(code=source.path.read_text(), options=source.options, backend="nvrtc")
+    return cupy.RawModule(code=read_text(source.path), options=source.options, backend="nvrtc")
 
 
 def render_memory_advice(config: Config) -> contextlib.AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""Files: images and arrays read with checks, and written whole or not at all."""
+"""Files: texts and arrays read with checks, everything written whole or not at all; images are read in `images`."""
 
 import contextlib
 import io
@@ -6,13 +6,11 @@ import itertools
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
-import imageio.v3 as iio
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
@@ -20,86 +18,12 @@ from nsff.errors import InputError
 
 log = logging.getLogger("nsff")
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 JPEG_QUALITY = 95
 TMP_PREFIX = ".partial-"  # of files and folders that are not finished; left behind by a killed run only
 
 Image = UInt8[np.ndarray, "H W 3"]
 Mask = Bool[np.ndarray, "H W"]
 Flow = Float[np.ndarray, "H W 2"]
-
-
-def list_images(
-    folder: Path, remedy: str = "run run_colmap.py --data_path SCENE, or put the frames there"
-) -> list[Path]:
-    """The images of a folder, sorted by name.
-
-    Raises:
-        InputError: no such folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is missing; {remedy}")
-    paths = sorted(path for path in folder.iterdir() if is_image(path))
-    if not paths:
-        raise InputError(f"{folder} holds no png or jpg image; {remedy}")
-    return paths
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file is an image by its name; hidden files (of macOS, of an unfinished write) are none."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def natural_order(path: Path) -> list[tuple[int, str]]:
-    """A sort key that puts frame2 before frame10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]
-
-
-def read_pixels(path: Path) -> Image:
-    """An 8-bit image file as RGB, as it is stored.
-
-    Raises:
-        InputError: missing, not readable to its end, or not 8-bit.
-    """
-    pixels = read_or_raise(path, lambda: iio.imread(path, plugin="pillow"))
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-        raise InputError(f"{path} is not an 8-bit image (found {pixels.dtype}, shape {pixels.shape})")
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    return np.repeat(pixels[..., :1], 3, axis=-1) if pixels.shape[2] < 3 else pixels[..., :3]
-
-
-def read_image(path: Path, upright: bool = False) -> Image:
-    """An image of any kind as 8-bit RGB; `upright` applies its EXIF orientation.
-
-    Raises:
-        InputError: not readable to its end.
-    """
-    try:
-        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
-    except (cv2.error, MemoryError):  # absurdly large, or claims to be
-        pixels = None
-    if pixels is None:
-        raise InputError(f"{path} cannot be read as an image; make it again")
-    return np.ascontiguousarray(pixels[..., ::-1])
-
-
-def read_frames(paths: list[Path], upright: bool = False) -> Iterator[Image]:
-    """Images one by one.
-
-    Raises:
-        InputError: one has another size than the first.
-    """
-    first = None
-    for path in paths:
-        frame = read_image(path, upright)
-        first = first or (path.name, frame.shape)
-        if frame.shape != first[1]:
-            (height, width), (first_height, first_width) = frame.shape[:2], first[1][:2]
-            raise InputError(
-                f"{path} is {width}x{height}, {first[0]} is {first_width}x{first_height}: all frames must have one size"
-            )
-        yield frame
 
 
 def to_float(pixels: Image) -> Float[np.ndarray, "H W 3"]:
@@ -120,6 +44,16 @@ def read_or_raise(path: Path, reader: Callable[[], Any], remedy: str = "make it 
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path} cannot be read, it may be cut off ({reason}); {remedy}") from error
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without the byte order mark that editors on Windows put first.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+        UnicodeDecodeError: it is in another encoding.
+    """
+    return path.read_text(encoding="utf-8-sig")
 
 
 def real_numbers(array: Any) -> np.ndarray:
@@ -191,7 +125,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """A text file in UTF-8."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -241,7 +175,7 @@ def claim_folder(folder: Path, note_name: str, settings: dict[str, Any]) -> None
     """
     note, wanted = folder / note_name, json.loads(json.dumps(settings))
     try:
-        same = json.loads(note.read_text()) == wanted
+        same = json.loads(read_text(note)) == wanted
     except (FileNotFoundError, ValueError):  # no note, or a broken one
         same = False
     if not same and folder.is_dir() and any(folder.iterdir()):

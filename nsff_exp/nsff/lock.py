@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from nsff.errors import InputError
+from nsff.io import read_text, write_text
 
 log = logging.getLogger("nsff")
 
@@ -49,7 +50,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
                 _describe_owner(owner_file),
             )
         owner = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        owner_file.write_text(json.dumps(owner) + "\n")
+        write_text(owner_file, json.dumps(owner) + "\n")
         yield
     finally:
         owner_file.unlink(missing_ok=True)
@@ -80,7 +81,7 @@ def lock_results(folder: Path) -> Iterator[None]:
 
 def _describe_owner(owner_file: Path) -> str:
     try:
-        owner = json.loads(owner_file.read_text())
+        owner = json.loads(read_text(owner_file))
         return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another run"

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from nsff.errors import InputError
-from nsff.io import list_images, natural_order
+from nsff.images import list_images, natural_order
 
 N_CAMERAS = 12  # of the rig whose images are held out (layout of the Dynamic Scene data)
 

@@ -155,6 +155,12 @@ def test_command_line_overrides_config_file(tmp_path):
     assert (config.N_rand, config.use_motion_mask, config.experiment_dir.name) == (6, True, "a_F00-30")
 
 
+def test_config_file_of_an_editor_that_marks_byte_order(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfexpname = gr\xc3\xbcn\r\nN_samples = 9\r\nuse_viewdirs = True\r\n")
+    config = load_config(["--config", str(tmp_path / "a.txt")])
+    assert (config.expname, config.N_samples) == ("gr\u00fcn", 9)
+
+
 def test_find_config_searches_repository_root_and_names_both_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config("configs/config_broom.txt") == REPOSITORY / "configs/config_broom.txt"

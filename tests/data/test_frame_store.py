@@ -56,6 +56,15 @@ def test_cache_is_rebuilt_only_when_a_source_changes(mapped):
     np.testing.assert_array_equal(scene.disparity[3], np.load(disparity))
 
 
+def test_maps_are_written_where_the_system_cannot_allocate(mapped, paper_scene, monkeypatch):
+    """As on macOS."""
+    monkeypatch.delattr("os.posix_fallocate")
+    monkeypatch.setattr("nsff.data.frame_store.CHUNK_BYTES", 1000)
+    assert torch.equal(load_scene(mapped, CPU).images, paper_scene.images)
+    images = Path(mapped.datadir) / f".cache_{mapped.final_height}_F00-24" / "images.npy"
+    assert images.stat().st_blocks * 512 >= images.stat().st_size
+
+
 def test_full_disk_names_the_size_and_the_option(mapped, monkeypatch):
     def disk_is_full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 from made_clips import H264, frames_of, write_raw
-from nsff.io import list_images, read_image, write_image
+from nsff.images import list_images, read_image
+from nsff.io import write_image
 from nsff.prep.black_bars import PictureBox, find_picture
 from nsff.prep.capture import _without_bars
 from nsff.prep.video import FrameSource, extract_frames

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from nsff.errors import InputError
-from nsff.io import read_image
+from nsff.images import read_image
 from nsff.prep.covisibility import covisible, ends_inside, make_covisibility
 from nsff.prep.flow import DisFlow
 from nsff.scene_folder import SceneFolder

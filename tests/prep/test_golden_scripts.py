@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nsff.io import read_image, write_image
+from nsff.images import read_image
+from nsff.io import write_image
 from nsff.prep.flow import consistent, resize_flow
 from nsff.prep.motion_masks import epipolar_distance, epipolar_mask, fundamental, motion_mask
 from nsff.prep.poses_bounds import read_model, save_poses

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from nsff.errors import InputError
-from nsff.io import read_frames, write_image
+from nsff.images import read_frames
+from nsff.io import write_image
 from nsff.prep.depth_stage import DepthSettings, make_disparity
 from nsff.prep.semantic_masks import MaskRcnn
 from nsff.prep.sfm_masks import find_moving

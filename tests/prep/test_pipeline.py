@@ -15,7 +15,7 @@ import torch
 from nsff.config_loader import load_config
 from nsff.data.scene import load_scene
 from nsff.errors import InputError, UsageError
-from nsff.io import list_images, read_image
+from nsff.images import list_images, read_image
 from nsff.prep.colmap import SfmResult, SfmSettings, is_complete, reconstruct, undistort
 from nsff.prep.heldout_views import camera_from_report, list_views, undistort_image, undistort_views
 from nsff.prep.poses_bounds import load_cameras

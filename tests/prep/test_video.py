@@ -4,7 +4,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from nsff.errors import InputError
-from nsff.io import read_image, write_image
+from nsff.images import read_image
+from nsff.io import write_image
 from nsff.prep.ffmpeg import count_frames
 from nsff.prep.video import FrameSource, extract_frames, shrink
 from toy_frames import textured

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_clips import H264, TEST_PICTURE, ffmpeg, frames_of, make_clip, to_hdr, write_raw
 from nsff.errors import InputError
-from nsff.io import read_image
+from nsff.images import read_image
 from nsff.prep.ffmpeg import VideoStream, best_video_stream, decode, parse_video_streams, reason_of
 from nsff.prep.interlacing import combing, flagged_order, suspected_order
 from nsff.prep.video_scan import scan_video, select_filter

@@ -189,8 +189,8 @@ def test_missing_number_is_not_filled_by_later_file(scene, run):
 
 
 def test_files_named_like_images_follow_their_order(scene, paper_scene, paper_config):
-    """f10 sorts before f2 among the images, and so in every folder."""
-    order = sorted(f"f{index}" for index in range(24))
+    """f2 comes before f10 among the images, and so in every folder."""
+    order = [f"f{index}" for index in range(24)]
     for name in ("images", "images_64x36", "disp", "motion_masks"):
         for path in sorted((scene / name).iterdir()):
             path.rename(path.with_name(f"{order[int(path.stem)]}{path.suffix}"))

@@ -12,7 +12,8 @@ from nsff.data.timeline import Timeline
 from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics, Pose, average, from_llff, homogeneous, recentre, scene_scale
 from nsff.geometry.rays import Camera
-from nsff.io import IMAGE_SUFFIXES, read_or_raise, read_pixels, real_numbers
+from nsff.images import IMAGE_SUFFIXES, read_pixels
+from nsff.io import read_or_raise, real_numbers
 from nsff.scene_folder import SceneFolder, frame_files
 
 

@@ -19,11 +19,13 @@ from filelock import FileLock
 from torch import Tensor
 
 from nsff.errors import InputError
+from nsff.io import read_text
 
 log = logging.getLogger("nsff")
 
 STAMP_FILE = "done.json"  # written last: without it, or with another stamp, the files are rebuilt
 ROWS_PER_FLUSH = 16  # rows written between releases of their pages
+CHUNK_BYTES = 1 << 24  # written at once where the system cannot allocate
 CPU = torch.device("cpu")
 Reader = Callable[[int], np.ndarray]
 
@@ -69,7 +71,7 @@ class FrameCache:
                     )
                     for name, read in readers.items():
                         self._write(name, first[name], read)
-                    (self.folder / STAMP_FILE).write_text(json.dumps(self._stamp()))
+                    (self.folder / STAMP_FILE).write_text(json.dumps(self._stamp()), encoding="utf-8")
         except OSError as error:
             raise InputError(
                 f"cannot write to {self.folder} ({error.strerror or error}): {size / 1e9:.1f} GB are needed; "
@@ -91,8 +93,7 @@ class FrameCache:
     def _write(self, name: str, first: np.ndarray, read: Reader) -> None:
         shape, path = (self.n_frames, *first.shape), self.folder / f"{name}.npy"
         array = np.lib.format.open_memmap(path, "w+", first.dtype, shape)
-        with path.open("rb+") as file:  # a write through the map to a full disk would kill the process with SIGBUS
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        _allocate(path, array.offset)
         for index in range(self.n_frames):
             array[index] = first if index == 0 else read(index)
             if index % ROWS_PER_FLUSH == 0:
@@ -112,5 +113,25 @@ class FrameCache:
 
     def _is_up_to_date(self) -> bool:
         with contextlib.suppress(OSError, ValueError):
-            return json.loads((self.folder / STAMP_FILE).read_text()) == self._stamp()
+            return json.loads(read_text(self.folder / STAMP_FILE)) == self._stamp()
         return False
+
+
+def _allocate(path: Path, offset: int) -> None:
+    """Claim the disk space of a file: a write through a map to a full disk would kill the process with SIGBUS.
+
+    Args:
+        path: of the file.
+        offset: bytes of its header; what follows is not written yet.
+
+    Raises:
+        OSError: the disk has too little space.
+    """
+    size = path.stat().st_size
+    with path.open("rb+") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS has no such call: a file full of zeros has its space as well
+            file.seek(offset)
+            for start in range(offset, size, CHUNK_BYTES):
+                file.write(bytes(min(CHUNK_BYTES, size - start)))

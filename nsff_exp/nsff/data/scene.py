@@ -19,7 +19,8 @@ from nsff.data.timeline import FlowDirection, Timeline
 from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera
-from nsff.io import IMAGE_SUFFIXES, list_images, read_or_raise, read_pixels, real_numbers
+from nsff.images import IMAGE_SUFFIXES, list_images, read_pixels
+from nsff.io import read_or_raise, real_numbers
 from nsff.scene_folder import SceneFolder, frame_files
 
 log = logging.getLogger("nsff")

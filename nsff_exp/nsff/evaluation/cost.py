@@ -1,6 +1,7 @@
 """Wall time, CPU time and peak memory of a piece of work on a device."""
 
 import resource
+import sys
 import time
 from collections.abc import Callable
 
@@ -22,4 +23,5 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Peak memory so far, in bytes: of the whole process, or on CUDA of its tensors (since the last reset)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux kilobytes

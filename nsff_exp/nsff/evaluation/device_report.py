@@ -21,6 +21,7 @@ from nsff.evaluation.cost import peak_memory_bytes, timed
 from nsff.evaluation.profiling import TIMED_STEPS, WARM_UP_STEPS, CurvePoint, measure_curve
 from nsff.evaluation.tables import number
 from nsff.fields import build_fields
+from nsff.io import write_text
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.space_time import PlaneSampling, render_space_time
@@ -115,9 +116,9 @@ def write_report(argv: list[str], config: Config, device: torch.device) -> str:
         measure_modes(load_config([*argv, *HASH]), scene, device), curves,
     )  # fmt: skip
     path = Path(config.report or "")
-    path.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+    write_text(path, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
     text = to_markdown(report)
-    path.with_suffix(".md").write_text(text)
+    write_text(path.with_suffix(".md"), text)
     return text
 
 

@@ -41,7 +41,8 @@ from nsff.evaluation.scores import (
 from nsff.evaluation.tables import write_tables
 from nsff.fields import Fields, build_fields
 from nsff.geometry.rays import Camera
-from nsff.io import claim_folder, read_pixels, write_image, write_text, writing_to
+from nsff.images import read_pixels
+from nsff.io import claim_folder, read_text, write_image, write_text, writing_to
 from nsff.lock import lock_results
 from nsff.rendering.frame_render import FrameRender, render_frame
 from nsff.rendering.ray_sampling import DepthSampling
@@ -205,7 +206,7 @@ def _assemble_report(scorer: Scorer, checkpoint: Checkpoint, views: HeldOutViews
     flickers = flicker(views.complete, folder)
     scores = [
         dataclasses.replace(
-            ViewScore.from_json(json.loads(_score_path(folder, view).read_text())), flicker=flickers[view.name]
+            ViewScore.from_json(json.loads(read_text(_score_path(folder, view)))), flicker=flickers[view.name]
         )
         for view in views.complete
     ]

@@ -21,7 +21,8 @@ from nsff.errors import InputError
 from nsff.fields import Fields
 from nsff.geometry.rays import make_rays
 from nsff.geometry.space import ndc_to_world
-from nsff.io import list_images, read_pixels
+from nsff.images import list_images, read_pixels
+from nsff.io import read_text
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
 from nsff.rendering.volume_rendering import composite, intervals
 
@@ -48,7 +49,7 @@ def read_keypoints(config: Config, cameras: Cameras) -> dict[int, Float[np.ndarr
         if not path.is_file():
             continue
         try:
-            points = np.array(json.loads(path.read_text()), dtype=np.float64)
+            points = np.array(json.loads(read_text(path)), dtype=np.float64)
         except Exception as error:  # a broken file can raise anything
             raise InputError(f"{path} cannot be read as JSON ({' '.join(str(error).split())[:80]})") from error
         if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():

@@ -23,6 +23,7 @@ from nsff.evaluation.scores import mean_of_views
 from nsff.evaluation.tables import number
 from nsff.fields import Fields
 from nsff.geometry.poses import Intrinsics
+from nsff.io import read_text
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.space_time import PlaneSampling, render_space_time
@@ -240,7 +241,7 @@ def compare_fields(argv: list[str], kinds: dict[str, list[str]]) -> list[CostRep
             run = subprocess.run([sys.executable, sys.argv[0], *argv, *options], stdout=subprocess.DEVNULL, check=False)
             if run.returncode:
                 raise InputError(f"measuring {kind} failed with exit status {run.returncode}, see above")
-            report = CostReport.from_json(json.loads(path.read_text()))
+            report = CostReport.from_json(json.loads(read_text(path)))
             reports.append(dataclasses.replace(report, field=kind))
     return reports
 

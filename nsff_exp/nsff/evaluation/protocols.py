@@ -33,7 +33,7 @@ from nsff.data.cameras import Cameras
 from nsff.data.scene import MIN_MOVING_GREY
 from nsff.errors import InputError, UsageError
 from nsff.evaluation.metrics import OPENCV_PSNR, Image, Mask, Rules
-from nsff.io import list_images, read_pixels, to_float
+from nsff.images import list_images, read_pixels, to_float
 
 log = logging.getLogger("nsff")
 

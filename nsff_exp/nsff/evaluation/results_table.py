@@ -14,7 +14,7 @@ from nsff.errors import InputError, UsageError
 from nsff.evaluation.evaluator import PageWriter, evaluate, require_all_views
 from nsff.evaluation.scores import EvaluationReport, MeanScore, mean_of, mean_of_images, read_report
 from nsff.evaluation.tables import cells, latex, markdown, number
-from nsff.io import write_text
+from nsff.io import read_text, write_text
 
 log = logging.getLogger("nsff")
 
@@ -136,7 +136,7 @@ def published_scores(expnames: list[str], protocol: str) -> list[PublishedScore]
     """
     if protocol != PUBLISHED_PROTOCOL:
         return []
-    content = json.loads(PUBLISHED.read_text())
+    content = json.loads(read_text(PUBLISHED))
     scenes = [scene for scene in SCENES if any(name.lower().startswith(scene) for name in expnames)]
     titles = [*scenes, MEAN] if len(scenes) == len(SCENES) else scenes
     entries = [entry for scene in titles for entry in content[protocol] if entry["scene"] == scene]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nsff.errors import InputError
+from nsff.io import read_text
 
 Json = dict[str, Any]
 
@@ -184,7 +185,7 @@ def read_report(path: Path) -> EvaluationReport:
         InputError: the file is missing, cut off or of another kind.
     """
     try:
-        return EvaluationReport.from_json(json.loads(path.read_text()))
+        return EvaluationReport.from_json(json.loads(read_text(path)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a complete report; delete it and run evaluation.py again") from error
 

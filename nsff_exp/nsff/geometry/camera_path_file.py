@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics, Pose
+from nsff.io import read_text
 
 ROTATION_TOLERANCE = 1e-3  # reject a matrix whose singular values differ from 1 by more; files hold few digits
 MAX_IMAGE_SIDE = 16384  # pixels; larger renders are refused
@@ -39,7 +40,7 @@ def read_camera_path(path: Path) -> list[Keyframe]:
         InputError: The file is missing, is not JSON or holds no path, or a camera is invalid; the message names it.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"--camera_path {path} cannot be read as JSON ({reason})") from error
@@ -75,7 +76,7 @@ def write_camera_path(path: Path, keyframes: list[Keyframe], fps: float) -> None
         "seconds": len(keyframes) / fps,
         "camera_path": cameras,
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _image_side(content: dict[str, Any], name: str, path: Path) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 import pycolmap
 
 from nsff.errors import InputError
-from nsff.io import TMP_PREFIX, read_image
+from nsff.images import read_image
+from nsff.io import TMP_PREFIX
 
 log = logging.getLogger("nsff")
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from nsff.cli import progress_bar
 from nsff.errors import InputError
-from nsff.io import Flow, Image, Mask, read_frames, read_image, write_image
+from nsff.images import read_frames, read_image
+from nsff.io import Flow, Image, Mask, write_image
 from nsff.prep.flow import FlowMethod, consistent
 from nsff.scene_folder import SceneFolder
 

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 
 from nsff.cli import progress_bar
-from nsff.io import Image, read_frames, read_image, write_array, write_image
+from nsff.images import read_frames, read_image
+from nsff.io import Image, write_array, write_image
 from nsff.prep.depth.midas import MidasDepth
 from nsff.prep.depth.transformers_depth import load_transformers_depth
 from nsff.prep.multiview_stage import measure_from_neighbours

@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from nsff.cli import progress_bar
 from nsff.errors import InputError
-from nsff.io import Flow, Image, Mask, list_images, read_arrays, read_frames, read_image, write_arrays, write_image
+from nsff.images import list_images, read_frames, read_image
+from nsff.io import Flow, Image, Mask, read_arrays, write_arrays, write_image
 from nsff.prep.flow import DisFlow, FlowMethod, consistent, resize_flow
 from nsff.prep.motion_masks import (
     MAX_MOVING_FRACTION,

@@ -15,7 +15,8 @@ from jaxtyping import UInt8
 
 from nsff.cli import progress_bar
 from nsff.errors import InputError
-from nsff.io import Image, read_image, write_image
+from nsff.images import read_image
+from nsff.io import Image, read_text, write_image
 from nsff.prep.capture import REPORT
 from nsff.prep.colmap import UNDISTORTION
 from nsff.prep.video import shrink
@@ -57,7 +58,7 @@ def undistort_views(views: Path, folder: SceneFolder, max_side: int) -> str:
         InputError: views are missing or of another size, or leading frames have no camera, so that the times of views
             and frames would differ.
     """
-    report = json.loads((folder.root / REPORT).read_text())
+    report = json.loads(read_text(folder.root / REPORT))
     _check_report(report, folder)
     camera = camera_from_report(report["lens"])
     paths = list_views(views)

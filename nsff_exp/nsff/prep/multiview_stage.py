@@ -11,7 +11,8 @@ from nsff.cli import progress_bar
 from nsff.errors import InputError
 from nsff.geometry.moving_regions import MovingRegions, Track, link_regions
 from nsff.geometry.track_depth import TrackDepth, inverse_depths_by_frame, measure_tracks
-from nsff.io import Image, read_image, write_array, write_image
+from nsff.images import read_image
+from nsff.io import Image, write_array, write_image
 from nsff.prep.flow import DisFlow
 from nsff.prep.multiview.clean_plate import sharpen_edges
 from nsff.prep.multiview.inpaint_depth import contact_inverse_depth, inpaint_depth

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from nsff.errors import InputError, UsageError
-from nsff.io import read_image, write_text
+from nsff.images import read_image
+from nsff.io import read_text, write_text
 from nsff.prep.capture import REPORT, CaptureSettings, make_cameras
 from nsff.prep.depth_stage import DepthSettings, make_disparity
 from nsff.prep.flow_stage import SEMANTIC_METHODS, FlowSettings, find_raft, make_flows, resolve_semantic
@@ -233,7 +234,7 @@ def _summary_if_current(stage: Stage, stamp: Path, newest_input: float) -> list[
     Outputs that were made again by the stage's own script count as current, while all later stages are outdated.
     """
     try:
-        content = json.loads(stamp.read_text())
+        content = json.loads(read_text(stamp))
         oldest = min(path.stat().st_mtime for path in stage.outputs())
         return content["summary"] if content["settings"] == stage.settings and oldest >= newest_input else None
     except (OSError, ValueError, KeyError, TypeError, InputError):  # a missing or broken stamp, or missing outputs

@@ -96,8 +96,10 @@ def _read_reconstruction(place: Path, suffix: str, remedy: str) -> pycolmap.Reco
 def _drop_tracks(path: Path) -> None:
     """Rewrite a points3D file with empty tracks; the images file holds the observations as well."""
     if path.suffix == ".txt":
-        lines = [line.split() for line in path.read_text().splitlines() if line and not line.startswith("#")]
-        path.write_text("".join(" ".join(words[:8]) + "\n" for words in lines))
+        lines = [
+            line.split() for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
+        ]
+        path.write_text("".join(" ".join(words[:8]) + "\n" for words in lines), encoding="utf-8")
         return
     data, points, offset = path.read_bytes(), [], COUNT_BYTES
     for _ in range(struct.unpack_from("<Q", data)[0]):

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from nsff.cli import progress_bar
-from nsff.io import Flow, Image, Mask, read_frames, read_image, write_image
+from nsff.images import read_frames, read_image
+from nsff.io import Flow, Image, Mask, write_image
 from nsff.prep.colmap import SfmResult
 from nsff.prep.flow import DisFlow, consistent
 from nsff.prep.motion_masks import epipolar_distance, epipolar_mask, fundamental, motion_mask

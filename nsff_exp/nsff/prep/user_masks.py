@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nsff.errors import InputError
-from nsff.io import Mask, list_images, natural_order, read_image
+from nsff.images import list_images, natural_order, read_image
+from nsff.io import Mask
 
 
 def read_user_masks(folder: Path, n_frames: int, indices: Sequence[int] = (), n_source: int = 0) -> list[Mask]:

@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 
 from nsff.cli import progress_bar
 from nsff.errors import InputError
-from nsff.io import TMP_PREFIX, Image, list_images, natural_order, read_frames, write_image
+from nsff.images import list_images, natural_order, read_frames
+from nsff.io import TMP_PREFIX, Image, write_image
 from nsff.prep.black_bars import PictureBox, dark_borders, find_picture, may_have_bars
 from nsff.prep.ffmpeg import decode
 from nsff.prep.frame_choice import MIN_FRAMES, FrameRange, choose_frames, find_repeated, log_choice

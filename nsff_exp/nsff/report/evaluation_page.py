@@ -10,7 +10,8 @@ from nsff.evaluation.health import HealthRow
 from nsff.evaluation.protocols import HeldOutView
 from nsff.evaluation.scores import EvaluationReport, ViewScore
 from nsff.evaluation.tables import mean_table, number
-from nsff.io import Image, read_pixels
+from nsff.images import read_pixels
+from nsff.io import Image
 from nsff.report.html import Page
 
 WHITE_ERROR = 0.5  # fraction of the channel range from which error maps are white

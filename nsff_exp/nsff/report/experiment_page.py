@@ -25,7 +25,7 @@ from nsff.errors import InputError
 from nsff.evaluation.health import HealthRow
 from nsff.evaluation.scores import read_report
 from nsff.evaluation.tables import mean_table
-from nsff.io import Image, atomic_write, writing_to
+from nsff.io import Image, atomic_write, read_text, writing_to
 from nsff.report.evaluation_page import health_table
 from nsff.report.html import Page
 from nsff.training.checkpoint import read_newest
@@ -134,7 +134,7 @@ def _read_health(path: Path) -> tuple[int, list[HealthRow]]:
         InputError: the file is cut off or of another kind.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
         return content["checkpoint"]["step"], [HealthRow(**row) for row in content["checks"]]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a complete health report; delete it and run diagnose.py again") from error

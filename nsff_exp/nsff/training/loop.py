@@ -15,7 +15,7 @@ from nsff.config import Config
 from nsff.config_loader import format_args
 from nsff.cuda import step_memory_advice
 from nsff.fields import Fields
-from nsff.io import read_or_raise, write_text
+from nsff.io import read_or_raise, read_text, write_text
 from nsff.lock import lock_folder
 from nsff.training.checkpoint import remove_unfinished
 from nsff.training.logger import TrainingLogger, Validate
@@ -164,4 +164,4 @@ def _write_settings(config: Config) -> None:
     write_text(config.experiment_dir / "args.txt", format_args(config))
     if config.config:
         source = Path(config.config)
-        write_text(config.experiment_dir / "config.txt", read_or_raise(source, source.read_text))
+        write_text(config.experiment_dir / "config.txt", read_or_raise(source, lambda: read_text(source)))
