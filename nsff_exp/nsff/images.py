@@ -34,6 +34,14 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
+def find_image(folder: Path, stem: str, suffix: str) -> Path:
+    """The image of this stem, with any suffix in any case; `<stem><suffix>` where none exists."""
+    usual = folder / f"{stem}{suffix}"
+    if usual.is_file() or not folder.is_dir():
+        return usual
+    return next((path for path in sorted(folder.iterdir()) if path.stem == stem and is_image(path)), usual)
+
+
 def natural_order(path: Path | str) -> list[tuple[int, str]]:
     """A sort key that puts frame2 before frame10; names that differ only in leading zeros have an order as well."""
     text = path.name if isinstance(path, Path) else path

@@ -81,5 +81,5 @@ def test_read_user_masks_of_labels_and_subsets(tmp_path):
 
 def test_read_user_masks_in_natural_order(tmp_path):
     for k in range(12):
-        write_image(tmp_path / f"mask{k}.png", np.full((4, 4 + k, 3), 255, np.uint8))
+        write_image(tmp_path / f"mask{k}.png", np.eye(4, 4 + k, dtype=np.uint8) * 255)
     assert [mask.shape[1] for mask in read_user_masks(tmp_path, 12)] == list(range(4, 16))

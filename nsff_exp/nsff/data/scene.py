@@ -20,7 +20,10 @@ from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera
 from nsff.images import IMAGE_SUFFIXES, list_images, read_pixels
+from nsff.input_checks import check_aspect
 from nsff.io import read_or_raise, real_numbers
+from nsff.masks import RULES as MASK_RULES
+from nsff.masks import MaskFolder
 from nsff.scene_folder import SceneFolder, frame_files
 
 log = logging.getLogger("nsff")
@@ -36,7 +39,7 @@ CPU_CACHE_GB, FREE_FRACTION = (
 # Half precision rounds flow of up to 64 pixels by at most 1/64 of a pixel, far less than optical flow is off.
 HALF_ON_CUDA = ("flow_fwd", "flow_bwd")
 MAX_FLOW_BYTES = 64  # per pixel, unpacked; float64 flow and a mask take 17, a file beyond this may be a zip bomb
-MIN_MOVING_GREY = 1  # grey level (0..255) of a mask from which a pixel counts as moving, as published
+NETWORK_ROUNDING = 16.0  # pixels by which a disparity may be off: sizes of networks are multiples of 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,16 +149,17 @@ def load_scene(config: Config, device: torch.device) -> Scene:
         return _read_flow(folder, f"{indices[row]:05d}_{direction}", size)
 
     def mask(row: int) -> Bool[np.ndarray, "H W"]:
-        return _read_motion_mask(masks[row], size)
+        return _read_motion_mask(motion_masks, masks[row], size, flow_remedy)
 
     frames = files_in(frames_folder.name, IMAGE_SUFFIXES, depth_remedy)
     disparities = files_in("disp", (".npy",), depth_remedy)
     masks = files_in("motion_masks", IMAGE_SUFFIXES, flow_remedy)
+    motion_masks = MaskFolder(list_images(folder / "motion_masks", flow_remedy))
     cache_name = f".cache_{config.final_height}_F{indices.start:02d}-{indices.stop:02d}"
     sources = [path for name in PRIOR_FOLDERS for path in sorted((folder / name).glob("*"))] + list_images(
         frames_folder
     )
-    rules = f"{MASK_MARGIN} {MIN_MOVING_GREY} frames of 8 bits"
+    rules = f"{MASK_MARGIN} masks {MASK_RULES} frames of 8 bits"
     cache = FrameCache(folder / cache_name, len(indices), cache_limit_gb(config, device), sources, rules)
     arrays = cache.fill({
         "images": lambda row: _read_frame(frames[row], frames[0], size, folder),
@@ -205,12 +209,14 @@ def _read_disparity(path: Path, size: tuple[int, int], remedy: str) -> Float[np.
     disparity = read_or_raise(path, lambda: real_numbers(np.load(path, allow_pickle=False)).astype(np.float32), remedy)
     if disparity.ndim != 2 or not np.isfinite(disparity).all():
         raise InputError(f"{path} must be (H, W) without NaN or infinity (its shape is {disparity.shape}); {remedy}")
+    check_aspect(str(path), disparity.shape[::-1], "its frame", size[::-1], remedy, rounding=NETWORK_ROUNDING)
     return cv2.resize(disparity, size[::-1], interpolation=cv2.INTER_NEAREST)
 
 
-def _read_motion_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    pixels = cv2.resize(read_pixels(path)[..., 0], size[::-1], interpolation=cv2.INTER_NEAREST)
-    return pixels >= MIN_MOVING_GREY
+def _read_motion_mask(masks: MaskFolder, path: Path, size: tuple[int, int], remedy: str) -> Bool[np.ndarray, "H W"]:
+    mask = masks.read(path)
+    check_aspect(str(path), mask.shape[::-1], "its frame", size[::-1], remedy)
+    return cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
 
 
 def _read_flow(

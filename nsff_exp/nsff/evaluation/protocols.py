@@ -30,10 +30,11 @@ import numpy as np
 
 from nsff.config import Config
 from nsff.data.cameras import Cameras
-from nsff.data.scene import MIN_MOVING_GREY
 from nsff.errors import InputError, UsageError
 from nsff.evaluation.metrics import OPENCV_PSNR, Image, Mask, Rules
-from nsff.images import list_images, read_pixels, to_float
+from nsff.images import find_image, is_image, list_images, read_pixels, to_float
+from nsff.input_checks import check_aspect
+from nsff.masks import MaskFolder
 
 log = logging.getLogger("nsff")
 
@@ -42,7 +43,7 @@ N_TIMES = 12  # frames per scene in DynamicNeRF's selection
 HELDOUT_NAME = re.compile(r"(?:v000_t)?(\d+)")  # 00003.png, or v000_t003.png in DynamicNeRF's results
 MOVING_ABOVE = 0.1  # fixed camera: a pixel moves if a channel differs by more from its median over time
 DYNIBAR_MARGIN = 3  # frames at both ends of the video that `dynibar` leaves out
-MAX_ASPECT_MISMATCH = 0.03  # refuse images whose aspect ratio differs by more, relative to that of the renders
+UNCROPPED = "use the uncropped images of the same rig"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,18 @@ class Protocol:
     keypoints: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class _RigMasks:
+    """Masks of all views of the rig: of what moves, and of what counts (None for all)."""
+
+    moving: MaskFolder
+    visible: MaskFolder | None
+
+
+def _masks_of(folder: Path) -> MaskFolder:
+    return MaskFolder(sorted(path for path in folder.glob("*/*") if is_image(path)))
+
+
 def _rig_views(config: Config, cameras: Cameras, margin: int = 0, covisible: bool = False) -> list[HeldOutView]:
     """List views of the 12 cameras of the Dynamic Scene data at every time but for `margin` frames at both ends."""
     folder, n_frames = Path(config.datadir), len(cameras.c2w)
@@ -105,26 +118,29 @@ def _rig_views(config: Config, cameras: Cameras, margin: int = 0, covisible: boo
             raise InputError(
                 f"{folder / needed} is missing: protocol {config.protocol} needs held-out cameras; {remedy}"
             )
+    masks = _RigMasks(_masks_of(folder / "mv_masks"), _masks_of(folder / "covisible") if covisible else None)
     return [
-        _rig_view(config, cameras, frame, pose, covisible)
+        _rig_view(config, cameras, frame, pose, masks)
         for frame in range(margin, n_frames - margin)
         for pose in range(N_CAMERAS)
         if pose != frame % N_CAMERAS  # the training view
     ]
 
 
-def _rig_view(config: Config, cameras: Cameras, frame: int, pose: int, covisible: bool) -> HeldOutView:
+def _rig_view(config: Config, cameras: Cameras, frame: int, pose: int, masks: _RigMasks) -> HeldOutView:
     """The view at the time of `frame` from the pose of frame `pose`."""
     folder, size = Path(config.datadir), (cameras.intrinsics.width, cameras.intrinsics.height)
     camera = (config.start_frame + pose) % N_CAMERAS  # frame t of the video was taken by camera t mod 12
-    name = f"{config.start_frame + frame:05d}/cam{camera + 1:02d}"
-    image, mask = folder / "mv_images" / f"{name}.jpg", folder / "mv_masks" / f"{name}.png"
+    time, stem = config.start_frame + frame, f"cam{camera + 1:02d}"
+    image = find_image(folder / "mv_images" / f"{time:05d}", stem, ".jpg")
+    mask = find_image(folder / "mv_masks" / f"{time:05d}", stem, ".png")
     files, read_visible = [image, mask], None
-    if covisible:
-        visible = folder / "covisible" / f"{name}.png"
-        files, read_visible = [*files, visible], partial(_read_mask, visible, size)
+    if masks.visible is not None:
+        visible = find_image(folder / "covisible" / f"{time:05d}", stem, ".png")
+        files, read_visible = [*files, visible], partial(_read_mask, masks.visible, visible, size)
+    read_moving = partial(_read_mask, masks.moving, mask, size)
     return HeldOutView(
-        name, frame, pose, partial(_read_truth, image, size), partial(_read_mask, mask, size), read_visible,
+        f"{time:05d}/{stem}", frame, pose, partial(_read_truth, image, size), read_moving, read_visible,
         missing=tuple(path for path in files if not path.is_file()),
     )  # fmt: skip
 
@@ -192,28 +208,16 @@ def heldout_frames(folder: Path) -> dict[int, Path]:
 
 def _read_truth(path: Path, size: tuple[int, int]) -> Image:
     """A held-out image at the size of the renders: area average, rounded to 8 bits, as published."""
-    return to_float(cv2.resize(_read_matching(path, size), size, interpolation=cv2.INTER_AREA))
-
-
-def _read_mask(path: Path, size: tuple[int, int]) -> Mask:
-    pixels = cv2.resize(_read_matching(path, size), size, interpolation=cv2.INTER_NEAREST)[..., 0]
-    return pixels >= MIN_MOVING_GREY
-
-
-def _read_matching(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """An image file of any resolution with the aspect ratio of the renders.
-
-    Raises:
-        InputError: the aspect ratio differs.
-    """
     pixels = read_pixels(path)
-    height, width = pixels.shape[:2]
-    if abs(width * size[1] - height * size[0]) > MAX_ASPECT_MISMATCH * width * size[1]:
-        raise InputError(
-            f"{path} is {width}x{height}, the frames are {size[0]}x{size[1]}: their aspect ratios differ; "
-            "use the uncropped images of the same rig"
-        )
-    return pixels
+    check_aspect(str(path), pixels.shape[1::-1], "the frames", size, UNCROPPED)
+    return to_float(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+
+
+def _read_mask(masks: MaskFolder, path: Path, size: tuple[int, int]) -> Mask:
+    """A mask at the size of the renders."""
+    mask = masks.read(path)
+    check_aspect(str(path), mask.shape[::-1], "the frames", size, UNCROPPED)
+    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
 
 
 def _moving(read_truth: Callable[[], Image], median: Image) -> Mask:

@@ -8,7 +8,7 @@ import numpy as np
 
 from nsff.cli import progress_bar
 from nsff.errors import InputError
-from nsff.images import read_frames, read_image
+from nsff.images import is_image, read_frames, read_image
 from nsff.io import Flow, Image, Mask, write_image
 from nsff.prep.flow import FlowMethod, consistent
 from nsff.scene_folder import SceneFolder
@@ -55,7 +55,7 @@ def make_covisibility(folder: SceneFolder, method: FlowMethod, height: int | Non
     Raises:
         InputError: the scene has no held-out cameras.
     """
-    views = sorted((folder.root / "mv_images").glob("*/*.jpg"))
+    views = sorted(path for path in (folder.root / "mv_images").glob("*/*") if is_image(path))
     if not views:
         raise InputError(f"{folder.root / 'mv_images'} holds no 00000/cam01.jpg: masks are made for held-out cameras")
     frames = list(read_frames(folder.list_frames(height)))

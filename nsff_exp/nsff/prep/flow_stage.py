@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from nsff.cli import progress_bar
 from nsff.errors import InputError
-from nsff.images import list_images, read_frames, read_image
+from nsff.images import image_size, list_images, read_frames, read_image
+from nsff.input_checks import check_aspect
 from nsff.io import Flow, Image, Mask, read_arrays, write_arrays, write_image
 from nsff.prep.flow import DisFlow, FlowMethod, consistent, resize_flow
 from nsff.prep.motion_masks import (
@@ -152,6 +153,10 @@ def _load_semantic_masks(
         masks = _read_unexplained_masks(folder, len(sources))
     else:
         masks = read_user_masks(Path(settings.semantic), len(sources))
+        remedy = "give masks of dense/images, upright and not cropped"
+        for mask, source in zip(masks, sources, strict=True):
+            name = f"--semantic {settings.semantic}: the mask of {source.name}"
+            check_aspect(name, mask.shape[::-1], "the frame", image_size(source), remedy)
     return lambda index: cv2.resize(masks[index].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
 
 

@@ -15,8 +15,9 @@ from jaxtyping import UInt8
 
 from nsff.cli import progress_bar
 from nsff.errors import InputError
-from nsff.images import read_image
-from nsff.io import Image, read_text, write_image
+from nsff.images import is_image, read_image
+from nsff.io import Image, Mask, read_text, write_image
+from nsff.masks import MaskFolder
 from nsff.prep.capture import REPORT
 from nsff.prep.colmap import UNDISTORTION
 from nsff.prep.video import shrink
@@ -27,7 +28,7 @@ JPEG_QUALITY = 99  # Metrics are measured against these images.
 
 
 def list_views(views: Path) -> list[Path]:
-    """List the images and masks of a folder, relative to it.
+    """List the images and masks of a folder, relative to it; their suffixes may be others than the usual ones.
 
     Raises:
         InputError: the folder lacks images or masks.
@@ -36,11 +37,16 @@ def list_views(views: Path) -> list[Path]:
         raise InputError(f"--views {views} is not a folder")
     listed: list[Path] = []
     for name, suffix in SUFFIXES.items():
-        paths = sorted((views / name).glob(f"*/cam*{suffix}"))
+        paths = sorted(path for path in (views / name).glob("*/cam*") if is_image(path))
         if not paths:
             raise InputError(f"{views} holds no {name}/00000/cam01{suffix}; give the folder of mv_images and mv_masks")
         listed += [path.relative_to(views) for path in paths]
     return listed
+
+
+def undistorted(view: Path) -> Path:
+    """Relative path of an undistorted view or mask, with the suffix of the Dynamic Scene data."""
+    return view.with_suffix(SUFFIXES[view.parts[0]])
 
 
 def undistort_views(views: Path, folder: SceneFolder, max_side: int) -> str:
@@ -62,21 +68,27 @@ def undistort_views(views: Path, folder: SceneFolder, max_side: int) -> str:
     _check_report(report, folder)
     camera = camera_from_report(report["lens"])
     paths = list_views(views)
+    masks = MaskFolder([views / path for path in paths if path.parts[0] == "mv_masks"])
     remove_views(folder)
     for path in progress_bar(paths, "held-out views", unit="picture"):
-        image = shrink(read_image(views / path), max_side)
+        is_mask = path.parts[0] == "mv_masks"
+        given = _as_image(masks.read(views / path)) if is_mask else read_image(views / path)
+        image = shrink(given, max_side)
         if image.shape[:2] != (camera.height, camera.width):
             raise InputError(
                 f"{views / path} is {image.shape[1]}x{image.shape[0]}, the video's frames are "
                 f"{camera.width}x{camera.height}: not a camera like the video's"
             )
-        if path.suffix == ".png":  # any label but black marks moving pixels
-            moving = np.where(image.max(axis=-1, keepdims=True) > 0, 255, 0).astype(np.uint8).repeat(3, axis=-1)
-            mask = np.where(undistort_image(moving, camera)[..., 0] > 127, 255, 0).astype(np.uint8)
-            write_image(folder.root / path, mask)
+        if is_mask:  # a pixel of a smaller mask moves where any part of it does
+            moving = undistort_image(_as_image(image[..., 0] > 0), camera)[..., 0] > 127
+            write_image(folder.root / undistorted(path), moving.astype(np.uint8) * 255)
         else:
-            write_image(folder.root / path, undistort_image(image, camera), quality=JPEG_QUALITY)
-    return f"held-out views: {sum(path.suffix == '.jpg' for path in paths)}"
+            write_image(folder.root / undistorted(path), undistort_image(image, camera), quality=JPEG_QUALITY)
+    return f"held-out views: {sum(path.parts[0] == 'mv_images' for path in paths)}"
+
+
+def _as_image(mask: Mask) -> Image:
+    return np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=-1)
 
 
 def _check_report(report: dict[str, Any], folder: SceneFolder) -> None:

@@ -18,7 +18,7 @@ from nsff.io import read_text, write_text
 from nsff.prep.capture import REPORT, CaptureSettings, make_cameras
 from nsff.prep.depth_stage import DepthSettings, make_disparity
 from nsff.prep.flow_stage import SEMANTIC_METHODS, FlowSettings, find_raft, make_flows, resolve_semantic
-from nsff.prep.heldout_views import list_views, remove_views, undistort_views
+from nsff.prep.heldout_views import list_views, remove_views, undistort_views, undistorted
 from nsff.prep.poses_bounds import load_cameras, save_poses
 from nsff.prep.scene_page import write_page
 from nsff.prep.weights import MASK_RCNN, MIDAS, RAFT, find_weights, has_weights
@@ -169,7 +169,7 @@ def _views_stage(views: Path, folder: SceneFolder, max_side: int) -> Stage:
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     return Stage(
         "views", {"from": str(views.resolve()), "files": digest},
-        lambda: undistort_views(views, folder, max_side), lambda: [folder.root / path for path in paths],
+        lambda: undistort_views(views, folder, max_side), lambda: [folder.root / undistorted(path) for path in paths],
     )  # fmt: skip
 
 

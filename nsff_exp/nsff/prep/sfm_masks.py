@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from nsff.cli import progress_bar
-from nsff.images import read_frames, read_image
+from nsff.images import image_size, read_frames, read_image
+from nsff.input_checks import check_aspect
 from nsff.io import Flow, Image, Mask, write_image
 from nsff.prep.colmap import SfmResult
 from nsff.prep.flow import DisFlow, consistent
@@ -23,9 +24,15 @@ RANSAC_CONFIDENCE, RANSAC_ITERATIONS = 0.999, 2000
 
 
 def write_colmap_masks(folder: Path, frames: list[Path], moving: list[Mask]) -> Path:
-    """Write motion masks as COLMAP reads them: `<image name>.png` at the size of the frame, black = no features."""
+    """Write motion masks as COLMAP reads them: `<image name>.png` at the size of the frame, black = no features.
+
+    Raises:
+        InputError: a mask has another aspect ratio than its frame.
+    """
     for path, mask in zip(frames, moving, strict=True):
-        size = read_image(path).shape[1::-1]
+        size = image_size(path)
+        remedy = "give masks of the frames as they are shown, upright and not cropped"
+        check_aspect(f"the mask of frame {path.stem}", mask.shape[::-1], "the frame", size, remedy)
         static = cv2.resize((~mask).astype(np.uint8) * 255, size, interpolation=cv2.INTER_NEAREST)
         write_image(folder / f"{path.name}.png", static)
     return folder

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from nsff.errors import InputError
-from nsff.images import list_images, natural_order, read_image
+from nsff.images import list_images
 from nsff.io import Mask
+from nsff.masks import MaskFolder, check_coverage
 
 
 def read_user_masks(folder: Path, n_frames: int, indices: Sequence[int] = (), n_source: int = 0) -> list[Mask]:
-    """Read the user's motion masks, one per frame in natural order: 0 = static, bright (or any label) = moving.
+    """Read the user's motion masks, one per frame in natural order, of any kind that `masks` knows.
 
     Args:
         folder: folder of the masks.
@@ -18,17 +21,17 @@ def read_user_masks(folder: Path, n_frames: int, indices: Sequence[int] = (), n_
         n_source: number of frames of the source.
 
     Raises:
-        InputError: the number of masks fits neither the frames in use nor the source, or all masks are black.
+        InputError: the number of masks fits neither the frames in use nor the source, or the masks cover nothing or
+            nearly all.
     """
-    paths = sorted(list_images(folder, "give a folder with a mask for each frame"), key=natural_order)
+    paths = list_images(folder, "give a folder with a mask for each frame")
+    masks = MaskFolder(paths)
     if len(paths) == n_source and len(indices) == n_frames:
         paths = [paths[k] for k in indices]
     if len(paths) != n_frames:
         raise InputError(f"{folder} has {len(paths)} masks for {n_frames} frames; give one mask per frame")
-    masks = []
-    for path in paths:
-        brightest = read_image(path).max(axis=-1)
-        masks.append(brightest > 0.5 * max(1, brightest.max()))
-    if not any(mask.any() for mask in masks):
+    moving = [masks.read(path) for path in paths]
+    if not any(mask.any() for mask in moving):
         raise InputError(f"{folder}: all masks are black; paint moving things white")
-    return masks
+    check_coverage(float(np.mean([mask.mean() for mask in moving])), folder)
+    return moving
