@@ -42,11 +42,11 @@ def find_image(folder: Path, stem: str, suffix: str) -> Path:
     return next((path for path in sorted(folder.iterdir()) if path.stem == stem and is_image(path)), usual)
 
 
-def natural_order(path: Path | str) -> list[tuple[int, str]]:
-    """A sort key that puts frame2 before frame10; names that differ only in leading zeros have an order as well."""
+def natural_order(path: Path | str) -> tuple[list[tuple[str, int]], str]:
+    """A sort key that puts frame2 before frame10 and else follows plain sorting; names with other zeros differ too."""
     text = path.name if isinstance(path, Path) else path
     parts = re.split(r"([0-9]+)", text)
-    return [(int(part), "") if k % 2 else (-1, part) for k, part in enumerate(parts) if part] + [(-2, text)]
+    return [("0", int(part)) if k % 2 else (part, 0) for k, part in enumerate(parts) if part], text
 
 
 def list_images(

@@ -2,6 +2,10 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
 
 from nsff.errors import InputError
 
@@ -67,3 +71,23 @@ def check_common(
     if spread >= REFUSE_SPREAD:
         raise InputError(f"{what} differs between the frames: {where}; one camera for all of them is needed: {remedy}")
     log.warning("%s differs between the frames: %s; %s", what, where, used)
+
+
+def check_rows(path: Path, sizes_and_focals: Float[np.ndarray, "n 3"]) -> Size:
+    """Check that all rows of `poses_bounds.npy` have one size and focal length.
+
+    Args:
+        path: of the file, for messages.
+        sizes_and_focals: (height, width, focal length) of each row.
+
+    Returns:
+        The size of the first row: that row is used, as published.
+
+    Raises:
+        InputError: rows differ by `REFUSE_SPREAD` or more.
+    """
+    names = [f"row {row}" for row in range(len(sizes_and_focals))]
+    for what, values in zip(("height", "width", "focal length"), sizes_and_focals.T, strict=True):
+        remedy = "leave out the frames of another size or zoom"
+        check_common(f"{path}: {what}", values.tolist(), names, "that of row 0 is used", remedy)
+    return float(sizes_and_focals[0, 1]), float(sizes_and_focals[0, 0])

@@ -3,18 +3,19 @@
 import numpy as np
 from nsff.io import write_array, write_image
 from nsff.prep.colmap import longest_run
-from nsff.prep.poses_bounds import ColmapModel, camera_warnings, load_cameras, poses_bounds
+from nsff.prep.poses_bounds import camera_warnings, load_cameras, poses_bounds
+from nsff.prep.sparse_model import SparseModel
 from nsff.scene_folder import SceneFolder
 from toy_frames import look_from, textured
 
 
-def ideal_model(**changes) -> ColmapModel:
+def ideal_model(**changes) -> SparseModel:
     points = np.array([[0.0, 0.0, z] for z in range(1, 22)])
     values = {
         "names": ["a.png"], "size": (64, 36), "focal": (80.0, 80.0), "principal_point": (32.0, 18.0),
         "w2c": look_from(2.0)[None], "points": points, "observed": [np.arange(21)],
     }  # fmt: skip
-    return ColmapModel(**(values | changes))
+    return SparseModel(**(values | changes))
 
 
 def test_poses_bounds_hand_values():
@@ -33,7 +34,7 @@ def test_camera_warnings_of_deviating_cameras():
 
 def test_load_cameras_inverts_poses_bounds(tmp_path):
     folder = SceneFolder(tmp_path)
-    write_image(folder.images / "a.png", textured(0))
+    write_image(folder.images / "a.png", textured(0, 36, 64))
     write_array(folder.poses_bounds, poses_bounds(ideal_model()))
     cameras = load_cameras(folder)
     np.testing.assert_allclose(cameras.w2c[0], look_from(2.0), atol=1e-12)

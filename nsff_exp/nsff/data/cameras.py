@@ -13,7 +13,7 @@ from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics, Pose, average, from_llff, homogeneous, recentre, scene_scale
 from nsff.geometry.rays import Camera
 from nsff.images import IMAGE_SUFFIXES, image_size, read_pixels
-from nsff.input_checks import check_aspect, check_common
+from nsff.input_checks import check_aspect, check_rows
 from nsff.io import read_or_raise, real_numbers
 from nsff.scene_folder import SceneFolder, frame_files
 
@@ -64,7 +64,7 @@ def load_cameras(config: Config) -> Cameras:
     frames_folder = SceneFolder(folder).frames_folder(config.final_height)
     c2w, hwf, bounds = from_llff(_read_poses_bounds(folder))
     images = SceneFolder(folder).list_images()
-    _check_common(hwf, folder)
+    size = check_rows(SceneFolder(folder).poses_bounds, hwf)
     if len(images) != len(c2w):
         raise InputError(
             f"{folder / 'poses_bounds.npy'} has {len(c2w)} poses, {folder / 'images'} has {len(images)} frames; "
@@ -77,24 +77,12 @@ def load_cameras(config: Config) -> Cameras:
     remedy = f"run run_midas.py --data_path {folder}"
     frames = frame_files(frames_folder, images, config.frame_range, IMAGE_SUFFIXES, remedy)
     height, width = read_pixels(frames[0]).shape[:2]
-    given, name = (float(hwf[0, 1]), float(hwf[0, 0])), "poses_bounds.npy"
-    first = f"{images[0].parent.name}/{images[0].name}"
-    save = f"run save_poses_nerf.py --data_path {folder}"
-    check_aspect(str(folder / name), given, first, image_size(images[0]), save)
-    check_aspect(str(frames[0]), (width, height), name, given, remedy)
+    first, save = f"{images[0].parent.name}/{images[0].name}", f"run save_poses_nerf.py --data_path {folder}"
+    check_aspect(str(folder / "poses_bounds.npy"), size, first, image_size(images[0]), save)
+    check_aspect(str(frames[0]), (width, height), "poses_bounds.npy", size, remedy)
     intrinsics = Intrinsics(height, width, float(hwf[0, 2] * height / hwf[0, 0]))
     recentred, bounds = recentre(c2w).astype(np.float32), (bounds * scale).astype(np.float32)
     return Cameras(intrinsics, recentred, bounds, scale, average(c2w))
-
-
-def _check_common(hwf: Float[np.ndarray, "n 3"], folder: Path) -> None:
-    """Check that all rows have one size and focal length; those of the first row are used, as published."""
-    names = [f"row {row}" for row in range(len(hwf))]
-    for what, values in zip(("height", "width", "focal length"), hwf.T, strict=True):
-        check_common(
-            f"{folder / 'poses_bounds.npy'}: {what}", values.tolist(), names, "that of row 0 is used",
-            "leave out the frames with another zoom or size",
-        )  # fmt: skip
 
 
 def _read_poses_bounds(folder: Path) -> Float[np.ndarray, "n 17"]:

@@ -95,29 +95,40 @@ def _keyframe(entry: Any, height: int, width: int, where: str) -> Keyframe:
     if time is not None and not (_is_number(time) and 0.0 <= time <= 1.0):
         raise InputError(f"{where}: render_time = {time!r} must be 0 (first frame) to 1 (last)")
     focal = 0.5 * height / math.tan(math.radians(fov) / 2.0)
-    return Keyframe(_pose(entry.get("camera_to_world"), where), Intrinsics(height, width, focal), time)
+    pose = parse_pose(entry.get("camera_to_world"), where, "camera_to_world")
+    return Keyframe(pose, Intrinsics(height, width, focal), time)
 
 
-def _pose(value: Any, where: str) -> Pose:
+def parse_pose(value: Any, where: str, name: str) -> Pose:
+    """A pose from its 12 or 16 numbers, nested or not, in row-major order.
+
+    Args:
+        value: content of a JSON file.
+        where: place in the file, for messages.
+        name: of the value, for messages.
+
+    Raises:
+        InputError: it is no pose.
+    """
     try:
         matrix = np.array(value, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError, OverflowError):
         matrix = np.zeros(0)
     if matrix.size not in (12, 16) or not np.isfinite(matrix).all():
-        raise InputError(f"{where}: camera_to_world must be 16 finite numbers in row-major order")
+        raise InputError(f"{where}: {name} must be 16 finite numbers in row-major order")
     if matrix.size == 16 and not np.allclose(matrix[12:], (0.0, 0.0, 0.0, 1.0)):
-        raise InputError(f"{where}: the last row of camera_to_world must be 0 0 0 1")
+        raise InputError(f"{where}: the last row of {name} must be 0 0 0 1")
     pose = matrix[:12].reshape(3, 4)
-    return np.concatenate([_rotation(pose[:, :3], where), pose[:, 3:]], axis=1)
+    return np.concatenate([_rotation(pose[:, :3], where, name), pose[:, 3:]], axis=1)
 
 
-def _rotation(matrix: Float[np.ndarray, "3 3"], where: str) -> Float[np.ndarray, "3 3"]:
+def _rotation(matrix: Float[np.ndarray, "3 3"], where: str, name: str) -> Float[np.ndarray, "3 3"]:
     """Project a near-rotation onto the nearest rotation (polar decomposition by SVD)."""
     left, singular_values, right = np.linalg.svd(matrix)
     if singular_values[-1] < ROTATION_TOLERANCE * max(1.0, singular_values[0]):
-        raise InputError(f"{where}: camera_to_world is singular: its axes do not span three dimensions")
+        raise InputError(f"{where}: {name} is singular: its axes do not span three dimensions")
     if np.abs(singular_values - 1.0).max() > ROTATION_TOLERANCE or np.linalg.det(matrix) < 0.0:
-        raise InputError(f"{where}: the axes of camera_to_world must be a rotation: unit, orthogonal, right-handed")
+        raise InputError(f"{where}: the axes of {name} must be a rotation: unit, orthogonal, right-handed")
     return left @ right
 
 

@@ -1,21 +1,22 @@
-"""Cameras and points of a COLMAP model, and the files made from them: poses_bounds.npy and scene.json."""
+"""Files made from the cameras and points of a reconstruction: poses_bounds.npy and scene.json."""
 
 import dataclasses
 import json
 import logging
-import shutil
-import struct
-import tempfile
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from nsff.errors import InputError
 from nsff.geometry.poses import from_llff, to_llff
+from nsff.images import image_size, natural_order
+from nsff.input_checks import check_aspect, check_rows
 from nsff.io import read_array, write_array, write_text
+from nsff.prep.sparse_model import SparseModel, find_colmap_models, read_colmap_model
+from nsff.prep.transforms_json import TRANSFORMS, read_transforms
 from nsff.scene_folder import SceneFolder
 
 log = logging.getLogger("nsff")
@@ -23,119 +24,25 @@ log = logging.getLogger("nsff")
 NEAR_PERCENTILE, FAR_PERCENTILE = 5.0, 95.0  # Of the depths of the points that a frame observes, as published.
 INNER_FRACTION = 0.95  # Of the points; outer ones, per axis, do not extend the box of scene.json. As published.
 MAX_DEVIATION = 0.01  # Of the size or focal length; warn about cameras that deviate more from the ideal one.
-POINT_BYTES = 43  # Size of a point in points3D.bin before its track: id, xyz, rgb, error.
-COUNT_BYTES, TRACK_ELEMENT_BYTES = 8, 8
-MODEL_FILES = ("cameras", "images", "points3D")
 
 
-@dataclasses.dataclass(frozen=True)
-class ColmapModel:
-    """A COLMAP model with one ideal camera; n frames sorted by name, m points.
-
-    Attributes:
-        names: file names of the frames.
-        size: (width, height).
-        focal: (fx, fy) in pixels.
-        principal_point: (right, down) in pixels.
-        w2c: poses, axes right, down, forward.
-        points: 3-D points.
-        observed: indices of the points that each frame observes.
-    """
-
-    names: list[str]
-    size: tuple[int, int]
-    focal: tuple[float, float]
-    principal_point: tuple[float, float]
-    w2c: Float[np.ndarray, "n 3 4"]
-    points: Float[np.ndarray, "m 3"]
-    observed: list[Int[np.ndarray, "..."]]
-
-    @property
-    def centres(self) -> Float[np.ndarray, "n 3"]:
-        """Camera centres in the world."""
-        return -np.einsum("nji,nj->ni", self.w2c[:, :, :3], self.w2c[:, :, 3])
-
-    def depths(self, frame: int) -> Float[np.ndarray, " k"]:
-        """Depths of the points that a frame observes."""
-        forward, offset = self.w2c[frame, 2, :3], self.w2c[frame, 2, 3]
-        return self.points[self.observed[frame]] @ forward + offset
-
-
-def read_model(folder: SceneFolder) -> ColmapModel:
-    """Read the model in `sparse/` or `sparse/0/`, binary or text.
+def read_model(folder: SceneFolder) -> SparseModel:
+    """Read the COLMAP model of a scene, else nerfstudio's `transforms.json`.
 
     Raises:
-        InputError: the model is missing or unreadable, or its cameras have distortion or different sizes.
+        InputError: there is neither, it cannot be read, or its cameras have distortion or differ.
     """
-    remedy = f"run run_colmap.py --data_path {folder.root.parent}"
-    places = [folder.root / "sparse", folder.root / "sparse" / "0"]
-    for place in places:
-        for suffix in (".bin", ".txt"):
-            if all((place / f"{name}{suffix}").is_file() for name in MODEL_FILES):
-                return _to_model(_read_reconstruction(place, suffix, remedy), place, remedy)
-    raise InputError(f"{places[0]} holds no COLMAP model (cameras, images, points3D as .bin or .txt); {remedy}")
-
-
-def _read_reconstruction(place: Path, suffix: str, remedy: str) -> pycolmap.Reconstruction:
-    try:
-        return pycolmap.Reconstruction(place)
-    except Exception as error:
-        with tempfile.TemporaryDirectory() as copy:
-            for name in MODEL_FILES:
-                shutil.copy(place / f"{name}{suffix}", copy)
-            try:
-                _drop_tracks(Path(copy) / f"points3D{suffix}")
-                model = pycolmap.Reconstruction(copy)
-            except Exception:
-                reason = " ".join(str(error).split())[:120]
-                raise InputError(f"{place} cannot be read as a COLMAP model ({reason}); {remedy}") from error
-    log.info("the tracks of %s contradict its images and are ignored", place)
-    return model
-
-
-def _drop_tracks(path: Path) -> None:
-    """Rewrite a points3D file with empty tracks; the images file holds the observations as well."""
-    if path.suffix == ".txt":
-        lines = [
-            line.split() for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
-        ]
-        path.write_text("".join(" ".join(words[:8]) + "\n" for words in lines), encoding="utf-8")
-        return
-    data, points, offset = path.read_bytes(), [], COUNT_BYTES
-    for _ in range(struct.unpack_from("<Q", data)[0]):
-        (track_length,) = struct.unpack_from("<Q", data, offset + POINT_BYTES)
-        points.append(data[offset : offset + POINT_BYTES] + struct.pack("<Q", 0))
-        offset += POINT_BYTES + COUNT_BYTES + TRACK_ELEMENT_BYTES * track_length
-    path.write_bytes(data[:COUNT_BYTES] + b"".join(points))
-
-
-def _to_model(model: pycolmap.Reconstruction, place: Path, remedy: str) -> ColmapModel:
-    images = sorted((image for image in model.images.values() if image.has_pose), key=lambda image: image.name)
-    if not images:
-        raise InputError(f"{place} has no registered frame; {remedy}")
-    cameras = {image.camera_id: model.cameras[image.camera_id] for image in images}
-    first = cameras[images[0].camera_id]
-    for camera in cameras.values():
-        if not camera.is_undistorted():
-            raise InputError(f"{place}: camera {camera.camera_id} has lens distortion ({camera.model_name}); {remedy}")
-        if (camera.width, camera.height) != (first.width, first.height):
-            raise InputError(f"{place}: cameras of different sizes; {remedy}")
-    order = {point_id: k for k, point_id in enumerate(model.points3D)}
-    return ColmapModel(
-        names=[image.name for image in images],
-        size=(first.width, first.height),
-        focal=(first.focal_length_x, first.focal_length_y),
-        principal_point=(first.principal_point_x, first.principal_point_y),
-        w2c=np.stack([image.cam_from_world().matrix() for image in images]),
-        points=np.array([point.xyz for point in model.points3D.values()]).reshape(-1, 3),
-        observed=[
-            np.array([order[point.point3D_id] for point in image.points2D if point.has_point3D()], int)
-            for image in images
-        ],
+    if models := find_colmap_models(folder):
+        return read_colmap_model(folder, models)
+    if (folder.root / TRANSFORMS).is_file():
+        return read_transforms(folder)
+    raise InputError(
+        f"{folder.root / 'sparse'} holds no COLMAP model (cameras, images, points3D as .bin or .txt), and "
+        f"{folder.root} no {TRANSFORMS}; run run_colmap.py --data_path {folder.root.parent}"
     )
 
 
-def poses_bounds(model: ColmapModel) -> Float[np.ndarray, "n 17"]:
+def poses_bounds(model: SparseModel) -> Float[np.ndarray, "n 17"]:
     """Rows of `poses_bounds.npy` (see `to_llff`); near and far are percentiles of the depths that a frame observes.
 
     Raises:
@@ -153,7 +60,7 @@ def poses_bounds(model: ColmapModel) -> Float[np.ndarray, "n 17"]:
     return to_llff(c2w, np.tile(size_and_focal, (len(c2w), 1)), np.array(bounds))
 
 
-def scene_box(model: ColmapModel) -> dict[str, Any]:
+def scene_box(model: SparseModel) -> dict[str, Any]:
     """Content of `scene.json`: the box around cameras and inner points, its centre, and 1 / its diagonal."""
     edge = (1.0 - INNER_FRACTION) / 2.0
     low, high = np.quantile(model.points, [edge, 1.0 - edge], axis=0)
@@ -167,33 +74,57 @@ def scene_box(model: ColmapModel) -> dict[str, Any]:
     }
 
 
-def camera_warnings(model: ColmapModel) -> list[str]:
+def camera_warnings(model: SparseModel) -> list[str]:
     """Describe deviations from the camera that the method assumes: one focal length, a centred principal point."""
     (width, height), (fx, fy), (cx, cy), warnings = model.size, model.focal, model.principal_point, []
+    centre = f"({width / 2:.1f}, {height / 2:.1f})"
     if abs(fx - fy) > MAX_DEVIATION * fx:
         warnings.append(f"focal lengths differ by {abs(fx - fy) / fx:.1%} (fx {fx:.1f}, fy {fy:.1f}); fx is used")
     if abs(cx - width / 2) > MAX_DEVIATION * width or abs(cy - height / 2) > MAX_DEVIATION * height:
         warnings.append(
-            f"principal point ({cx:.1f}, {cy:.1f}) is off the centre ({width / 2:.1f}, {height / 2:.1f}) of the frames"
+            f"principal point ({cx:.1f}, {cy:.1f}) is off the centre {centre} of the frames; the "
+            f" method takes the centre, so that all rays are off by {_angle_off_centre(model):.1f} degrees"
         )
     return warnings
 
 
-def save_poses(folder: SceneFolder) -> ColmapModel:
+def _angle_off_centre(model: SparseModel) -> float:
+    """Angle in degrees between the optical axis and the ray through the centre of the frame."""
+    offset = np.array(model.principal_point) - np.array(model.size) / 2
+    return math.degrees(math.atan(float(np.linalg.norm(offset / model.focal))))
+
+
+def _match_images(model: SparseModel, images: list[Path], folder: SceneFolder) -> None:
+    """Check that there is one image per pose; names may differ in the suffix, as after a conversion.
+
+    Raises:
+        InputError: an image has no pose, or a pose no image.
+    """
+    by_name = {path.name: path.name for path in images}, {name: name for name in model.names}
+    by_stem = {path.stem: path.name for path in images}, {Path(name).stem: name for name in model.names}
+    is_unique = all(len(stems) == len(names) for stems, names in zip(by_stem, by_name, strict=True))
+    files, posed = by_stem if is_unique else by_name
+    if missing := sorted(files.keys() - posed.keys(), key=natural_order):
+        raise InputError(
+            f"{len(missing)} of {len(files)} frames have no pose, {files[missing[0]]} first; "
+            f"run run_colmap.py --data_path {folder.root.parent}, or move them out of {folder.images}"
+        )
+    if missing := sorted(posed.keys() - files.keys(), key=natural_order):
+        raise InputError(f"{folder.images} lacks {posed[missing[0]]}, which the reconstruction has; put it back")
+
+
+def save_poses(folder: SceneFolder) -> SparseModel:
     """Write `poses_bounds.npy`, with one row per file of `images/`, and `scene.json`.
 
     Raises:
-        InputError: the model is missing, or frames have no pose.
+        InputError: the reconstruction is missing, frames have no pose, or their aspect ratio is not that of the camera.
     """
     model = read_model(folder)
-    files = [path.name for path in folder.list_images()]
-    if missing := sorted(set(files) - set(model.names)):
-        raise InputError(
-            f"{len(missing)} of {len(files)} frames have no pose, {missing[0]} first; "
-            f"run run_colmap.py --data_path {folder.root.parent}, or move them out of {folder.images}"
-        )
-    if missing := sorted(set(model.names) - set(files)):
-        raise InputError(f"{folder.images} lacks {missing[0]}, which the COLMAP model has; put it back")
+    images = folder.list_images()
+    _match_images(model, images, folder)
+    for path in images:
+        remedy = f"put back the images of the reconstruction, or run run_colmap.py --data_path {folder.root.parent}"
+        check_aspect(str(path), image_size(path), "the camera", model.size, remedy)
     rows = poses_bounds(model)
     for text in camera_warnings(model):
         log.warning("%s", text)
@@ -228,14 +159,21 @@ def load_cameras(folder: SceneFolder) -> Cameras:
     """Read `poses_bounds.npy`.
 
     Raises:
-        InputError: the file is missing or broken, or has not one row per frame.
+        InputError: the file is missing or broken, has not one row per frame, or its sizes or focal lengths contradict
+            each other or the images.
     """
     remedy = f"run save_poses_nerf.py --data_path {folder.root}"
     rows = read_array(folder.poses_bounds, remedy)
-    n_images = len(folder.list_images())
-    if rows.ndim != 2 or rows.shape != (n_images, 17) or not np.isfinite(rows).all():
-        raise InputError(f"{folder.poses_bounds} must be ({n_images}, 17) numbers, it has shape {rows.shape}; {remedy}")
+    images = folder.list_images()
+    if rows.ndim != 2 or rows.shape != (len(images), 17) or not np.isfinite(rows).all():
+        raise InputError(
+            f"{folder.poses_bounds} must be ({len(images)}, 17) numbers, it has shape {rows.shape}; {remedy}"
+        )
     c2w, sizes_and_focals, bounds = from_llff(rows)
+    size = check_rows(folder.poses_bounds, sizes_and_focals)
+    check_aspect(
+        str(folder.poses_bounds), size, f"{images[0].parent.name}/{images[0].name}", image_size(images[0]), remedy
+    )
     right, up, back, centre = (c2w[:, :, k] for k in range(4))
     rotation = np.stack([right, -up, -back], axis=1)
     translation = -np.einsum("nij,nj->ni", rotation, centre)
