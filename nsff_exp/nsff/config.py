@@ -11,6 +11,7 @@ SCHEDULES = ("published", "scaled")
 PATHS = ("bullet_time_loop", "spiral", "lemniscate", "dolly", "fixed", "train")
 TIMES = ("fixed", "run", "slowmo")
 PROTOCOL_NAMES = ("nsff", "nsff-fixed", "dynamicnerf", "view0", "dynibar", "dycheck")
+DEFAULT_FPS = 30.0  # of videos whose camera path has none of its own
 AUTO_WARM_STEPS = 800  # of the warm start where it is on by default
 
 
@@ -187,7 +188,11 @@ class Config:
     image_ext: str = opt.render(
         "jpg", "format of frames if format names none (jpg has quality 95)", choices=("jpg", "png")
     )
-    fps: float = opt.render(30.0, "frames per second of the videos", least=1)
+    fps: float | None = opt.render(
+        None,
+        f"frames per second of the videos (default: those of the --camera_path file, else {DEFAULT_FPS:g})",
+        least=1,
+    )
     chunk: int = opt.render(1024 * 128, "maximum number of rays rendered at once")
     netchunk: int = opt.render(1024 * 128, "maximum number of points evaluated at once when rendering")
 

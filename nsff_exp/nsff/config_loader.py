@@ -66,12 +66,12 @@ def _build_parser(prog: str, description: str) -> Parser:
 
 def _converter(option: dataclasses.Field) -> Callable[[str], Any]:
     """Converter from text to the type of an option. Optional ones accept `None`, as `args.txt` writes them."""
-    kind: type = int if option.type is int else float if option.type is float else str
+    kind: type = int if option.type is int else float if option.type in (float, float | None) else str
 
     def convert(text: str) -> Any:
         if option.name == "path":
             text = RENAMED_PATHS.get(text, text)
-        return None if option.type == (str | None) and text == "None" else kind(text)
+        return None if option.type in (str | None, float | None) and text == "None" else kind(text)
 
     convert.__name__ = kind.__name__  # argparse names it in its message
     return convert

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nsff.config import Config
 from nsff.cuda import describe_device
-from nsff.errors import InputError
+from nsff.errors import InputError, reason_of
 
 CPU = torch.device("cpu")
 log = logging.getLogger("nsff")
@@ -136,7 +136,7 @@ def _translate_errors() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not LOST_CONNECTION.search(str(error)):
             raise
-        reason = " ".join(str(error).split())[:MAX_REASON]
+        reason = reason_of(error, MAX_REASON)
         raise LostProcess(
             f"the connection to another process of the group failed, see its own error message ({reason})"
         ) from error

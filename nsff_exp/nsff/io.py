@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from nsff.errors import InputError
+from nsff.errors import InputError, reason_of
 
 log = logging.getLogger("nsff")
 
@@ -42,7 +42,7 @@ def read_or_raise(path: Path, reader: Callable[[], Any], remedy: str = "make it 
     try:
         return reader()
     except Exception as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = reason_of(error)
         raise InputError(f"{path} cannot be read, it may be cut off ({reason}); {remedy}") from error
 
 
@@ -117,7 +117,7 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())[:160]
+        reason = error.strerror or reason_of(error)
         raise InputError(
             f"cannot write to {folder.absolute()} ({reason}); finished files stay, the same command resumes"
         ) from error

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 from nsff.errors import InputError
-from nsff.images import list_images, natural_order
+from nsff.images import image_size, is_image, list_images, natural_order
 
+FLOW_FOLDERS = ("flow_i1", "flow")  # the second in the layout of DynamicNeRF
 N_CAMERAS = 12  # of the rig whose images are held out (layout of the Dynamic Scene data)
 
 
@@ -35,6 +36,13 @@ class SceneFolder:
         """Flow from frame `index` to `index + step`, step 1 or -1."""
         return self.root / "flow_i1" / f"{index:05d}_{'fwd' if step > 0 else 'bwd'}.npz"
 
+    def find_flow(self, index: int, step: int) -> Path:
+        """The existing file of a flow, also in the layout of DynamicNeRF (`flow/000_fwd.npz`), else the usual one."""
+        usual, direction = self.flow(index, step), "fwd" if step > 0 else "bwd"
+        names = (f"{index:05d}_{direction}.npz", f"{index:03d}_{direction}.npz")
+        candidates = (self.root / folder / name for folder in FLOW_FOLDERS for name in names)
+        return next((path for path in candidates if path.is_file()), usual)
+
     def motion_mask(self, index: int) -> Path:
         return self.root / "motion_masks" / f"{index:05d}.png"
 
@@ -53,6 +61,8 @@ class SceneFolder:
     def frames_folder(self, height: int | None = None) -> Path:
         """The folder `images_<W>x<height>`, or the only `images_<W>x<H>` that exists.
 
+        Where there is none, folders of images reduced by a factor are taken (`images_2`, as in LLFF and DynamicNeRF).
+
         Raises:
             InputError: no scene folder, no such folder in it, or several.
         """
@@ -61,6 +71,7 @@ class SceneFolder:
         found = [
             path for path in self.root.glob(f"images_*x{height or '*'}") if re.fullmatch(r"images_\d+x\d+", path.name)
         ]
+        found = found or [path for path in self.root.glob("images_*") if _is_reduced(path, height)]
         if len(found) != 1:
             there = ", ".join(sorted(path.name for path in self.root.glob("images_*"))) or "none"
             raise InputError(
@@ -77,6 +88,14 @@ class SceneFolder:
             InputError: no such folder, several, or no image in it.
         """
         return list_images(self.frames_folder(height), f"run run_midas.py --data_path {self.root}")
+
+
+def _is_reduced(folder: Path, height: int | None) -> bool:
+    """Whether a folder is called `images_<factor>` and its images have a height."""
+    if not re.fullmatch(r"images_\d+", folder.name) or not folder.is_dir():
+        return False
+    first = next(filter(is_image, sorted(folder.iterdir())), None)
+    return first is not None and height in (None, image_size(first)[1])
 
 
 def frame_files(folder: Path, images: list[Path], used: range, suffixes: tuple[str, ...], remedy: str) -> list[Path]:

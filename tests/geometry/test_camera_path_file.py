@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from nsff.errors import InputError
-from nsff.geometry.camera_path_file import Keyframe, read_camera_path, write_camera_path
+from nsff.geometry.camera_path_file import Keyframe, read_camera_path, read_path_fps, write_camera_path
 from nsff.geometry.poses import Intrinsics
 
 TURNED = [0.0, -1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 2.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0, 0.0, 1.0]
@@ -30,6 +30,28 @@ def test_read_nerfstudio_export_gives_focal_pose_and_time(tmp_path):
     assert second.intrinsics.focal == pytest.approx(50.0 / math.tan(math.radians(25.0)))
     np.testing.assert_allclose(first.c2w_world, np.reshape(TURNED, (4, 4))[:3])
     assert (first.time, second.time) == (None, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fps"),
+    [
+        ({}, 24),
+        ({"fps": 12.5}, 12.5),
+        ({"fps": None, "seconds": 0.5}, 4.0),  # two cameras in half a second
+        ({"fps": None, "seconds": None}, None),
+        ({"fps": None, "seconds": 0}, None),
+    ],
+)
+def test_frame_rate_of_a_path_file(tmp_path, changes, fps):
+    (tmp_path / "path.json").write_text("\ufeff" + json.dumps(content() | changes), encoding="utf-8")
+    assert read_path_fps(tmp_path / "path.json") == fps
+
+
+@pytest.mark.parametrize("fps", [0, -1, 1001, "fast", True])
+def test_frame_rate_outside_of_its_range_is_refused(tmp_path, fps):
+    (tmp_path / "path.json").write_text(json.dumps(content() | {"fps": fps}))
+    with pytest.raises(InputError, match=r"path\.json: fps = .* must be above 0 and at most 1000"):
+        read_path_fps(tmp_path / "path.json")
 
 
 def test_write_then_read_returns_the_same_cameras(tmp_path):

@@ -238,6 +238,16 @@ def test_render_writes_every_layer_in_every_format(trained, tmp_path, golden):
     assert (config.experiment_dir / "sheet.jpg").is_file()
 
 
+@pytest.mark.parametrize(("typed", "fps"), [(None, 12.0), (25.0, 25.0)])
+def test_frame_rate_of_a_camera_path_is_that_of_the_video(trained, tmp_path, typed, fps):
+    cameras = load_cameras(trained)
+    keyframes = [Keyframe(cameras.to_world(cameras.c2w[3]), cameras.intrinsics, 0.2)] * 4
+    write_camera_path(tmp_path / "mine.json", keyframes, 12.0)
+    config = dataclasses.replace(trained, camera_path=str(tmp_path / "mine.json"), render_bt=True, fps=typed)
+    published, mine = plan_videos(config, cameras)
+    assert (published.fps, mine.fps) == (typed or 30.0, fps)
+
+
 def test_written_camera_path_renders_the_same_frames(trained, golden, tmp_path):
     """`camera_path.json` keeps poses, as world poses, and the focal length, as a field of view."""
     config = dataclasses.replace(trained, basedir=str(tmp_path), ft_path=str(golden / "render/002000.tar"))

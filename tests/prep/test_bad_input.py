@@ -124,6 +124,45 @@ def test_read_weights_rejects_broken_file(content, tmp_path):
         read_weights(tmp_path / "w.pth")
 
 
+def write_square_masks(folder: Path, size: tuple[int, int], inverted: bool) -> None:
+    for k in range(12):
+        mask = np.full(size, 255 * inverted, np.uint8)
+        mask[10:30, 10:30] = 255 * (not inverted)
+        write_image(folder / f"{k}.png", mask)
+
+
+@pytest.mark.parametrize(
+    ("size", "inverted", "message"),
+    [
+        ((120, 200), True, "cover 98% of the frames; white means moving: invert them (COLMAP and nerfstudio"),
+        (
+            (200, 120),
+            False,
+            "the mask of frame 00000 is 120x200, the frame is 200x120: their aspect ratios differ (turn",
+        ),
+        (
+            (120, 160),
+            False,
+            "the mask of frame 00000 is 160x120, the frame is 200x120: their aspect ratios differ; give",
+        ),
+    ],
+)
+def test_unusable_masks_are_refused_before_the_long_part(size, inverted, message, tmp_path, monkeypatch):
+    write_frames(tmp_path / "in")
+    write_square_masks(tmp_path / "masks", size, inverted)
+    monkeypatch.setattr("nsff.prep.capture.reconstruct", None)
+    arguments = ("--images", tmp_path / "in", "--data_path", tmp_path / "scene", "--masks", tmp_path / "masks")
+    assert message in error_of("run_colmap.py", *arguments)
+
+
+def test_turned_semantic_masks_are_refused_before_the_long_part(scene, tmp_path):
+    write_square_masks(tmp_path / "masks", (128, 72), inverted=False)
+    before = list_files(scene)
+    error = error_of("run_flows_video.py", "--data_path", scene, "--flow", "dis", "--semantic", tmp_path / "masks")
+    assert "the mask of 00000.png is 72x128, the frame is 128x72: their aspect ratios differ (turned" in error
+    assert list_files(scene) == before
+
+
 @pytest.mark.parametrize(("name", "available", "expected"), [("cpu", True, "cpu"), ("auto", True, "cuda")])
 def test_run_colmap_device_reaches_mask_rcnn(name, available, expected, tmp_path, monkeypatch):
     class LoadedError(Exception):

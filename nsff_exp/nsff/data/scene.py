@@ -24,14 +24,14 @@ from nsff.input_checks import check_aspect
 from nsff.io import read_or_raise, real_numbers
 from nsff.masks import RULES as MASK_RULES
 from nsff.masks import MaskFolder
-from nsff.scene_folder import SceneFolder, frame_files
+from nsff.scene_folder import FLOW_FOLDERS, SceneFolder, frame_files
 
 log = logging.getLogger("nsff")
 
 Frame = int | Int[Tensor, ""]  # index of a loaded frame; a tensor of the device where no step may wait for its value
 MASK_MARGIN = 0.01  # fraction of the image width; pixels closer to a motion mask are not background
 
-PRIOR_FOLDERS = ("disp", "flow_i1", "motion_masks")  # each holds one or two files per frame
+PRIOR_FOLDERS = ("disp", *FLOW_FOLDERS, "motion_masks")  # each holds one or two files per frame
 CPU_CACHE_GB, FREE_FRACTION = (
     1.0,
     0.25,
@@ -146,7 +146,8 @@ def load_scene(config: Config, device: torch.device) -> Scene:
     def flow(row: int, direction: str) -> tuple[np.ndarray, np.ndarray]:
         if row == (len(indices) - 1 if direction == "fwd" else 0):
             return no_flow
-        return _read_flow(folder, f"{indices[row]:05d}_{direction}", size)
+        path = SceneFolder(folder).find_flow(indices[row], 1 if direction == "fwd" else -1)
+        return _read_flow(path, size, flow_remedy)
 
     def mask(row: int) -> Bool[np.ndarray, "H W"]:
         return _read_motion_mask(motion_masks, masks[row], size, flow_remedy)
@@ -220,10 +221,8 @@ def _read_motion_mask(masks: MaskFolder, path: Path, size: tuple[int, int], reme
 
 
 def _read_flow(
-    folder: Path, name: str, size: tuple[int, int]
+    path: Path, size: tuple[int, int], remedy: str
 ) -> tuple[Float[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"]]:
-    path, remedy = folder / "flow_i1" / f"{name}.npz", f"run run_flows_video.py --data_path {folder}"
-
     def read() -> tuple[np.ndarray, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())

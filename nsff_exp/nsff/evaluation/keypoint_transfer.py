@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nsff.config import Config
 from nsff.data.cameras import Cameras
-from nsff.errors import InputError
+from nsff.errors import InputError, reason_of
 from nsff.fields import Fields
 from nsff.geometry.rays import make_rays
 from nsff.geometry.space import ndc_to_world
@@ -51,7 +51,7 @@ def read_keypoints(config: Config, cameras: Cameras) -> dict[int, Float[np.ndarr
         try:
             points = np.array(json.loads(read_text(path)), dtype=np.float64)
         except Exception as error:  # a broken file can raise anything
-            raise InputError(f"{path} cannot be read as JSON ({' '.join(str(error).split())[:80]})") from error
+            raise InputError(f"{path} cannot be read as JSON ({reason_of(error)})") from error
         if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
             raise InputError(f"{path} must hold a list of [right, down, visible]")
         if keypoints and len(points) != len(next(iter(keypoints.values()))):

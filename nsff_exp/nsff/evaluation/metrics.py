@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from nsff.errors import InputError
+from nsff.errors import InputError, reason_of
 from nsff.evaluation.scores import ImageScores, RegionScores
 
 log = logging.getLogger("nsff")
@@ -276,7 +276,7 @@ def load_lpips(path: str | None, rules: Rules, device: torch.device) -> Lpips | 
         with contextlib.redirect_stdout(sys.stderr):  # standard output is for scores, not for the download's messages
             trunk = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = reason_of(error)
         log.warning("no AlexNet weights, LPIPS is left out (%s); give --lpips_trunk FILE", reason)
         return None
     return Lpips(trunk, rules.scaled_lpips, device, rules.lpips_order)

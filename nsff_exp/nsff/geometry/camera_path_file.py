@@ -12,11 +12,12 @@ from typing import Any, TypeGuard
 import numpy as np
 from jaxtyping import Float
 
-from nsff.errors import InputError
+from nsff.errors import InputError, reason_of
 from nsff.geometry.poses import Intrinsics, Pose
 from nsff.io import read_text
 
 ROTATION_TOLERANCE = 1e-3  # reject a matrix whose singular values differ from 1 by more; files hold few digits
+MAX_FPS = 1000
 MAX_IMAGE_SIDE = 16384  # pixels; larger renders are refused
 
 
@@ -39,18 +40,38 @@ def read_camera_path(path: Path) -> list[Keyframe]:
     Raises:
         InputError: The file is missing, is not JSON or holds no path, or a camera is invalid; the message names it.
     """
-    try:
-        content = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"--camera_path {path} cannot be read as JSON ({reason})") from error
-    if not isinstance(content, dict) or not isinstance(content.get("camera_path"), list) or not content["camera_path"]:
-        raise InputError(f"--camera_path {path} has no list 'camera_path' of at least one camera")
+    content = _read_json(path)
     if content.get("camera_type", "perspective") != "perspective":
         raise InputError(f"--camera_path {path}: cameras of type {content['camera_type']!r} are not supported")
     height, width = (_image_side(content, name, path) for name in ("render_height", "render_width"))
     frames = content["camera_path"]
     return [_keyframe(frames[k], height, width, f"--camera_path {path}: camera {k}") for k in range(len(frames))]
+
+
+def read_path_fps(path: Path) -> float | None:
+    """Frames per second of a path file: its `fps`, else its cameras over its `seconds`; None if it has neither.
+
+    Raises:
+        InputError: The file cannot be read, see `read_camera_path`, or the number is outside of 0 to `MAX_FPS`.
+    """
+    content = _read_json(path)
+    fps, seconds = content.get("fps"), content.get("seconds")
+    if fps is None and _is_number(seconds) and seconds > 0:
+        fps = len(content["camera_path"]) / seconds
+    if fps is not None and not (_is_number(fps) and 0 < fps <= MAX_FPS):
+        raise InputError(f"--camera_path {path}: fps = {fps!r} must be above 0 and at most {MAX_FPS}")
+    return fps
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = reason_of(error)
+        raise InputError(f"--camera_path {path} cannot be read as JSON ({reason})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("camera_path"), list) or not content["camera_path"]:
+        raise InputError(f"--camera_path {path} has no list 'camera_path' of at least one camera")
+    return content
 
 
 def write_camera_path(path: Path, keyframes: list[Keyframe], fps: float) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nsff.config import Config
+from nsff.config import DEFAULT_FPS, Config
 from nsff.data.cameras import Cameras
 from nsff.errors import InputError, UsageError
-from nsff.geometry.camera_path_file import Keyframe, read_camera_path
+from nsff.geometry.camera_path_file import Keyframe, read_camera_path, read_path_fps
 from nsff.geometry.camera_paths import (
     BULLET_TIME_FRAMES,
     BULLET_TIME_SHIFT,
@@ -47,6 +47,7 @@ class VideoSpec:
     name: str  # of its folder, after 'render-'
     views: list[RenderView]
     interpolated: bool  # render all views by space-time interpolation, also those whose timestamp is a whole frame
+    fps: float  # frames per second
 
 
 def wants_videos(config: Config) -> bool:
@@ -84,6 +85,7 @@ class _Planner:
     def __init__(self, config: Config, cameras: Cameras):
         self.config, self.cameras = config, cameras
         self.timeline = cameras.timeline
+        self.fps = config.fps or DEFAULT_FPS
         self.target = self.timeline.check_frame(config.target_idx)
         self.intrinsics = cameras.intrinsics.divided_by(max(1, config.render_factor))
         # The radius of a path is a shift in pixels over the focal length: scale the latter to change the former.
@@ -93,14 +95,14 @@ class _Planner:
         """Circle around the target's camera at the target's time."""
         poses = bullet_time_loop(self.cameras.c2w[self.target], self.focal)
         views = [RenderView(pose, self.target, self.intrinsics) for pose in poses]
-        return VideoSpec(f"spiral-frame-{self.target:03d}", views, interpolated=False)
+        return VideoSpec(f"spiral-frame-{self.target:03d}", views, interpolated=False, fps=self.fps)
 
     def lockcam_slow_motion(self) -> VideoSpec:
         """Run through time in slow motion with the target's camera."""
         pose = self.cameras.c2w[self.target]
         timestamps = self._slow_motion(self._window(LOCKCAM_WINDOW))
         views = [RenderView(pose, timestamp, self.intrinsics) for timestamp in timestamps]
-        return VideoSpec(f"lockcam-slowmo-frame-{self.target:03d}", views, interpolated=True)
+        return VideoSpec(f"lockcam-slowmo-frame-{self.target:03d}", views, interpolated=True, fps=self.fps)
 
     def space_time(self) -> VideoSpec:
         """Run through time in slow motion while the camera circles around the trajectory of the input video."""
@@ -108,7 +110,7 @@ class _Planner:
         for index, timestamp in enumerate(self._slow_motion(self._window(SPACE_TIME_WINDOW))):
             pose = homogeneous(self._input_pose(timestamp)) @ offsets[index % len(offsets)]
             views.append(RenderView(pose[:3], timestamp, self.intrinsics))
-        return VideoSpec(f"slowmo-bt-frame-{self.target:03d}", views, interpolated=True)
+        return VideoSpec(f"slowmo-bt-frame-{self.target:03d}", views, interpolated=True, fps=self.fps)
 
     def named_path(self, name: str) -> VideoSpec:
         """Follow a path of `--path` around the target's camera, at the times of `--time`."""
@@ -127,10 +129,10 @@ class _Planner:
         }
         poses = paths[name](len(timestamps))
         views = [RenderView(*pair, self.intrinsics) for pair in zip(poses, timestamps, strict=True)]
-        return VideoSpec(f"{name}-{time}-frame-{self.target:03d}", views, interpolated=time == "slowmo")
+        return VideoSpec(f"{name}-{time}-frame-{self.target:03d}", views, time == "slowmo", self.fps)
 
     def camera_file(self, path: Path) -> VideoSpec:
-        """Use the cameras of a file, at its times, or at those of `--time` if given."""
+        """Use the cameras of a file, at its times and frame rate, or at those of `--time` and `--fps` if given."""
         keyframes = read_camera_path(path)
         timestamps = self._keyframe_timestamps(keyframes, path)
         factor = max(1, self.config.render_factor)
@@ -141,7 +143,8 @@ class _Planner:
         for index, view in enumerate(views):
             _check_camera(view, f"--camera_path {path}: camera {index}")
         interpolated = any(timestamp != round(timestamp) for timestamp in timestamps)
-        return VideoSpec(f"file-{path.stem}-frame-{self.target:03d}", views, interpolated)
+        fps = self.config.fps or read_path_fps(path) or self.fps
+        return VideoSpec(f"file-{path.stem}-frame-{self.target:03d}", views, interpolated, fps)
 
     def _keyframe_timestamps(self, keyframes: list[Keyframe], path: Path) -> list[float]:
         n_timed = sum(keyframe.time is not None for keyframe in keyframes)

@@ -68,11 +68,11 @@ def render_videos(config: Config, device: torch.device, group: ProcessGroup = SI
     written = []
     for video in videos:
         folder = config.experiment_dir / f"render-{video.name}_path_{checkpoint.step:06d}"
-        files = VideoFiles(folder, len(video.views), layers, images, video_formats, config.fps, config.raw_depth)
+        files = VideoFiles(folder, len(video.views), layers, images, video_formats, video.fps, config.raw_depth)
         render = renderer.frame_renderer(video, layers, config.raw_depth)
         write_video(files, render, _settings(config, video, checkpoint), group)
         if group.is_main:
-            _write_camera_path(folder / "camera_path.json", video, cameras, config.fps)
+            _write_camera_path(folder / "camera_path.json", video, cameras, video.fps)
             log.info("wrote %s", folder)
         written.append(files)
     if group.is_main:

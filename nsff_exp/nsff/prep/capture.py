@@ -24,6 +24,7 @@ from nsff.prep.colmap import (
     OVERLAP_RETRY,
     SfmResult,
     SfmSettings,
+    advice,
     check_registered,
     longest_run,
     ray_angle,
@@ -90,7 +91,7 @@ def _make_cameras(scene: Path, settings: CaptureSettings, device: torch.device) 
         result = _register(frames, settings, device, Path(temporary))
     check_focal_length(result.model)  # first: a zoom is also a reason why frames do not register
     run = longest_run(names, result.registered)
-    check_registered(names, run)
+    check_registered(names, run, settings.masks is not None)
     angle = ray_angle(result.model)
     if angle < MIN_RAY_ANGLE:
         raise InputError(
@@ -169,7 +170,7 @@ def _register(
     if best is None:
         raise InputError(
             "no cameras could be found: frames must share textured static things, filmed by a camera that moves "
-            "sideways; try --masks DIR, another stretch (--start, --end), more frames (--fps)"
+            f"sideways; {advice(settings.masks is not None)}"
         )
     return best
 

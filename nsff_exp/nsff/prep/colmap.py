@@ -215,8 +215,19 @@ def longest_run(names: list[str], registered: list[str]) -> list[str]:
     return longest
 
 
-def check_registered(names: list[str], run: list[str]) -> None:
+def advice(masked: bool) -> str:
+    """What to try where structure from motion fails, with or without masks of the user."""
+    masks = "look at the masks (white = moving)" if masked else "try --masks DIR"
+    return f"{masks}, a shorter stretch (--start, --end), more frames (--fps)"
+
+
+def check_registered(names: list[str], run: list[str], masked: bool = False) -> None:
     """Warn about frames outside the run of registered frames.
+
+    Args:
+        names: of all frames.
+        run: names of those that are kept.
+        masked: the user gave masks: the advice is not to do so.
 
     Raises:
         InputError: the run is too short.
@@ -224,7 +235,7 @@ def check_registered(names: list[str], run: list[str]) -> None:
     if len(run) < min(MIN_REGISTERED, len(names)):
         raise InputError(
             f"only {len(run)} of {len(names)} frames could be registered in a row: the camera must move sideways, and "
-            "static things must be in sight; try --masks DIR, a shorter stretch (--start, --end), more frames (--fps)"
+            f"static things must be in sight; {advice(masked)}"
         )
     if lost := [name for name in names if name not in set(run)]:
         shown = ", ".join(lost[:8]) + (", ..." if len(lost) > 8 else "")

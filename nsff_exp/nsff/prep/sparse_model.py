@@ -12,7 +12,7 @@ import numpy as np
 import pycolmap
 from jaxtyping import Float, Int
 
-from nsff.errors import InputError
+from nsff.errors import InputError, reason_of
 from nsff.images import natural_order
 from nsff.input_checks import check_common
 from nsff.scene_folder import SceneFolder
@@ -158,7 +158,7 @@ def _read_reconstruction(place: Path, suffix: str, remedy: str) -> pycolmap.Reco
                 _drop_tracks(Path(copy) / f"points3D{suffix}")
                 model = pycolmap.Reconstruction(copy)
             except Exception:
-                reason = " ".join(str(error).split())[:120]
+                reason = reason_of(error)
                 raise InputError(f"{place} cannot be read as a COLMAP model ({reason}); {remedy}") from error
     log.info("the tracks of %s contradict its images and are ignored", place)
     return model

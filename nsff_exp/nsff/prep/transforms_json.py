@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from nsff.errors import InputError
+from nsff.errors import InputError, reason_of
 from nsff.geometry.camera_path_file import parse_pose
 from nsff.geometry.poses import Pose, homogeneous
 from nsff.images import find_image, image_size, is_image, natural_order
@@ -56,7 +56,7 @@ def read_transforms(folder: SceneFolder) -> SparseModel:
     try:
         content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({' '.join(str(error).split())[:120]})") from error
+        raise InputError(f"{path} cannot be read as JSON ({reason_of(error)})") from error
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not frames:
         raise InputError(f"{path} has no list 'frames' of at least one frame")

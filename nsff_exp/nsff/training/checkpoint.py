@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from nsff.config import Config
-from nsff.errors import InputError
+from nsff.errors import InputError, reason_of
 from nsff.fields import Fields
 from nsff.io import TMP_PREFIX, atomic_write
 
@@ -19,6 +20,13 @@ log = logging.getLogger("nsff")
 # Of hash fields: 2 has dynamic colour without view direction and flow that stays before infinity, 3 flow that at most
 # doubles the depth, 4 frames on the nodes of the time axis.
 HASH_REVISION = 4
+REQUIRED_KEYS = ("global_step", "network_fn_state_dict", "network_rigid")  # as published
+FOREIGN_KEYS = {  # keys that tell which program wrote a file
+    "pytorch-lightning_version": "PyTorch Lightning", "state_dict": "PyTorch Lightning (as nsff_pl writes)",
+    "pipeline": "nerfstudio", "network_fn_d_state_dict": "DynamicNeRF", "network_fine_state_dict": "NeRF",
+}  # fmt: skip
+MAX_NAMES = 5  # keys named in a message
+REFUSED_TYPE = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message about a file that holds other things than tensors
 PREFIX = "module."  # the published networks were wrapped in DataParallel
 
 
@@ -82,7 +90,7 @@ class TrainingState:
 
 
 class BrokenCheckpoint(InputError):
-    """A checkpoint that is damaged, cut off or lacks a part."""
+    """A checkpoint that is damaged, cut off, lacks a part or is another program's."""
 
 
 def configured_architecture(config: Config) -> dict[str, Any]:
@@ -130,7 +138,7 @@ def save_checkpoint(path: Path, state: TrainingState, config: Config) -> None:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"cannot write checkpoint {path.absolute()} ({_one_line(error, 120)}); earlier checkpoints are intact"
+            f"cannot write checkpoint {path.absolute()} ({reason_of(error)}); earlier checkpoints are intact"
         ) from error
 
 
@@ -148,13 +156,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         InputError: the file does not exist.
-        BrokenCheckpoint: the file is damaged, cut off or lacks a part.
+        BrokenCheckpoint: the file is damaged, cut off, lacks a part or is another program's.
     """
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist")
     try:
         _check_crc(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_keys(content, path)
         return Checkpoint(
             path=path,
             step=int(content["global_step"]),
@@ -167,10 +176,35 @@ def read_checkpoint(path: Path) -> Checkpoint:
             variant=content.get("variant"),
             n_frames=content.get("n_frames"),
         )
+    except BrokenCheckpoint:
+        raise
     except Exception as error:  # a broken or hostile file can raise anything
+        if refused := REFUSED_TYPE.search(str(error)):
+            raise BrokenCheckpoint(
+                f"checkpoint {path} holds a {refused[1]}; only tensors, numbers and texts are read, as other "
+                "things can run code: not a checkpoint of NSFF, or save it again without"
+            ) from error
         raise BrokenCheckpoint(
-            f"checkpoint {path} cannot be read, it may be cut off or damaged ({_one_line(error, 120)})"
+            f"checkpoint {path} cannot be read, it may be cut off or damaged ({reason_of(error)})"
         ) from error
+
+
+def _check_keys(content: Any, path: Path) -> None:
+    """Check that the parts of a published checkpoint are there.
+
+    Raises:
+        BrokenCheckpoint: they are not.
+    """
+    found = [str(key) for key in content] if isinstance(content, dict) else []
+    missing = [key for key in REQUIRED_KEYS if key not in found]
+    if not missing:
+        return
+    origin = next((f", but one of {name}" for key, name in FOREIGN_KEYS.items() if key in found), "")
+    shown = ", ".join(found[:MAX_NAMES]) + (", ..." if len(found) > MAX_NAMES else "")
+    raise BrokenCheckpoint(
+        f"{path} has no {' and no '.join(missing)}: not a checkpoint of NSFF{origin} (it holds "
+        f"{shown or type(content).__name__})"
+    )
 
 
 def _check_crc(path: Path) -> None:
@@ -190,10 +224,6 @@ def _with_prefix(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _without_prefix(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(PREFIX): value for name, value in weights.items()}
-
-
-def _one_line(error: Exception, max_length: int) -> str:
-    return " ".join(str(error).split())[:max_length]
 
 
 def read_newest(folder: Path) -> Checkpoint | None:
@@ -238,7 +268,7 @@ def load_weights(fields: Fields, checkpoint: Checkpoint, config: Config) -> None
         fields.dynamic.load_state_dict(checkpoint.dynamic)
     except (KeyError, RuntimeError) as error:
         raise InputError(
-            f"the weights in checkpoint {checkpoint.path} do not fit these networks ({_one_line(error, 160)})"
+            f"the weights in checkpoint {checkpoint.path} do not fit these networks ({reason_of(error, 160)})"
         ) from error
 
 
