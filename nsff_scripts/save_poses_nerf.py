@@ -1,4 +1,4 @@
-"""Cameras of a COLMAP model as poses_bounds.npy and scene.json.
+"""Cameras of a COLMAP model, or of nerfstudio's transforms.json, as poses_bounds.npy and scene.json.
 
 python save_poses_nerf.py --data_path SCENE/dense/
 """
@@ -14,7 +14,9 @@ from nsff.scene_folder import SceneFolder
 def main(argv: list[str]) -> None:
     """Write poses_bounds.npy and scene.json."""
     parser = Parser(__doc__)
-    parser.add_argument("--data_path", type=Path, required=True, help="the `dense` folder: images/ and sparse/")
+    parser.add_argument(
+        "--data_path", type=Path, required=True, help="the `dense` folder: images/ and sparse/, or transforms.json"
+    )
     folder = SceneFolder(parser.parse_args(argv).data_path)
     model = save_poses(folder)
     log.info("wrote %s: %d frames, %d points", folder.poses_bounds, len(model.names), len(model.points))

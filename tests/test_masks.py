@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from nsff.errors import InputError
-from nsff.masks import MaskFolder, check_coverage
+from nsff.masks import MaskFolder
 
 N_FRAMES = 6
 DAVIS = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128] + [64] * 753
@@ -186,10 +186,13 @@ def test_broken_mask_is_named(tmp_path):
         MaskFolder(paths).read(paths[0])
 
 
-def test_coverage_says_which_colour_moves(tmp_path, caplog):
-    check_coverage(0.59, tmp_path)
-    assert caplog.text == ""
-    check_coverage(0.7, tmp_path)
-    assert "cover 70% of the frames; white means moving: are black and white exchanged?" in caplog.text
-    with pytest.raises(InputError, match="cover 93% of the frames; white means moving: invert them"):
-        check_coverage(0.93, tmp_path)
+@pytest.mark.parametrize(
+    ("of_motion", "size", "said"), [(True, 20, "75%"), (True, 5, "98%"), (False, 5, ""), (True, 30, "")]
+)
+def test_masks_that_cover_most_are_doubted_with_the_polarity(tmp_path, caplog, of_motion, size, said):
+    mask = np.full((40, 40), 255, np.uint8)
+    mask[:size, :size] = 0
+    PIL.Image.fromarray(mask).save(tmp_path / "a.png")
+    rule = MaskFolder([tmp_path / "a.png"], of_motion).rule
+    assert rule.coverage == pytest.approx(1.0 - (size / 40) ** 2)
+    assert (f"cover {said} of the frames; white means moving: are black and white" in caplog.text) == bool(said)

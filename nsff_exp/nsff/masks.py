@@ -33,7 +33,7 @@ MAX_FLAT_STEP = 4  # Grey levels within 3x3 pixels of a flat region.
 DARKEST_PERCENTILE = 1.0  # Of the flat pixels above the noise: level of the darkest region that moves.
 MIN_VIDEO_BLACK, MAX_BLACK = 8, 127  # Range of the darkest level of a folder that counts as black, if it is not 0.
 MIN_OPAQUE = 128  # Alpha from which a pixel may count as opaque.
-COVERS_MOST, COVERS_ALL = 0.6, 0.9  # Fraction of the pixels from which masks are doubted, and refused.
+COVERS_MOST, COVERS_ALL = 0.6, 0.9  # Fractions of the pixels from which masks are doubted, and can be of no use.
 
 Levels = UInt8[np.ndarray, "H W"]
 
@@ -87,21 +87,26 @@ class MaskRule:
     Attributes:
         alpha: the mask is the alpha channel, in files that have one.
         threshold: grey level from which a pixel moves; 256 if none does.
+        coverage: fraction of the pixels of all files that move.
     """
 
     alpha: bool
     threshold: int
+    coverage: float
 
 
 class MaskFolder:
     """Reads the masks of a folder by one rule, which is found from all of them when the first one is read.
 
+    Masks of motion that cover most of the frames are warned about: the usual sign of exchanged black and white.
+
     Args:
         paths: all masks of the folder.
+        of_motion: white means moving; False for masks of other things, which may cover any part of a frame.
     """
 
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = paths
+    def __init__(self, paths: Sequence[Path], of_motion: bool = True):
+        self.paths, self.of_motion = paths, of_motion
 
     @functools.cached_property
     def rule(self) -> MaskRule:
@@ -119,8 +124,15 @@ class MaskFolder:
         if counts["alpha"]:
             of_alpha = functools.reduce(LevelCounts.__add__, counts["alpha"])
             if of_alpha.all[0] and of_alpha.all[MIN_OPAQUE:].any():
-                return MaskRule(True, threshold_of(of_alpha))
-        return MaskRule(False, threshold_of(functools.reduce(LevelCounts.__add__, counts["grey"])))
+                return self._rule(of_alpha, alpha=True)
+        return self._rule(functools.reduce(LevelCounts.__add__, counts["grey"]), alpha=False)
+
+    def _rule(self, counts: LevelCounts, alpha: bool) -> MaskRule:
+        threshold = threshold_of(counts)
+        rule = MaskRule(alpha, threshold, float(counts.all[threshold:].sum() / counts.all.sum()))
+        if self.of_motion and rule.coverage >= COVERS_MOST:
+            log.warning("%s: are black and white exchanged?", coverage_text(rule, self.paths[0]))
+        return rule
 
     def read(self, path: Path) -> Mask:
         """Mask the moving pixels of a file, at its own size.
@@ -163,17 +175,9 @@ def threshold_of(counts: LevelCounts) -> int:
     return (black + level + 1) // 2
 
 
-def check_coverage(fraction: float, folder: Path) -> None:
-    """Warn about masks that cover most of the frames, the usual sign of exchanged black and white.
-
-    Raises:
-        InputError: they cover nearly all.
-    """
-    text = f"the masks in {folder} cover {fraction:.0%} of the frames; white means moving"
-    if fraction >= COVERS_ALL:
-        raise InputError(f"{text}: invert them (COLMAP and nerfstudio have it the other way round)")
-    if fraction >= COVERS_MOST:
-        log.warning("%s: are black and white exchanged?", text)
+def coverage_text(rule: MaskRule, path: Path) -> str:
+    """How much the masks beside `path` cover, and what that means."""
+    return f"the masks in {path.parent} cover {rule.coverage:.0%} of the frames; white means moving"
 
 
 def _read_levels(path: Path) -> tuple[Levels, Levels | None]:

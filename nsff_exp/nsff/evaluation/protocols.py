@@ -101,8 +101,8 @@ class _RigMasks:
     visible: MaskFolder | None
 
 
-def _masks_of(folder: Path) -> MaskFolder:
-    return MaskFolder(sorted(path for path in folder.glob("*/*") if is_image(path)))
+def _masks_of(folder: Path, of_motion: bool) -> MaskFolder:
+    return MaskFolder(sorted(path for path in folder.glob("*/*") if is_image(path)), of_motion)
 
 
 def _rig_views(config: Config, cameras: Cameras, margin: int = 0, covisible: bool = False) -> list[HeldOutView]:
@@ -118,7 +118,8 @@ def _rig_views(config: Config, cameras: Cameras, margin: int = 0, covisible: boo
             raise InputError(
                 f"{folder / needed} is missing: protocol {config.protocol} needs held-out cameras; {remedy}"
             )
-    masks = _RigMasks(_masks_of(folder / "mv_masks"), _masks_of(folder / "covisible") if covisible else None)
+    visible = _masks_of(folder / "covisible", of_motion=False) if covisible else None
+    masks = _RigMasks(_masks_of(folder / "mv_masks", of_motion=True), visible)
     return [
         _rig_view(config, cameras, frame, pose, masks)
         for frame in range(margin, n_frames - margin)

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from nsff.errors import InputError
 from nsff.images import list_images
 from nsff.io import Mask
-from nsff.masks import MaskFolder, check_coverage
+from nsff.masks import COVERS_ALL, MaskFolder, coverage_text
 
 
 def read_user_masks(folder: Path, n_frames: int, indices: Sequence[int] = (), n_source: int = 0) -> list[Mask]:
@@ -33,5 +31,8 @@ def read_user_masks(folder: Path, n_frames: int, indices: Sequence[int] = (), n_
     moving = [masks.read(path) for path in paths]
     if not any(mask.any() for mask in moving):
         raise InputError(f"{folder}: all masks are black; paint moving things white")
-    check_coverage(float(np.mean([mask.mean() for mask in moving])), folder)
+    if masks.rule.coverage >= COVERS_ALL:
+        raise InputError(
+            f"{coverage_text(masks.rule, paths[0])}: invert them (COLMAP and nerfstudio have it the other way round)"
+        )
     return moving
