@@ -28,7 +28,7 @@ log = logging.getLogger("nsff")
 RULES = "1"  # Of the rules above; files made with other ones are outdated.
 NOISE = 24  # Grey levels above the darkest one that may be noise.
 MIN_NOISY_FRACTION = 1e-3  # Of all pixels; fewer scattered ones are taken as they are, as published.
-MIN_SCATTERED = 0.1  # Of the dark pixels that are not black; with fewer they are labels or soft edges.
+MIN_SCATTERED = 0.03  # Of the dark pixels that are not black; with fewer they are labels or soft edges.
 MAX_FLAT_STEP = 4  # Grey levels within 3x3 pixels of a flat region.
 DARKEST_PERCENTILE = 1.0  # Of the flat pixels above the noise: level of the darkest region that moves.
 MIN_VIDEO_BLACK, MAX_BLACK = 8, 127  # Range of the darkest level of a folder that counts as black, if it is not 0.
@@ -157,9 +157,10 @@ def threshold_of(counts: LevelCounts) -> int:
     (present,) = np.nonzero(counts.all)
     darkest, brightest, n_pixels = int(present[0]), int(present[-1]), counts.all.sum()
     dark = slice(darkest + 1, darkest + NOISE + 1)
-    n_dark, n_between = counts.all[dark].sum(), counts.all[dark.stop : max(dark.stop, (darkest + brightest) // 2)].sum()
-    noisy = (
-        n_dark > max(MIN_NOISY_FRACTION * n_pixels, n_between) and counts.scattered[dark].sum() > MIN_SCATTERED * n_dark
+    between = slice(dark.stop, max(dark.stop, (darkest + brightest) // 2))
+    n_dark, n_ramp = counts.all[dark].sum(), (counts.all - counts.flat)[between].sum()
+    noisy = n_dark > max(MIN_NOISY_FRACTION * n_pixels, n_ramp) and (
+        counts.scattered[dark].sum() > MIN_SCATTERED * n_dark
     )
     video_black = (counts.dim_file and brightest > 2 * NOISE) or MIN_VIDEO_BLACK <= darkest <= MAX_BLACK
     if not noisy and not video_black:
