@@ -188,11 +188,7 @@ class Config:
     image_ext: str = opt.render(
         "jpg", "format of frames if format names none (jpg has quality 95)", choices=("jpg", "png")
     )
-    fps: float | None = opt.render(
-        None,
-        f"frames per second of the videos (default: those of the --camera_path file, else {DEFAULT_FPS:g})",
-        least=1,
-    )
+    fps: float | None = opt.render(None, f"frames per second (default: of --camera_path, or {DEFAULT_FPS:g})", least=1)
     chunk: int = opt.render(1024 * 128, "maximum number of rays rendered at once")
     netchunk: int = opt.render(1024 * 128, "maximum number of points evaluated at once when rendering")
 
