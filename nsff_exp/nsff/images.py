@@ -19,6 +19,7 @@ from nsff.io import Image, read_or_raise
 log = logging.getLogger("nsff")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif")
+READABLE = "png, jpg, webp, tif, bmp, ppm or avif"  # The same in words.
 # Of pictures that the libraries at hand cannot read: named where they lie among others, so that no frame is missing
 # without a word.
 UNREADABLE_SUFFIXES = (
@@ -66,7 +67,7 @@ def list_images(
     unreadable = sorted((path for path in there if path.suffix.lower() in UNREADABLE_SUFFIXES), key=natural_order)
     if not paths:
         found = f" (found {_name_some(unreadable)}: convert them)" if unreadable else ""
-        raise InputError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}){found}; {remedy}")
+        raise InputError(f"{folder} holds no image ({READABLE}){found}; {remedy}")
     if unreadable:
         _say_once(
             logging.WARNING,

@@ -210,14 +210,14 @@ def heldout_frames(folder: Path) -> dict[int, Path]:
 def _read_truth(path: Path, size: tuple[int, int]) -> Image:
     """A held-out image at the size of the renders: area average, rounded to 8 bits, as published."""
     pixels = read_pixels(path)
-    check_aspect(str(path), pixels.shape[1::-1], "the frames", size, UNCROPPED)
+    check_aspect(str(path), pixels.shape[1::-1], "a frame", size, UNCROPPED)
     return to_float(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
 
 
 def _read_mask(masks: MaskFolder, path: Path, size: tuple[int, int]) -> Mask:
     """A mask at the size of the renders."""
     mask = masks.read(path)
-    check_aspect(str(path), mask.shape[::-1], "the frames", size, UNCROPPED)
+    check_aspect(str(path), mask.shape[::-1], "a frame", size, UNCROPPED)
     return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
 
 
