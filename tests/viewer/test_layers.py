@@ -15,10 +15,10 @@ from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.space_time import PlaneImages
 from nsff.viewer import tiles as tiles_module
 from nsff.viewer.composite import composite_layers
-from nsff.viewer.layers import SUBPLANES, LayerBaker, LayerFrustum, composite_dynamic, composite_planes
+from nsff.viewer.layers import SUBPLANES, LayerBaker, LayerFrustum, composite_dynamic, composite_planes, nearest_depth
 from nsff.viewer.part import Part
 from nsff.viewer.tiles import Tiles
-from toy_fields import AHEAD, toy
+from toy_fields import AHEAD, Nothing, toy
 
 SIZE = Intrinsics(height=40, width=72, focal=60.0)
 CAMERA = Camera(AHEAD, SIZE, SIZE)
@@ -180,3 +180,17 @@ def test_scene_in_which_nothing_moves_has_empty_dynamic_layers(frustum):
     torch.testing.assert_close(
         composite_layers(frustum, [static], CAMERA), torch.full((40, 72, 3), 0.5), rtol=0, atol=0.01
     )
+
+
+def test_layers_begin_before_the_nearest_thing(frustum, baker, static):
+    """The block begins at NDC depth 0.25 (z = -0.5); without it, the board at 0.45."""
+    times = [TIMELINE.time_of(frame) for frame in range(4)]
+    start = nearest_depth(FIELDS, CAMERA, times)
+    assert start == pytest.approx(0.25 - 1.0 / 64, abs=1.01 / 64)
+    assert nearest_depth(Fields(Room(), Nothing()), CAMERA, times) == pytest.approx(0.45 - 1.0 / 64, abs=1.01 / 64)
+    near = dataclasses.replace(frustum, start=start)
+    close = LayerBaker(FIELDS, near, TIMELINE, points_per_chunk=50_000)
+    layers = close.static()
+    camera = moved(REACH)
+    before = psnr(composite_layers(frustum, [static, baker.dynamic(1.0, static)], camera), rendered(camera, 1))
+    assert psnr(composite_layers(near, [layers, close.dynamic(1.0, layers)], camera), rendered(camera, 1)) > before

@@ -25,7 +25,7 @@ from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.training.checkpoint_choice import restore_fields
 from nsff.viewer.composite import composite_layers
-from nsff.viewer.layers import LayerBaker, LayerFrustum, Layers
+from nsff.viewer.layers import LayerBaker, LayerFrustum, Layers, nearest_depth
 from nsff.viewer.page import write_page
 from nsff.viewer.part import LEVELS, Part
 from nsff.viewer.tiles import BORDER, TILE, Tiles
@@ -52,8 +52,8 @@ def export_viewer(config: Config, device: torch.device, group: ProcessGroup = SI
         UsageError, InputError: see `Viewer.of`; no checkpoint; the page would be larger than `max_mb`.
     """
     cameras, fields = load_cameras(config), build_fields(config).to(device)
-    viewer = Viewer.of(config, cameras, fields)
     checkpoint = restore_fields(fields, config)
+    viewer = Viewer.of(config, cameras, fields)
     folder = config.experiment_dir / FOLDER
     with writing_to(folder):
         if group.is_main:
@@ -134,7 +134,8 @@ class Viewer:
         centres = cameras.c2w[:, :, 3]
         span = float(np.linalg.norm(centres[:, None] - centres[None], axis=-1).max())
         reach = REACH * span or config.path_radius / cameras.intrinsics.focal  # of a camera that stands still
-        frustum = LayerFrustum.around(camera, config.planes, config.margin, reach)
+        start = nearest_depth(fields, camera, [timeline.time_of(frame) for frame in range(first, last + 1)])
+        frustum = dataclasses.replace(LayerFrustum.around(camera, config.planes, config.margin, reach), start=start)
         return Viewer(config, cameras, fields, frustum, timestamps)
 
     def settings(self) -> dict[str, Any]:
@@ -143,7 +144,7 @@ class Viewer:
         return {
             "timestamps": self.timestamps,
             "camera": [*frustum.camera.c2w.flatten().tolist(), *dataclasses.astuple(frustum.camera.intrinsics)],
-            "layers": [frustum.n_layers, frustum.reach, LEVELS, self.config.amp],
+            "layers": [frustum.n_layers, frustum.start, frustum.reach, LEVELS, self.config.amp],
         }
 
     @property

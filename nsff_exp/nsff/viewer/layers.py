@@ -15,7 +15,7 @@ from torch import Tensor
 from nsff.data.timeline import Timeline
 from nsff.fields import Fields
 from nsff.geometry.poses import Intrinsics
-from nsff.geometry.rays import Camera
+from nsff.geometry.rays import Camera, RayBundle
 from nsff.rendering.ray_sampling import CoarseSamples, blur_weights
 from nsff.rendering.space_time import (
     PlaneEvaluator,
@@ -30,6 +30,8 @@ from nsff.rendering.volume_rendering import intervals, opacity
 SUBPLANES = 6  # depth planes that are composited into a layer; with 4, 3 dB less, with 8 hardly more
 MIN_OPACITY = 4e-3  # of a coarse sample, from which on its layer is evaluated
 MIN_TRANSMITTANCE = 4e-3  # layers are left out where no camera within reach sees more of them
+# A bin of depth in which fewer rays than this fraction meet this opacity counts as empty.
+START_BINS, START_OPACITY, START_FRACTION = 64, 0.2, 0.003
 
 Layers = Float16[Tensor, "l 4 n"]  # front to back; colour times opacity, and opacity, 0..1
 
@@ -41,7 +43,7 @@ class LayerFrustum:
     Attributes:
         camera: the reference camera, its image widened by the margin.
         size: the reference camera's own image.
-        n_layers: from the near plane to infinity.
+        n_layers: from `start` to infinity.
         reach: distance from the reference camera within which others may look at the layers, scene units.
     """
 
@@ -49,6 +51,7 @@ class LayerFrustum:
     size: Intrinsics
     n_layers: int
     reach: float
+    start: float = 0.0  # NDC depth (0..1) before which there is nothing
 
     @staticmethod
     def around(camera: Camera, n_layers: int, margin: float, reach: float) -> "LayerFrustum":
@@ -61,7 +64,7 @@ class LayerFrustum:
     @property
     def planes(self) -> Float[Tensor, "l k"]:
         """Depths of the planes of each layer along NDC rays, 0 (near plane) to 1 (infinity)."""
-        depths = torch.linspace(0.0, 1.0, SUBPLANES * self.n_layers, device=self.camera.c2w.device)
+        depths = torch.linspace(self.start, 1.0, SUBPLANES * self.n_layers, device=self.camera.c2w.device)
         return depths.view(self.n_layers, SUBPLANES)
 
     @property
@@ -69,12 +72,40 @@ class LayerFrustum:
         """Depth of each layer: the mean of its planes."""
         return self.planes.mean(1)
 
+    def coarse_samples(self, rays: RayBundle) -> CoarseSamples:
+        """One sample in the middle of each layer."""
+        within = (torch.arange(self.n_layers, device=self.camera.c2w.device) + 0.5) / self.n_layers
+        depths = (self.start + (1.0 - self.start) * within).expand(len(rays), -1)
+        lengths = rays.directions_ndc.norm(dim=-1, keepdim=True)
+        return CoarseSamples(rays.points_ndc(depths), ((1.0 - self.start) / self.n_layers * lengths).expand_as(depths))
+
     def shift(self, layer: int) -> int:
         """Pixels by which a camera within reach sees a layer shifted against what stands on the near plane before it.
 
         Disparity at NDC depth s is 1 - s, in units of the inverse near plane.
         """
         return round(self.size.focal * self.reach * float(self.depths[layer])) + 1
+
+
+@torch.no_grad()
+def nearest_depth(fields: Fields, camera: Camera, times: list[float]) -> float:
+    """NDC depth (0..1) before which almost no ray of a camera meets anything, by every fourth row and column.
+
+    Args:
+        fields: static and dynamic.
+        camera: the reference camera.
+        times: of the dynamic field, -1..1.
+    """
+    rays = dataclasses.replace(camera, intrinsics=camera.intrinsics.divided_by(4)).rays()
+    samples = CoarseSamples.along(rays, START_BINS)
+    sigma, blend_w = fields.static.geometry(samples.points_ndc)
+    largest = opacity(sigma, samples.deltas) * (1.0 - blend_w)
+    for time in times:
+        sigma = fields.dynamic.geometry(samples.points_ndc, blend_w.new_full((len(rays),), time))
+        largest = torch.maximum(largest, opacity(sigma, samples.deltas) * blend_w)
+    filled = (largest > START_OPACITY).float().mean(0) > START_FRACTION
+    first = int(torch.argmax(filled.to(torch.uint8))) if bool(filled.any()) else 0
+    return max(0, first - 1) / START_BINS
 
 
 class LayerBaker:
@@ -127,7 +158,7 @@ class LayerBaker:
         """Pixels, of every second one, on whose rays the dynamic field has a share, and its share in each layer."""
         pixels, found, weights = every_second_pixel(self.frustum.camera), [], []
         for rows in pixels.split(max(1, self.points_per_chunk // self.frustum.n_layers)):
-            samples = CoarseSamples.along(self.rays[rows], self.frustum.n_layers)
+            samples = self.frustum.coarse_samples(self.rays[rows])
             blend_w = self.fields.static.geometry(samples.points_ndc)[1]
             some = (blend_w > MIN_OPACITY).any(1)
             found.append(rows[some])
@@ -180,7 +211,7 @@ class LayerBaker:
         if not len(pixels):
             return occupied
         for part in torch.arange(len(pixels), device=pixels.device).split(max(1, self.points_per_chunk // n_layers)):
-            alpha = coarse(CoarseSamples.along(self.rays[pixels[part]], n_layers), part)
+            alpha = coarse(self.frustum.coarse_samples(self.rays[pixels[part]]), part)
             occupied[:, pixels[part]] = (blur_weights(alpha) > MIN_OPACITY).T
         for index in range(n_layers):  # one at a time, for the memory
             occupied[index] = dilate(occupied[index][None], self.frustum.camera)[0]
