@@ -100,7 +100,7 @@ def refresh_viewer(config: Config, cameras: Cameras, fields: Fields) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Viewer:
-    """What the page shows.
+    """Contents of the page.
 
     Attributes:
         config: of the experiment.
@@ -238,7 +238,7 @@ class Viewer:
         return write_page(path, folder, config.expname, self._facts(), parts, still, config.max_mb)
 
     def _facts(self) -> dict[str, Any]:
-        """What the page's program must know of the scene."""
+        """Facts of the scene for the page's program."""
         frustum, cameras = self.frustum, self.cameras
         wide = frustum.camera.intrinsics
         return {

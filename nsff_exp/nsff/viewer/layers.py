@@ -38,7 +38,7 @@ Layers = Float16[Tensor, "l 4 n"]  # front to back; colour times opacity, and op
 
 @dataclasses.dataclass(frozen=True)
 class LayerFrustum:
-    """Where the layers are.
+    """Place of the layers.
 
     Attributes:
         camera: the reference camera, its image widened by the margin.
