@@ -171,14 +171,10 @@ class Config:
         least=1,
     )
     times: str | None = opt.render(
-        None, "first and last frame when time runs, e.g. 3:8; default: all frames, or as published"
+        None, "first and last frame when time runs, e.g. 3:8 (default: all, or as published)"
     )
-    slowmo_factor: int = opt.render(
-        0, "timestamps per input frame; 0 = 10 in slow motion, and none between frames in the viewer"
-    )
-    camera_path: str | None = opt.render(
-        None, "also render a video along the cameras of this file (nerfstudio's JSON format)"
-    )
+    slowmo_factor: int = opt.render(0, "timestamps per input frame; 0 = 10 in slow motion, 1 in the viewer")
+    camera_path: str | None = opt.render(None, "also render along the cameras of this file (nerfstudio's JSON format)")
     layers: str = opt.render("rgb", "outputs to write, a list of rgb,depth,static,dynamic,blend,flow,side_by_side")
     raw_depth: bool = opt.render(
         False, "also save depth per pixel (depth_raw/000.npz, in the units of poses_bounds.npy)"

@@ -82,7 +82,7 @@ def _is_extreme(levels: Levels, before: Levels, after: Levels) -> Mask:
 
 @dataclasses.dataclass(frozen=True)
 class MaskRule:
-    """What counts as moving in a folder of masks.
+    """Rule of what counts as moving in a folder of masks.
 
     Attributes:
         alpha: the mask is the alpha channel, in files that have one.
@@ -177,7 +177,7 @@ def threshold_of(counts: LevelCounts) -> int:
 
 
 def coverage_text(rule: MaskRule, path: Path) -> str:
-    """How much the masks beside `path` cover, and what that means."""
+    """Tell how much the masks beside `path` cover, and what that means."""
     return f"the masks in {path.parent} cover {rule.coverage:.0%} of the frames; white means moving"
 
 

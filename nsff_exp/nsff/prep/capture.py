@@ -119,7 +119,7 @@ def _make_cameras(scene: Path, settings: CaptureSettings, device: torch.device) 
 
 
 def _source_report(frames: ExtractedFrames, positions: list[int]) -> dict[str, Any]:
-    """Where the registered frames come from: numbers in the source and times in seconds, median rate, picture kept."""
+    """Origin of the registered frames: numbers in the source and times in seconds, median rate, picture kept."""
     times = None if frames.times is None else frames.times[positions]
     return {
         "indices": [frames.indices[k] for k in positions],

@@ -216,7 +216,7 @@ def longest_run(names: list[str], registered: list[str]) -> list[str]:
 
 
 def advice(masked: bool) -> str:
-    """What to try where structure from motion fails, with or without masks of the user."""
+    """Advice where structure from motion fails, with or without masks of the user."""
     masks = "look at the masks (white = moving)" if masked else "try --masks DIR"
     return f"{masks}, a shorter stretch (--start, --end), more frames (--fps)"
 

@@ -177,8 +177,8 @@ def decode(
     arguments += ["-ss", f"{seek:.6f}"] if seek is not None else []
     arguments += ["-i", source_of(path), "-map", f"0:{stream.index}", "-vf", ",".join(filters)]
     arguments += ["-fps_mode", "passthrough", *(["-frames:v", str(n_frames)] if n_frames else [])]
-    pixel_format = "gray" if len(shape) == 2 else "rgb24"
-    process = open_ffmpeg([*arguments, "-f", "rawvideo", "-pix_fmt", pixel_format, "pipe:1"])
+    arguments += ["-f", "rawvideo", "-pix_fmt", "gray" if len(shape) == 2 else "rgb24", "pipe:1"]
+    process = open_ffmpeg(arguments)
     assert process.stdout is not None
     assert process.stderr is not None
     last: collections.deque[str] = collections.deque(maxlen=N_LAST_LINES)

@@ -30,7 +30,7 @@ Grey = UInt8[np.ndarray, "216 384"]
 
 @dataclasses.dataclass(frozen=True)
 class Colours:
-    """What a stream says about its colours, in ffmpeg's words; "unknown" where it says nothing."""
+    """Colours as a stream declares them, in ffmpeg's words; "unknown" where it says nothing."""
 
     range: str = "unknown"
     matrix: str = "unknown"

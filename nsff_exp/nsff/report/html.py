@@ -10,19 +10,13 @@ from typing import ClassVar
 
 import cv2
 import imageio.v3 as iio
-import jinja2
 
 from nsff.io import Image, atomic_write
+from nsff.templates import templates_of
 
 MAX_PICTURE_WIDTH = 480  # pixels; wider pictures are reduced before they are embedded
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = templates_of(Path(__file__).parent)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -135,6 +135,7 @@ class Viewer:
         span = float(np.linalg.norm(centres[:, None] - centres[None], axis=-1).max())
         reach = REACH * span or config.path_radius / cameras.intrinsics.focal  # of a camera that stands still
         start = nearest_depth(fields, camera, [timeline.time_of(frame) for frame in range(first, last + 1)])
+        log.debug("layers begin at NDC depth %.2f: almost nothing is before it", start)
         frustum = dataclasses.replace(LayerFrustum.around(camera, config.planes, config.margin, reach), start=start)
         return Viewer(config, cameras, fields, frustum, timestamps)
 

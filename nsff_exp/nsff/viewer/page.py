@@ -6,22 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import markupsafe
 
 from nsff.errors import InputError
 from nsff.io import Image, write_text
+from nsff.templates import templates_of
 from nsff.viewer.part import Part
 
 INLINE_MB = 20.0  # larger pages keep their pictures in a folder beside them
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = templates_of(Path(__file__).parent)
 
 
 def write_page(
