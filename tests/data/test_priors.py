@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 from nsff.config_loader import load_config
-from nsff.data.priors import Priors, align_disparity, ndc_depth, triangulate
+from nsff.data.alignment import align_disparity, triangulate
+from nsff.data.priors import Priors, ndc_depth
 from nsff.data.scene import load_scene
 from nsff.evaluation.prior_figures import measure_priors
 from nsff.geometry.poses import Intrinsics
@@ -151,3 +152,26 @@ def test_prior_figures_name_the_frames_that_are_doubted(scene):
     assert figures.prior_frames == pytest.approx(100.0 * 10 / 12)
     assert set(doubted["prior_frames"]) == {2, FRAME}  # without flow, depth cannot be aligned
     assert FRAME in doubted["prior_flow"]
+
+
+def test_belief_is_full_for_exact_depth_and_falls_with_its_error(scene):
+    width = scene.intrinsics.width
+    across = torch.linspace(0.0, 4.0 * math.pi, width)
+    beliefs = []
+    for bend in (0.0, 1.0, 2.0):
+        bent = scene.disparity * (bend * across.sin()).exp()
+        beliefs.append(Priors.of(dataclasses.replace(scene, disparity=bent)).belief)
+    assert beliefs[0] > 0.95
+    assert beliefs[0] > beliefs[1] > beliefs[2]
+
+
+def test_nothing_is_believed_where_no_mask_tells_what_moves(scene):
+    nothing = torch.zeros_like(scene.motion_masks)
+    assert Priors.of(dataclasses.replace(scene, motion_masks=nothing, background=~nothing)).belief == 0.0
+
+
+def test_depth_of_mapped_scene_is_that_of_one_in_memory(scene, all_of):
+    in_memory, mapped = (Priors.of(dataclasses.replace(scene, is_mapped=is_mapped)) for is_mapped in (False, True))
+    assert mapped.table is None
+    for actual, expected in zip(mapped.depth(all_of(FRAME)), in_memory.depth(all_of(FRAME)), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-3)

@@ -5,13 +5,21 @@ import logging
 
 import pytest
 import torch
+from nsff.config import AUTO_WARM_STEPS
 from nsff.config_loader import load_config
 from nsff.data.priors import LiftedPixels, Priors
 from nsff.data.scene import load_scene
 from nsff.fields import DynamicField, DynamicSamples, Fields, StaticField, StaticSamples, build_fields
 from nsff.geometry.rays import RayBundle
 from nsff.training.trainer import Trainer
-from nsff.training.warm_start import OPAQUE, PointBatch, compute_warm_losses, draw_points, lift_points
+from nsff.training.warm_start import (
+    OPAQUE,
+    PointBatch,
+    compute_warm_losses,
+    count_warm_steps,
+    draw_points,
+    lift_points,
+)
 
 CPU = torch.device("cpu")
 GRIDS = {"hash_levels": 6, "hash_log2_rows": 14, "hash_finest": 128, "hash_dynamic_finest": 128}
@@ -146,3 +154,11 @@ def test_scene_without_usable_depth_is_trained_on_rays_alone(config, scene, capl
     assert "depth of 12 frames contradicts flow and poses and is not used" in caplog.text
     assert "line_of_sight" in vars(report.terms)
     assert float(report.terms.line_of_sight) == 0.0
+
+
+@pytest.mark.parametrize(("warm_steps", "expected"), [("auto", AUTO_WARM_STEPS // 4), ("500", 500), ("0", 0)])
+def test_warm_start_is_as_long_as_depth_is_believed_unless_told(config, scene, monkeypatch, warm_steps, expected):
+    monkeypatch.setattr(Priors, "belief", 0.25)
+    priors = Priors.of(scene)
+    assert count_warm_steps(priors, dataclasses.replace(config, warm_steps=warm_steps)) == expected
+    assert count_warm_steps(None, dataclasses.replace(config, warm_steps=warm_steps)) == 0

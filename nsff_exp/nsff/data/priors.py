@@ -10,54 +10,30 @@ import functools
 import logging
 
 import torch
-from jaxtyping import Bool, Float, Float16, Int
+from jaxtyping import Float, Float16, Int
 from torch import Tensor
 
+from nsff.data.alignment import FARTHEST, Alignment, align_disparity, triangulate
 from nsff.data.flow_check import check_flow, has_neighbour
 from nsff.data.moving_depth import MovingDepth
+from nsff.data.pixel_sampler import moving_pixels
 from nsff.data.prior_doubts import PriorDoubts, names
 from nsff.data.scene import Scene
 from nsff.geometry.poses import Intrinsics
-from nsff.geometry.rays import RayBundle, camera_rays, make_rays, rotate_to_camera, world_to_camera
+from nsff.geometry.rays import RayBundle, camera_rays, make_rays
 from nsff.geometry.space import NEAR
 
 log = logging.getLogger("nsff")
 
-MAX_FIT_PIXELS = 20_000  # pixels of a frame that take part in its alignment
-FIT_ROUNDS = 20  # of iteratively reweighted least squares
-SMALLEST_RESIDUAL = 0.3  # pixels; residuals below it weigh alike, as flow is no more precise
-MAX_RESIDUAL = 0.02  # fraction of the image width; a frame with a larger median residual is not believed
-METRIC_TOLERANCE = 1.2  # disparity counts as inverse depth of the poses if its residual is at most this times the fit's
+DepthTable = tuple[Float[Tensor, "N H W"], Float16[Tensor, "N H W"]]  # NDC depth along each ray, and its confidence
+
 FARTHEST_NDC = 0.999  # NDC depth of points at infinity: the last sample of a ray must not be the only one behind them
-FARTHEST = 1e-3  # inverse depth in scene units; a point beyond has no parallax
 LARGEST_FLOW = 0.3  # NDC units per frame; a lifted scene flow beyond it is an error of depth
 TOLERANCE = 0.003  # fraction of the image width by which parallax may be off at a confidence of 0.6
 MIN_TOLERANCE = 0.5  # pixels; optical flow is no more precise
 FLOW_NOISE = 0.5  # standard deviation of optical flow where it is consistent, pixels
 COLOUR_NOISE = 0.1  # difference of colours (0..1) of a point in two frames at which its flow has a confidence of 0.6
-MIN_BACKGROUND = 0.05  # fraction of a frame; with less of it, masks cannot be right and all pixels are aligned
-MIN_ALIGNED = 10  # pixels
-
-
-@dataclasses.dataclass(frozen=True)
-class Alignment:
-    """Inverse depth of a frame in scene units = `scale` * disparity + `shift`.
-
-    Attributes:
-        residual: median distance to what flow and poses triangulate on the background, pixels.
-        spread: standard deviation of the inverse depth, scene units.
-        believed: the fit is good enough for the prior to be used.
-    """
-
-    scale: float
-    shift: float
-    residual: float
-    spread: float
-    believed: bool
-
-    def inverse_depth(self, disparity: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
-        """Inverse depth of disparity in scene units, not beyond `FARTHEST`."""
-        return (self.scale * disparity + self.shift).clamp(min=FARTHEST)
+MAX_JUDGED = 1000  # moving pixels of a frame whose confidence enters `Priors.belief`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +64,7 @@ class Priors:
     doubts: PriorDoubts
     moving: MovingDepth
     correction: Float16[Tensor, "N H W"] | None  # factor of the inverse depth; None where `moving` contradicts nothing
+    table: DepthTable | None = None  # depth of all pixels; None for a mapped scene, whose memory must not grow
 
     @staticmethod
     def of(scene: Scene) -> "Priors":
@@ -109,12 +86,24 @@ class Priors:
             lambda frame: alignments[frame].inverse_depth(scene.disparity[frame]),
             [alignment.believed for alignment in alignments],
         )
-        return Priors(scene, tuple(alignments), doubts, moving, moving.correction(scene.motion_masks))
+        priors = Priors(scene, tuple(alignments), doubts, moving, moving.correction(scene.motion_masks))
+        return priors if scene.is_mapped else dataclasses.replace(priors, table=priors._tabulate())
 
     @property
     def usable(self) -> bool:
         """Whether the depth of at least one frame is believed."""
         return any(alignment.believed for alignment in self.alignments)
+
+    @functools.cached_property
+    def belief(self) -> float:
+        """Median confidence of the depth of moving pixels, 0..1; 0 if no mask has one: nothing tells what moves."""
+        scene, confidences = self.scene, [torch.zeros(0, device=self.scene.device)]
+        for frame in range(scene.timeline.n_frames):
+            moving = moving_pixels(scene, frame)
+            index = frame * scene.n_pixels + moving[:: max(1, len(moving) // MAX_JUDGED)]
+            confidences.append(self.depth(index)[1])
+        values = torch.cat(confidences)
+        return float(values.median()) if len(values) else 0.0
 
     @functools.cached_property
     def _tables(self) -> dict[str, Float[Tensor, " N"]]:
@@ -134,6 +123,23 @@ class Priors:
 
     def depth(self, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """NDC depth (0..1) of pixels along their rays, and its confidence (0..1)."""
+        if self.table is None:
+            return self._compute_depth(index)
+        z, confidence = (self.scene.pick(values, index) for values in self.table)
+        return z, confidence.float()
+
+    def _tabulate(self) -> DepthTable:
+        """Compute the depth of all pixels, frame by frame."""
+        scene, shape = self.scene, self.scene.motion_masks.shape
+        z = torch.empty(shape, device=scene.device)
+        confidence = torch.empty(shape, device=scene.device, dtype=torch.float16)
+        pixels = torch.arange(scene.n_pixels, device=scene.device)
+        for frame in range(shape[0]):
+            values = self._compute_depth(frame * scene.n_pixels + pixels)
+            z[frame], confidence[frame] = (value.view(shape[1:]) for value in values)
+        return z, confidence
+
+    def _compute_depth(self, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         scene = self.scene
         inverse_depth, confidence = self._inverse_depth(index)
         uv, c2w = scene.pixel_coordinates(index), scene.c2w[index // scene.n_pixels]
@@ -171,10 +177,9 @@ class Priors:
         """Lift optical flow to the next (`step` 1) or previous (-1) frame; static points have none."""
         scene = self.scene
         target, there, confidence = follow_flow(scene, index, step)
-        inverse_depth, there_confidence = self._inverse_depth(there)
-        c2w = scene.c2w[there // scene.n_pixels]
-        z = ndc_depth(target, c2w, inverse_depth, scene.intrinsics)
-        flow = make_rays(target, c2w, scene.intrinsics).points_ndc(z[:, None])[:, 0] - points_ndc
+        z, there_confidence = self.depth(there)
+        rays = make_rays(target, scene.c2w[there // scene.n_pixels], scene.intrinsics)
+        flow = rays.points_ndc(z[:, None])[:, 0] - points_ndc
         same_side = scene.pick(scene.motion_masks, there) == scene.pick(scene.motion_masks, index)
         confidence = confidence * there_confidence * same_side * (flow.abs().amax(-1) < LARGEST_FLOW)
         background = scene.pick(scene.background, index)
@@ -208,76 +213,3 @@ def follow_flow(
     difference = scene.colours(index) - scene.colours(there)
     similar = torch.exp(-0.5 * (difference.abs().mean(-1) / COLOUR_NOISE) ** 2)
     return target, there, similar * trusted
-
-
-def triangulate(
-    scene: Scene, index: Int[Tensor, " n"]
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Triangulate static pixels from the flow to both neighbours.
-
-    The projection of the point at inverse depth r into a neighbour is that of A r + B, with A the camera's centre and B
-    the ray in the neighbour's axes; the distance to the flow's target, in pixels, is linear in r but for the depth by
-    which it is divided.
-
-    Returns:
-        Inverse depth in scene units, its information (squared pixels of parallax per squared unit, 0 without flow), and
-        the distance to the flow's targets that remains (root of the mean square, pixels): what does not move has none.
-    """
-    size, uv, frames = scene.intrinsics, scene.pixel_coordinates(index), index // scene.n_pixels
-    origins, directions = camera_rays(uv, scene.c2w[frames], size)
-    numerator, information, constant, n_flows = torch.zeros(4, len(uv), device=uv.device)
-    for step in (1, -1):
-        c2w = scene.c2w[(frames + step).clamp(0, scene.timeline.n_frames - 1)]
-        centre, ray = world_to_camera(origins, c2w), rotate_to_camera(directions, c2w)
-        target, _, trusted = check_flow(scene, index, step)
-        slope = torch.stack([size.width * 0.5 - target[:, 0], target[:, 1] - size.height * 0.5], dim=-1) / size.focal
-        depth = (-ray[:, 2]).clamp(min=1e-3)[:, None]
-        a = size.focal * (centre[:, :2] - slope * centre[:, 2:]) / depth
-        b = size.focal * (ray[:, :2] - slope * ray[:, 2:]) / depth
-        numerator = numerator - trusted * (a * b).sum(-1)
-        information = information + trusted * (a * a).sum(-1)
-        constant, n_flows = constant + trusted * (b * b).sum(-1), n_flows + trusted
-    inverse_depth = numerator / information.clamp(min=1e-9)
-    remaining = (constant - inverse_depth * numerator).clamp(min=0.0) / n_flows.clamp(min=1.0)
-    return inverse_depth, information, remaining.sqrt()
-
-
-def align_disparity(scene: Scene, frame: int) -> Alignment:
-    """Fit scale and shift of a frame's disparity to what flow and poses triangulate on the background.
-
-    Least squares in pixels, iteratively reweighted towards least absolute deviation. Disparity that agrees as well when
-    it is taken for inverse depth in units of the poses, as multi-view depth is, is taken for that.
-    """
-    index, background = _fit_pixels(scene, frame)
-    disparity = scene.pick(scene.disparity, index)
-    triangulated, information, _ = triangulate(scene, index)
-    use = background & (information > 0) & (triangulated > FARTHEST)
-    metric = 1.0 / scene.cameras.scale
-    if int(use.sum()) < MIN_ALIGNED:
-        return Alignment(metric, 0.0, float("nan"), 0.0, believed=False)
-    x, y, parallax = disparity[use], triangulated[use], information[use].sqrt()
-
-    def residuals(scale: float, shift: float) -> Tensor:
-        return (scale * x + shift - y).abs() * parallax
-
-    weight = parallax.clone()
-    design = torch.stack([x, torch.ones_like(x)], dim=-1).double()
-    for _ in range(FIT_ROUNDS):
-        solution = torch.linalg.lstsq(weight[:, None] * design, (weight * y.double())[:, None]).solution[:, 0]
-        scale, shift = float(solution[0]), float(solution[1])
-        weight = parallax / residuals(scale, shift).clamp(min=SMALLEST_RESIDUAL).sqrt()
-    residual, residual_metric = float(residuals(scale, shift).median()), float(residuals(metric, 0.0).median())
-    if residual_metric <= METRIC_TOLERANCE * max(residual, SMALLEST_RESIDUAL):
-        scale, shift, residual = metric, 0.0, residual_metric
-    informative = parallax >= parallax.median()
-    spread = 1.5 * float((scale * x + shift - y).abs()[informative].median())
-    believed = scale > 0.0 and residual < max(MAX_RESIDUAL * scene.intrinsics.width, 1.0)
-    return Alignment(scale, shift, residual, spread, believed)
-
-
-def _fit_pixels(scene: Scene, frame: int) -> tuple[Int[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Evenly spaced pixels, and those of them that are background; all of them where almost nothing is."""
-    pixels = torch.arange(0, scene.n_pixels, max(1, scene.n_pixels // MAX_FIT_PIXELS), device=scene.device)
-    index = frame * scene.n_pixels + pixels
-    background = scene.pick(scene.background, index)
-    return index, background if float(background.float().mean()) > MIN_BACKGROUND else torch.ones_like(background)

@@ -33,7 +33,15 @@ from nsff.training.losses import BackgroundRender, DepthPrior, LossTerms, Neighb
 from nsff.training.schedules import StepPlan, learning_rate, plan_step, run_progress
 from nsff.training.step_graphs import StepGraphs
 from nsff.training.variant_rules import VARIANT_RULES
-from nsff.training.warm_start import WARM_FRAMES, WARM_PIXELS, WarmTerms, compute_warm_losses, draw_points, lift_points
+from nsff.training.warm_start import (
+    WARM_FRAMES,
+    WARM_PIXELS,
+    WarmTerms,
+    compute_warm_losses,
+    count_warm_steps,
+    draw_points,
+    lift_points,
+)
 
 log = logging.getLogger("nsff")
 
@@ -91,6 +99,7 @@ class Trainer:
         priors = Priors.of(scene) if config.lifts_priors or config.max_warm_steps else None
         # Samples around a depth that no frame believes would be missing where the surface is.
         self.priors = priors if priors is not None and priors.usable else None
+        self.warm_steps = count_warm_steps(self.priors, config)
         self.step = 0
         self.seconds = 0.0  # of training, over all runs of the experiment
         torch.manual_seed(config.seed)
@@ -124,8 +133,8 @@ class Trainer:
         rate = learning_rate(config, self.step, progress)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        warm_start = plan.warm_start and self.priors is not None
-        frame, outcome = self._warm_step() if warm_start else self._ray_step(plan)
+        is_warm = plan.warm_start and self.step < self.warm_steps
+        frame, outcome = self._warm_step() if is_warm else self._ray_step(plan)
         self._average_gradients()
         self.optimizer.step()
         self.step += 1
@@ -224,12 +233,10 @@ class Trainer:
         """Average gradients over the processes; a parameter that no ray of a process reached counts as 0 there."""
         if self.group.size == 1:
             return
-        for parameter in self.fields.parameters():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.group.all_reduce_mean(
-            [parameter.grad for parameter in self.fields.parameters() if parameter.grad is not None]
-        )
+        parameters = list(self.fields.parameters())
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        self.group.all_reduce_mean([parameter.grad for parameter in parameters if parameter.grad is not None])
 
     def stop_reason(self) -> str | None:
         """Reason why no steps are left and the option to raise; None while steps are left."""

@@ -14,17 +14,21 @@ directly where the scene is opaque, what colour it has, where it is empty and ho
 """
 
 import dataclasses
+import logging
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nsff.config import Config
 from nsff.data.pixel_sampler import moving_pixels
 from nsff.data.priors import LiftedPixels, Priors
 from nsff.data.scene import Scene
 from nsff.fields import DynamicSamples, Fields, Radiance, StaticSamples
 from nsff.training.loss_terms import Terms
+
+log = logging.getLogger("nsff")
 
 WARM_FRAMES, WARM_PIXELS = 4, 2048  # frames of a step, and pixels over all of them
 OPAQUE = 80.0  # raw density at a surface: opaque within a twentieth of the NDC depth range
@@ -58,6 +62,20 @@ class PointBatch:
     rgb: Float[Tensor, "n 3"]
     moving: Float[Tensor, " n"]
     background: Float[Tensor, " n"]
+
+
+def count_warm_steps(priors: Priors | None, config: Config) -> int:
+    """Steps of the warm start, at most; with `auto`, the fewer the less the depth of what moves is believed.
+
+    Confidence as the weight of a loss is not enough: Adam divides it out wherever nothing contradicts.
+    """
+    if priors is None:
+        return 0
+    n_steps = config.max_warm_steps
+    if config.warm_steps == "auto":
+        n_steps = round(priors.belief * n_steps)
+        log.info("depth of what moves is believed to %.0f %%: %d steps of warm start", 100 * priors.belief, n_steps)
+    return n_steps
 
 
 def draw_points(scene: Scene, frames: list[int], n_pixels: int, generator: torch.Generator | None) -> Int[Tensor, " n"]:
