@@ -94,7 +94,7 @@ class Config:
     raw_noise_std: float = opt.train(0.0, "standard deviation of the noise added to raw density while training")
     warm_steps: str = opt.train(
         "auto", "steps of the warm start, which fits the fields to lifted depth and flow before rays are rendered: a "
-        "number, or auto: with hash on the scaled schedule, else none (not published)",
+        "number, or auto: with hash on the scaled schedule as long as depth is believed, else none (not published)",
     )  # fmt: skip
     prior_samples: int = opt.train(
         8,
