@@ -84,6 +84,13 @@ def test_warm_start_ends_at_its_share_of_a_short_run():
     assert [plan_step(config, 50, 24, progress).warm_start for progress in (0.0, 0.59, 0.6)] == [True, True, False]
 
 
+def test_share_of_the_warm_start_shortens_it_in_steps_and_in_progress():
+    config = config_of("paper", "--field", "hash")
+    assert [plan_step(config, step, 24, 0.0, 0.25).warm_start for step in (0, 199, 200)] == [True, True, False]
+    assert [plan_step(config, 0, 24, progress, 0.25).warm_start for progress in (0.14, 0.16)] == [True, False]
+    assert not plan_step(config, 0, 24, 0.0, 0.0).warm_start
+
+
 def test_published_steps_do_not_follow_lifted_priors():
     for options in ([], ["--schedule", "scaled"], ["--field", "hash", "--schedule", "published"]):
         plan = plan_step(config_of("paper", *options), 0, 24)

@@ -5,7 +5,6 @@ import logging
 
 import pytest
 import torch
-from nsff.config import AUTO_WARM_STEPS
 from nsff.config_loader import load_config
 from nsff.data.priors import LiftedPixels, Priors
 from nsff.data.scene import load_scene
@@ -16,9 +15,9 @@ from nsff.training.warm_start import (
     OPAQUE,
     PointBatch,
     compute_warm_losses,
-    count_warm_steps,
     draw_points,
     lift_points,
+    warm_share,
 )
 
 CPU = torch.device("cpu")
@@ -156,9 +155,9 @@ def test_scene_without_usable_depth_is_trained_on_rays_alone(config, scene, capl
     assert float(report.terms.line_of_sight) == 0.0
 
 
-@pytest.mark.parametrize(("warm_steps", "expected"), [("auto", AUTO_WARM_STEPS // 4), ("500", 500), ("0", 0)])
+@pytest.mark.parametrize(("warm_steps", "expected"), [("auto", 0.25), ("500", 1.0)])
 def test_warm_start_is_as_long_as_depth_is_believed_unless_told(config, scene, monkeypatch, warm_steps, expected):
     monkeypatch.setattr(Priors, "belief", 0.25)
-    priors = Priors.of(scene)
-    assert count_warm_steps(priors, dataclasses.replace(config, warm_steps=warm_steps)) == expected
-    assert count_warm_steps(None, dataclasses.replace(config, warm_steps=warm_steps)) == 0
+    config = dataclasses.replace(config, warm_steps=warm_steps)
+    assert warm_share(Priors.of(scene), config) == expected
+    assert warm_share(None, config) == 0.0

@@ -166,7 +166,7 @@ def measure_step(name: str, config: Config, scene: Scene, device: torch.device, 
 def _rays_of(trainer: Trainer) -> int:
     """Rays or points of the next step."""
     config, factor = trainer.config, trainer.config.step_factor(trainer.device.type)
-    plan = plan_step(config, trainer.step, trainer.scene.timeline.n_frames, trainer.progress)
+    plan = plan_step(config, trainer.step, trainer.scene.timeline.n_frames, trainer.progress, trainer.warm_share)
     return factor * (WARM_PIXELS if plan.warm_start else config.N_rand + plan.n_hard)
 
 

@@ -68,7 +68,7 @@ def _is_past(n_stages: int, config: Config, step: int, n_frames: int, progress: 
     return step > n_stages * stage_length(config, n_frames)
 
 
-def plan_step(config: Config, step: int, n_frames: int, progress: float = 0.0) -> StepPlan:
+def plan_step(config: Config, step: int, n_frames: int, progress: float = 0.0, warm_share: float = 1.0) -> StepPlan:
     """Plan a training step: the rays to draw, the renders to make, the weights of the losses.
 
     Args:
@@ -76,11 +76,12 @@ def plan_step(config: Config, step: int, n_frames: int, progress: float = 0.0) -
         step: number of the step; the first is 0.
         n_frames: length of the sequence.
         progress: fraction of the run that is done, 0..1; the scaled schedule follows it.
+        warm_share: fraction of the warm start to make, 0..1.
     """
     stage, wild = _stage_index(config, step, n_frames, progress), config.variant == "wild"
     decay = PRIOR_DECAY ** min(stage, MAX_DECAYS)
     return StepPlan(
-        warm_start=step < config.max_warm_steps and progress < MAX_WARM_PROGRESS,
+        warm_start=step < warm_share * config.max_warm_steps and progress < warm_share * MAX_WARM_PROGRESS,
         n_hard=config.num_extra_sample if config.use_motion_mask and (stage == 0 or config.lifts_priors) else 0,
         two_step=TwoStepWarp(
             backward=step % 2 == 0,

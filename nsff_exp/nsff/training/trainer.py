@@ -38,9 +38,9 @@ from nsff.training.warm_start import (
     WARM_PIXELS,
     WarmTerms,
     compute_warm_losses,
-    count_warm_steps,
     draw_points,
     lift_points,
+    warm_share,
 )
 
 log = logging.getLogger("nsff")
@@ -99,7 +99,7 @@ class Trainer:
         priors = Priors.of(scene) if config.lifts_priors or config.max_warm_steps else None
         # Samples around a depth that no frame believes would be missing where the surface is.
         self.priors = priors if priors is not None and priors.usable else None
-        self.warm_steps = count_warm_steps(self.priors, config)
+        self.warm_share = warm_share(self.priors, config)
         self.step = 0
         self.seconds = 0.0  # of training, over all runs of the experiment
         torch.manual_seed(config.seed)
@@ -129,12 +129,11 @@ class Trainer:
     def train_step(self) -> StepReport:
         """Draw a frame and rays, render them, and update the fields; in the warm start, fit lifted points."""
         config, n_frames, progress = self.config, self.scene.timeline.n_frames, self.progress
-        plan = plan_step(config, self.step, n_frames, progress)
+        plan = plan_step(config, self.step, n_frames, progress, self.warm_share)
         rate = learning_rate(config, self.step, progress)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        is_warm = plan.warm_start and self.step < self.warm_steps
-        frame, outcome = self._warm_step() if is_warm else self._ray_step(plan)
+        frame, outcome = self._warm_step() if plan.warm_start else self._ray_step(plan)
         self._average_gradients()
         self.optimizer.step()
         self.step += 1

@@ -64,18 +64,15 @@ class PointBatch:
     background: Float[Tensor, " n"]
 
 
-def count_warm_steps(priors: Priors | None, config: Config) -> int:
-    """Steps of the warm start, at most; with `auto`, the fewer the less the depth of what moves is believed.
+def warm_share(priors: Priors | None, config: Config) -> float:
+    """Fraction of the warm start to make, 0..1; with `auto`, as far as the depth of what moves is believed.
 
     Confidence as the weight of a loss is not enough: Adam divides it out wherever nothing contradicts.
     """
-    if priors is None:
-        return 0
-    n_steps = config.max_warm_steps
-    if config.warm_steps == "auto":
-        n_steps = round(priors.belief * n_steps)
-        log.info("depth of what moves is believed to %.0f %%: %d steps of warm start", 100 * priors.belief, n_steps)
-    return n_steps
+    if priors is None or config.warm_steps != "auto":
+        return 0.0 if priors is None else 1.0
+    log.info("depth of what moves is believed to %.0f %%: so much of the warm start is made", 100.0 * priors.belief)
+    return priors.belief
 
 
 def draw_points(scene: Scene, frames: list[int], n_pixels: int, generator: torch.Generator | None) -> Int[Tensor, " n"]:
