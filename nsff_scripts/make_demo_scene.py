@@ -49,7 +49,8 @@ def main(argv: list[str]) -> None:
         "--path",
         choices=PATHS,
         default=PATHS[0],
-        help="a row of 12 cameras in turn, or one hand-held camera (default: cameras)",
+        help="a row of 12 cameras in turn, one hand-held camera, or one that goes 120 degrees around what moves and "
+        "back in 24 frames (default: cameras)",
     )
     parser.add_argument("--video", type=Path, help="also write the frames as this mp4 file, twice the training size")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists and is not empty")
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
     write_demo_scene(args.data_path, settings, args.overwrite)
     if args.video is not None:
         write_video(args.video, SceneFolder(args.data_path).list_images())
-    views = f" and {N_CAMERAS} held-out cameras" if args.path == "cameras" else "; no held-out cameras (path smooth)"
+    views = f" and {N_CAMERAS} held-out cameras" if args.path != "smooth" else "; no held-out cameras (path smooth)"
     print(f"wrote {args.data_path}: {args.frames} frames {args.size[0]}x{args.size[1]}{views}")
 
 

@@ -44,7 +44,7 @@ from nsff.io import atomic_write, write_array
 from nsff.prep.ffmpeg import count_frames
 from nsff.scene_folder import N_CAMERAS
 
-PATHS = ("cameras", "smooth")
+PATHS = ("cameras", "smooth", "orbit")
 IMAGES_SCALE = 2  # Size of `images/` over that of the training frames.
 RAYS_PER_SIDE = 2 * IMAGES_SCALE  # Per training pixel: 2 x 2 rays per pixel of `images/`.
 FOCAL_PER_WIDTH = 0.85
@@ -55,6 +55,8 @@ JELLY = 0.6  # Radius at rest.
 TRAM = 0.66, 0.36, 0.25  # Half its sides.
 POLE = 2.0, -6.9  # Foot of the flag's pole: right, back.
 FLAG = 0.95, 0.57, 0.18  # Half its width and height, and the amplitude of its waves.
+SIDE_WALL = 7.5  # Distance of the walls at the sides from the middle of the room.
+ORBIT_CENTRE, ORBIT_RADIUS, ORBIT_ANGLE = (0.0, -0.15, -5.9), 5.7, 120.0  # what moves stands there; degrees
 FLAG_YAW = -0.5  # Mean angle to the image plane, radians.
 
 Floats = Float[np.ndarray, "*b"]
@@ -72,7 +74,9 @@ class DemoSettings:
         height: training height, pixels.
         n_frames: frames of the video.
         seed: seed of the textures.
-        path: `cameras` = camera t mod 12 of a row at time t, with held-out views; `smooth` = one hand-held camera.
+        path: `cameras` = camera t mod 12 of a row at time t, with held-out views; `smooth` = one hand-held camera;
+            `orbit` = a camera that goes around what moves and back, in 24 frames, with held-out views from the places
+            of the first 12.
     """
 
     width: int = 128
@@ -110,8 +114,11 @@ def drive(time: float) -> Placement:
     return axes, np.array([1.6 - 3.35 * progress, FLOOR + TRAM[1] + 0.02, -6.2])
 
 
-def build_solids(seed: int) -> tuple[Solid, ...]:
-    """Build the solids of the scene, at depths from 2 (blocks) to 10 (wall); the seed changes their textures only."""
+def build_solids(seed: int, walls: bool = False) -> tuple[Solid, ...]:
+    """Build the solids of the scene, at depths from 2 (blocks) to 10 (wall); the seed changes their textures only.
+
+    `walls` adds those at the sides, which no camera in front of the scene sees.
+    """
     rng = np.random.default_rng(seed)
 
     def still(*centre: float, yaw: float = 0.0) -> Motion:
@@ -133,7 +140,7 @@ def build_solids(seed: int) -> tuple[Solid, ...]:
         return Solid(np.full(3, radius), motion, texture(painter), tile, "ball", gloss=0.15, **style)
 
     cloth = Solid(np.array(FLAG), flutter, texture(flag), (2 * FLAG[0], 2 * FLAG[1]), "cloth", moving=True, wave=wave)
-    return (  # from near to far, so that few occluded points are shaded
+    room = (  # from near to far, so that few occluded points are shaded
         box((0.1, 1.2, 0.1), still(1.0, 0.0, -2.1, yaw=0.35), letter_blocks),
         ball(0.33, still(1.5, FLOOR + 0.33, -4.1, yaw=-0.4), beach_ball),
         box((0.42, 0.42, 0.42), still(-2.2, FLOOR + 0.42, -4.4, yaw=0.5), crate),
@@ -149,14 +156,32 @@ def build_solids(seed: int) -> tuple[Solid, ...]:
         box((0.58, 0.8, 0.03), still(4.3, 1.3, -9.97), sunset_poster, casts_shadow=False),
         box((24.0, 12.0, 0.1), still(0.0, 0.0, -10.1), bricks, (12.0, 6.0), casts_shadow=False),
     )
+    sides = (-SIDE_WALL, SIDE_WALL) if walls else ()
+    quarter_turn = 0.5 * math.pi
+    return room + tuple(
+        box((9.0, 12.0, 0.1), still(x, 0.0, -5.0, yaw=quarter_turn), books, (6.0, 5.0), casts_shadow=False)
+        for x in sides
+    )
 
 
 def build_cameras(settings: DemoSettings) -> list[Camera]:
-    """Build the cameras: twelve in a row, or one per frame (`smooth`). Camera t mod len takes the video at time t."""
+    """Build the cameras: twelve in a row, one per frame (`smooth`), or 24 places of an orbit, twelve each way.
+
+    Camera t mod len takes the video at time t.
+    """
     views = []
     if settings.path == "cameras":
         for k in range(N_CAMERAS):
             views.append(([0.075 * (k - 5.5), 0.04 * math.sin(2.4 * k), 0.0], [0.0, -0.15, -6.0]))
+    elif settings.path == "orbit":
+        last = N_CAMERAS - 1
+        for k in range(2 * N_CAMERAS):
+            # The way back leads between the places of the first twelve, which are held out at its times.
+            step = k if k <= last else last - 0.5 - (last - 1) * (k - N_CAMERAS) / last
+            angle = math.radians(ORBIT_ANGLE) * (step / last - 0.5)
+            x, y, z = ORBIT_CENTRE
+            offset = [ORBIT_RADIUS * math.sin(angle), 0.12 * math.sin(2.4 * k), ORBIT_RADIUS * math.cos(angle)]
+            views.append(([x + offset[0], y + offset[1], z + offset[2]], [x, y, z]))
     else:
         for t in range(settings.n_frames):
             centre = [-0.4 * math.cos(math.pi * t / 24), 0.05 * math.sin(t / 2.1), 0.08 * math.sin(t / 3.3)]
@@ -182,7 +207,7 @@ def write_demo_scene(data_path: Path, settings: DemoSettings, overwrite: bool = 
     partial, old = (target.with_name(f"{target.name}.{state}-{os.getpid()}") for state in ("partial", "old"))
     try:
         partial.mkdir(parents=True)
-        _write_files(partial, build_solids(settings.seed), settings)
+        _write_files(partial, build_solids(settings.seed, walls=settings.path == "orbit"), settings)
         if target.exists():
             target.rename(old)
         partial.rename(target)
@@ -212,17 +237,18 @@ def _write_files(folder: Path, solids: tuple[Solid, ...], settings: DemoSettings
 
 def _write_images(folder: Path, solids: tuple[Solid, ...], settings: DemoSettings, cameras: list[Camera]) -> list[Hits]:
     """Write images, masks and disparities; return the hits of the rays through the pixel centres, per frame."""
-    has_views = settings.path == "cameras"
+    n_heldout = 0 if settings.path == "smooth" else N_CAMERAS
     size = settings.width, settings.height
     large_size = settings.width * IMAGES_SCALE, settings.height * IMAGES_SCALE
     moving = np.array([solid.moving for solid in solids])
     frames = {}
     for k, camera in enumerate(cameras):
         static, static_centres = (render(solids, 0.0, camera, rays) for rays in (RAYS_PER_SIDE, 1))
-        for t in range(settings.n_frames) if has_views else [k]:
+        times = range(settings.n_frames) if k < n_heldout else range(k, settings.n_frames, len(cameras))
+        for t in times:
             hits = render(solids, float(t), camera, RAYS_PER_SIDE, static)
             large = to_display(cv2.resize(hits.rgb, large_size, interpolation=cv2.INTER_AREA))
-            if has_views:
+            if k < n_heldout:
                 coverage = cv2.resize(moving[hits.solid].astype(np.float32), large_size, interpolation=cv2.INTER_AREA)
                 name = f"{t:05d}/cam{k + 1:02d}"
                 # Without chroma subsampling: metrics are measured against these images.
