@@ -12,18 +12,18 @@ SMALL_GRIDS = {
 class Wall(StaticField):
     """Static field: opaque grey wall behind NDC depth z = 0; nothing dynamic."""
 
-    def forward(self, points_ndc, viewdirs):
-        behind = points_ndc[..., 2] > 0
-        return StaticSamples(torch.zeros_like(points_ndc), torch.where(behind, 1e6, -1.0), behind * 0.0)
+    def forward(self, points, viewdirs):
+        behind = points[..., 2] > 0
+        return StaticSamples(torch.zeros_like(points), torch.where(behind, 1e6, -1.0), behind * 0.0)
 
 
 class Nothing(DynamicField):
     """Dynamic field: empty, all points move by (0.01, 0, 0) NDC a frame, half disoccluded ahead."""
 
-    def forward(self, points_ndc, time, viewdirs):
-        flow = torch.zeros_like(points_ndc)
+    def forward(self, points, time, viewdirs):
+        flow = torch.zeros_like(points)
         flow[..., 0] = 0.01
-        none = torch.zeros_like(points_ndc[..., 0])
+        none = torch.zeros_like(points[..., 0])
         return DynamicSamples(flow * 0, none - 1.0, -flow, flow, none, none + 0.5)
 
 

@@ -8,7 +8,7 @@ from nsff import option_groups as opt
 VARIANTS = ("paper", "wild")
 FIELDS = ("mlp", "hash")
 SCHEDULES = ("published", "scaled")
-PATHS = ("bullet_time_loop", "spiral", "lemniscate", "dolly", "fixed", "train")
+PATHS = ("bullet_time_loop", "spiral", "lemniscate", "dolly", "orbit", "fixed", "train")
 TIMES = ("fixed", "run", "slowmo")
 PROTOCOL_NAMES = ("nsff", "nsff-fixed", "dynamicnerf", "view0", "dynibar", "dycheck")
 DEFAULT_FPS = 30.0  # of videos whose camera path has none of its own
@@ -40,6 +40,9 @@ class Config:
         "auto", "GB of frames and priors above which they are memory-mapped (DATA/.cache_...): a number, or auto: 1 on "
         "a CPU, a quarter of the free memory of a GPU",
     )  # fmt: skip
+    no_ndc: bool = opt.scene(False, "let the fields live in contracted space instead of NDC: for cameras that turn")
+    force_ndc: bool = opt.scene(False, "train in NDC although cameras of the video see what it cannot represent")
+    lindisp: bool = opt.scene(False, "with no_ndc: samples linear in disparity, as they always are")
     target_idx: int = opt.scene(10, "frame around which novel views are rendered, counted from start_frame")
 
     variant: str = opt.field(
@@ -97,10 +100,9 @@ class Config:
         "number, or auto: with hash on the scaled schedule as long as depth is believed, else none (not published)",
     )  # fmt: skip
     prior_samples: int = opt.train(
-        8,
-        "hash on the scaled schedule: samples per ray around the depth prior, of the hash_samples, at most a third of "
-        "them (not published)",
-    )
+        8, "hash on the scaled schedule: samples per ray around the depth prior, at most a third of the "
+        "hash_samples (not published)",
+    )  # fmt: skip
     lrate: float = opt.train(5e-4, "learning rate")
     lrate_decay: int = opt.train(250, "thousands of steps in which lrate falls to a tenth (300 in wild)", least=1)
     decay_iteration: int = opt.train(50, "stage length D, in thousands of steps", least=1)
@@ -220,8 +222,6 @@ class Config:
 
     N_importance: int = opt.fixed(0, "no second, fine network; for importance sampling see hash_coarse_samples")
     dataset_type: str = opt.fixed("llff", "the only supported layout of a scene folder")
-    no_ndc: bool = opt.fixed(False, "the method is defined in NDC")
-    lindisp: bool = opt.fixed(False, "NDC depth is already linear in disparity")
     spherify: bool = opt.fixed(False, "scenes are forward-facing")
     white_bkgd: bool = opt.fixed(False, "scenes have no white background")
     i_embed: int = opt.fixed(0, "positional encoding is always on")

@@ -214,6 +214,10 @@ def _check(config: Config) -> None:
             f"start_frame {config.start_frame} and end_frame {config.end_frame} leave {config.n_frames} frames{total}; "
             "at least 3 are needed"
         )
+    if config.lindisp and not config.no_ndc:
+        raise UsageError("lindisp is not supported in NDC, whose depth is already linear in disparity; leave it out")
+    if config.no_ndc and config.viewer_every:
+        raise UsageError("viewer_every needs NDC, whose layers are planes for every camera; leave it out with no_ndc")
     if not config.use_viewdirs:
         raise UsageError(
             "use_viewdirs is off: fields whose colour does not depend on the view direction are not supported; "

@@ -175,8 +175,8 @@ def test_find_config_searches_repository_root_and_names_both_paths(tmp_path, mon
     [
         ("N_ran = 5", "unknown option 'N_ran' .*did you mean 'N_rand'"),
         ("N_importance = 64", "N_importance = 64 is not supported"),
-        ("no_ndc = True", "no_ndc = True is not supported"),
-        ("lindisp = True", "lindisp = True is not supported"),
+        ("lindisp = True", "lindisp is not supported in NDC"),
+        ("no_ndc = True\nviewer_every = 100", "viewer_every needs NDC"),
         ("N_rand = many", "invalid int value"),
         ("variant = tame", "invalid choice"),
         ("netwidth = 33", "must be even"),

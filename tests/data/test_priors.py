@@ -7,12 +7,11 @@ import pytest
 import torch
 from nsff.config_loader import load_config
 from nsff.data.alignment import align_disparity, triangulate
-from nsff.data.priors import Priors, ndc_depth
+from nsff.data.priors import Priors, ray_depth
 from nsff.data.scene import load_scene
 from nsff.evaluation.prior_figures import measure_priors
-from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import make_rays, pixel_grid, project, world_to_camera
-from nsff.geometry.space import ndc_to_world
+from nsff.geometry.space import NdcSpace, ndc_to_world
 
 CPU = torch.device("cpu")
 FRAME = 5
@@ -36,16 +35,9 @@ def with_disparity(scene, frame, values):
     return dataclasses.replace(scene, disparity=disparity)
 
 
-def test_ndc_depth_matches_hand_value():
-    """A camera at (0, 0, 1) looks along -z: its point 4 units ahead is at z = -3, which is 2/3 of the NDC ray."""
-    c2w = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
-    z = ndc_depth(torch.tensor([[1.0, 1.0]]), c2w, torch.tensor([0.25]), Intrinsics(2, 2, 1.0))
-    assert float(z) == pytest.approx(2.0 / 3.0)
-
-
 def test_lifted_point_lies_at_the_depth_of_its_pixel(scene, all_of):
     lifted = Priors.of(scene).lift(all_of(FRAME))
-    points = ndc_to_world(lifted.rays.points_ndc(lifted.z[:, None])[:, 0], scene.intrinsics)
+    points = ndc_to_world(lifted.rays.points(lifted.z[:, None])[:, 0], scene.intrinsics)
     in_camera = world_to_camera(points, scene.c2w[FRAME])
     moving = scene.motion_masks[FRAME].flatten()
     expected = scene.cameras.scale / scene.disparity[FRAME].flatten()
@@ -100,7 +92,7 @@ def test_frame_without_known_flow_is_not_believed(scene):
 
 def test_lifted_scene_flow_projects_to_the_target_of_optical_flow(scene, all_of):
     lifted = Priors.of(scene).lift(all_of(FRAME))
-    points = lifted.rays.points_ndc(lifted.z[:, None])[:, 0]
+    points = lifted.rays.points(lifted.z[:, None])[:, 0]
     for flow, confidence, step, optical in (
         (lifted.sf_fwd, lifted.sf_fwd_confidence, 1, scene.flow_fwd),
         (lifted.sf_bwd, lifted.sf_bwd_confidence, -1, scene.flow_bwd),
@@ -130,10 +122,10 @@ def test_random_flow_loses_confidence(scene, all_of):
 
 
 def test_lift_point_before_the_near_plane_stays_on_it(scene):
-    rays = make_rays(torch.tensor([[3.0, 2.0]]), scene.c2w[FRAME], scene.intrinsics)
-    z = ndc_depth(torch.tensor([[3.0, 2.0]]), scene.c2w[FRAME], torch.tensor([50.0]), scene.intrinsics)
+    rays = make_rays(torch.tensor([[3.0, 2.0]]), scene.c2w[FRAME], scene.intrinsics, NdcSpace(scene.intrinsics))
+    z = ray_depth(scene, torch.tensor([[3.0, 2.0]]), scene.c2w[FRAME], torch.tensor([50.0]))
     assert float(z) == 0.0
-    assert float(rays.points_ndc(z[:, None])[0, 0, 2]) == -1.0
+    assert float(rays.points(z[:, None])[0, 0, 2]) == -1.0
 
 
 def test_prior_figures_name_the_frames_that_are_doubted(scene):

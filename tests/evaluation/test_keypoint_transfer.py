@@ -21,11 +21,11 @@ STEP = 6.0  # pixels per frame, to the right
 class Board(DynamicField):
     """A dynamic field, opaque from NDC depth 0 on, that moves to the right."""
 
-    def forward(self, points_ndc, time, viewdirs):
-        flow = torch.zeros_like(points_ndc)
+    def forward(self, points, time, viewdirs):
+        flow = torch.zeros_like(points)
         flow[..., 0] = STEP * 2.0 / SIZE.width
-        none = torch.zeros_like(points_ndc[..., 0])
-        sigma_raw = torch.where(points_ndc[..., 2] > 0.0, 1e5, -1.0)
+        none = torch.zeros_like(points[..., 0])
+        sigma_raw = torch.where(points[..., 2] > 0.0, 1e5, -1.0)
         return DynamicSamples(flow * 0, sigma_raw, -flow, flow, none, none)
 
 

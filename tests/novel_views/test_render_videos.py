@@ -15,6 +15,7 @@ from nsff.errors import InputError, UsageError
 from nsff.fields import build_fields
 from nsff.geometry.camera_path_file import Keyframe, read_camera_path, write_camera_path
 from nsff.geometry.rays import Camera
+from nsff.geometry.space import NdcSpace
 from nsff.novel_views.render_plan import plan_videos
 from nsff.novel_views.render_videos import ViewRenderer, render_videos
 from nsff.rendering.frame_render import render_frame
@@ -74,7 +75,9 @@ def test_published_modes_match_golden_frames(trained, cameras, fields, golden, m
 def test_space_time_at_a_frame_equals_frame_render(trained, cameras, fields):
     """At the time of a frame nothing is splatted: planes and rays render the same, in every output."""
     timeline = Timeline(24)
-    camera = Camera(torch.from_numpy(cameras.c2w[3].astype(np.float32)), cameras.intrinsics, cameras.intrinsics)
+    camera = Camera(
+        torch.from_numpy(cameras.c2w[3].astype(np.float32)), cameras.intrinsics, NdcSpace(cameras.intrinsics)
+    )
     sampling, planes = DepthSampling(trained.N_samples, 0, 0.0), PlaneSampling(trained.N_samples, 0)
     expected = render_frame(fields, camera, timeline.time_of(5), sampling, 10_000, "forward")
     for points in (100, 10_000, 10_000_000):  # one plane per chunk, several, all

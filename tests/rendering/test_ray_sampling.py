@@ -6,6 +6,7 @@ import pytest
 import torch
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import make_rays, pixel_grid
+from nsff.geometry.space import NdcSpace
 from nsff.rendering.ray_sampling import (
     CoarseSamples,
     DepthSampling,
@@ -22,10 +23,10 @@ SIZE = Intrinsics(2, 3, 2.0)
 
 
 def test_coarse_samples_lie_mid_bin():
-    rays = make_rays(pixel_grid(SIZE, CPU), AHEAD, SIZE)
+    rays = make_rays(pixel_grid(SIZE, CPU), AHEAD, SIZE, NdcSpace(SIZE))
     samples = CoarseSamples.along(rays, 4)
-    torch.testing.assert_close(samples.points_ndc, rays.points_ndc(torch.tensor([[0.125, 0.375, 0.625, 0.875]] * 6)))
-    torch.testing.assert_close(samples.deltas, rays.directions_ndc.norm(dim=-1, keepdim=True).expand(6, 4) / 4.0)
+    torch.testing.assert_close(samples.points, rays.points(torch.tensor([[0.125, 0.375, 0.625, 0.875]] * 6)))
+    torch.testing.assert_close(samples.deltas, rays.directions.norm(dim=-1, keepdim=True).expand(6, 4) / 4.0)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_add_prior_depths_of_uncertain_priors_do_not_pile_up_at_the_ends(prior):
 
 def test_coarse_pass_concentrates_depths_at_a_wall():
     size = Intrinsics(12, 20, 15.0)
-    rays = make_rays(pixel_grid(size, CPU), AHEAD, size)
+    rays = make_rays(pixel_grid(size, CPU), AHEAD, size, NdcSpace(size))
     depths = choose_depths(toy(), rays, 0.0, DepthSampling(16, 32, 0.0))
     assert depths.shape == (240, 16)
     near = ((depths - 0.5).abs() < 0.08).float().mean()

@@ -6,6 +6,7 @@ from nsff.data.timeline import Timeline
 from nsff.fields import DynamicField, DynamicSamples, Fields, StaticField, StaticSamples
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera
+from nsff.geometry.space import NdcSpace
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.space_time import PlaneSampling, render_space_time
@@ -13,7 +14,7 @@ from toy_fields import AHEAD
 
 N_FRAMES, STEP = 4, 8.0  # frames; motion of the block in pixels per frame
 SIZE = Intrinsics(24, 96, 80.0)
-CAMERA = Camera(AHEAD, SIZE, SIZE)
+CAMERA = Camera(AHEAD, SIZE, NdcSpace(SIZE))
 TIMELINE = Timeline(N_FRAMES)
 FLOW_NDC = STEP * 2.0 / SIZE.width
 
@@ -21,9 +22,9 @@ FLOW_NDC = STEP * 2.0 / SIZE.width
 class Wall(StaticField):
     """Opaque grey from NDC depth 0.5 on; the blend weight in front of it is 1."""
 
-    def forward(self, points_ndc, viewdirs):
-        behind = points_ndc[..., 2] > 0.5
-        return StaticSamples(torch.zeros_like(points_ndc), torch.where(behind, 1e4, -1.0), (~behind).float())
+    def forward(self, points, viewdirs):
+        behind = points[..., 2] > 0.5
+        return StaticSamples(torch.zeros_like(points), torch.where(behind, 1e4, -1.0), (~behind).float())
 
 
 class Block(DynamicField):
@@ -33,12 +34,12 @@ class Block(DynamicField):
         super().__init__()
         self.flow = flow
 
-    def forward(self, points_ndc, time, viewdirs):
+    def forward(self, points, time, viewdirs):
         centre = -0.4 + FLOW_NDC * (time[:, None] + 1.0) / 2.0 * N_FRAMES
-        x, y, z = points_ndc.unbind(-1)
+        x, y, z = points.unbind(-1)
         inside = ((x - centre).abs() < 20.0 / SIZE.width) & (y.abs() < 10.0 / SIZE.height) & (z.abs() < 0.2)
         rgb_raw = torch.where(inside[..., None], torch.tensor([20.0, -20.0, -20.0]), torch.tensor([-20.0, -20.0, 20.0]))
-        flow = torch.zeros_like(points_ndc)
+        flow = torch.zeros_like(points)
         flow[..., 0] = self.flow
         zeros = torch.zeros_like(x)
         return DynamicSamples(rgb_raw, torch.where(inside, 1e4, -1.0), -flow, flow, zeros, zeros)
@@ -99,18 +100,18 @@ def test_coarse_pass_renders_the_same_as_all_planes():
 class Fog(DynamicField):
     """White and almost transparent; only the last plane, at infinity, is opaque."""
 
-    def forward(self, points_ndc, time, viewdirs):
-        zeros = torch.zeros_like(points_ndc[..., 0])
-        vectors = torch.zeros_like(points_ndc)
+    def forward(self, points, time, viewdirs):
+        zeros = torch.zeros_like(points[..., 0])
+        vectors = torch.zeros_like(points)
         return DynamicSamples(vectors + 20.0, zeros + 0.01, vectors, vectors, zeros, zeros)
 
 
 class Clear(StaticField):
     """Empty; the blend weight is 1 everywhere."""
 
-    def forward(self, points_ndc, viewdirs):
-        zeros = torch.zeros_like(points_ndc[..., 0])
-        return StaticSamples(torch.zeros_like(points_ndc), zeros - 1.0, zeros + 1.0)
+    def forward(self, points, viewdirs):
+        zeros = torch.zeros_like(points[..., 0])
+        return StaticSamples(torch.zeros_like(points), zeros - 1.0, zeros + 1.0)
 
 
 @pytest.mark.parametrize("sampling", [ALL, COARSE])
@@ -143,7 +144,7 @@ def test_flow_of_the_last_frame_is_the_reversed_backward_flow():
 
 def test_twice_the_focal_length_shows_the_block_twice_as_wide():
     """NDC stays that of the input camera."""
-    long_focal = Camera(AHEAD, Intrinsics(24, 96, 160.0), SIZE)
+    long_focal = Camera(AHEAD, Intrinsics(24, 96, 160.0), NdcSpace(SIZE))
     wide, narrow = (
         render_space_time(FIELDS, camera, TIMELINE, 1.5, ALL, 10_000).dynamic_weight[12].sum()
         for camera in (CAMERA, long_focal)

@@ -7,7 +7,8 @@ import torch
 from nsff.data.timeline import Timeline
 from nsff.fields import DynamicSamples, StaticSamples
 from nsff.geometry.poses import Intrinsics
-from nsff.geometry.rays import Camera, make_rays, pixel_grid
+from nsff.geometry.rays import Camera, RayBundle, make_rays, pixel_grid
+from nsff.geometry.space import NdcSpace
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling, density_noise, sample_depths
 from nsff.rendering.train_render import SampledRays, TwoStepWarp, render_train
@@ -34,7 +35,8 @@ def test_density_noise_has_the_given_std():
 
 
 def test_intervals_scale_with_ray_length_and_end_at_1e10():
-    deltas = intervals(torch.tensor([[0.0, 0.25, 1.0]]), torch.tensor([[0.0, 3.0, 4.0]]))
+    rays = RayBundle(torch.zeros(1, 3), torch.tensor([[0.0, 3.0, 4.0]]), torch.zeros(1, 3), NdcSpace(SIZE))
+    deltas = intervals(rays, torch.tensor([[0.0, 0.25, 1.0]]))
     assert deltas[0].tolist() == pytest.approx([0.25 * 5.0, 0.75 * 5.0, 1e10 * 5.0])
 
 
@@ -86,25 +88,29 @@ def test_gradients_are_finite_in_empty_and_in_opaque_space():
 
 
 def test_frame_of_a_wall_does_not_depend_on_the_chunk_size():
-    frame = render_frame(toy(), Camera(AHEAD, SIZE, SIZE), 0.0, DepthSampling(101, 0, 0.0), rays_per_chunk=1000)
+    frame = render_frame(
+        toy(), Camera(AHEAD, SIZE, NdcSpace(SIZE)), 0.0, DepthSampling(101, 0, 0.0), rays_per_chunk=1000
+    )
     assert frame.rgb.shape == (12, 20, 3)
     torch.testing.assert_close(frame.rgb, torch.full((12, 20, 3), 0.5))
     assert float((frame.depth - 0.5).abs().max()) < 0.011
     assert float(frame.dynamic_weight.max()) == 0.0
-    chunked = render_frame(toy(), Camera(AHEAD, SIZE, SIZE), 0.0, DepthSampling(101, 0, 0.0), rays_per_chunk=7)
+    chunked = render_frame(
+        toy(), Camera(AHEAD, SIZE, NdcSpace(SIZE)), 0.0, DepthSampling(101, 0, 0.0), rays_per_chunk=7
+    )
     assert torch.equal(frame.rgb, chunked.rgb)
     assert torch.equal(frame.depth, chunked.depth)
 
 
 @pytest.mark.parametrize("backward", [True, False])
 def test_train_render_warps_points_along_scene_flow(backward):
-    rays = make_rays(pixel_grid(SIZE, CPU)[:9], AHEAD, SIZE)
+    rays = make_rays(pixel_grid(SIZE, CPU)[:9], AHEAD, SIZE, NdcSpace(SIZE))
     depths = sample_depths(9, 5, 0.0, None, CPU)
     two_step = TwoStepWarp(backward, rendered=True)
     out = render_train(toy(), SampledRays.at(rays, depths), Timeline(10), 4, n_static=6, two_step=two_step)
     step = torch.tensor([0.01, 0.0, 0.0])
-    torch.testing.assert_close(out.next.points_ndc, out.ref.points_ndc + step)
-    torch.testing.assert_close(out.prev.points_ndc, out.ref.points_ndc - step)
-    torch.testing.assert_close(out.two_step_points_ndc, out.ref.points_ndc + (-2 if backward else 2) * step)
+    torch.testing.assert_close(out.next.points, out.ref.points + step)
+    torch.testing.assert_close(out.prev.points, out.ref.points - step)
+    torch.testing.assert_close(out.two_step_points, out.ref.points + (-2 if backward else 2) * step)
     assert len(out.ref.blended.rgb) == 6
     assert out.two_step is not None

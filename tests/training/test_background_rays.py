@@ -9,6 +9,7 @@ from nsff.data.pixel_sampler import draw_background, gather_batch
 from nsff.data.scene import background_of
 from nsff.fields import build_fields
 from nsff.geometry.rays import make_rays, pixel_grid
+from nsff.geometry.space import NdcSpace
 from nsff.rendering.ray_sampling import DepthSampling, sample_depths
 from nsff.rendering.train_render import SampledRays, TwoStepWarp, render_background, render_train
 from nsff.training.checkpoint import load_weights, read_checkpoint
@@ -60,18 +61,20 @@ def test_scene_without_background_gives_zero_terms(paper_config, paper_scene, fi
 
 def test_make_rays_with_camera_per_ray_equals_single_cameras(paper_scene):
     uv, frames = pixel_grid(paper_scene.intrinsics, CPU)[:40:8], torch.tensor([3, 0, 3, 11, 23])
-    rays = make_rays(uv, paper_scene.c2w[frames], paper_scene.intrinsics)
+    rays = make_rays(uv, paper_scene.c2w[frames], paper_scene.intrinsics, NdcSpace(paper_scene.intrinsics))
     for k, frame in enumerate(frames.tolist()):
-        expected = make_rays(uv[k : k + 1], paper_scene.c2w[frame], paper_scene.intrinsics)
-        torch.testing.assert_close(rays[k : k + 1].origins_ndc, expected.origins_ndc)
-        torch.testing.assert_close(rays[k : k + 1].directions_ndc, expected.directions_ndc)
+        expected = make_rays(
+            uv[k : k + 1], paper_scene.c2w[frame], paper_scene.intrinsics, NdcSpace(paper_scene.intrinsics)
+        )
+        torch.testing.assert_close(rays[k : k + 1].origins, expected.origins)
+        torch.testing.assert_close(rays[k : k + 1].directions, expected.directions)
         torch.testing.assert_close(rays[k : k + 1].viewdirs, expected.viewdirs)
 
 
 @pytest.mark.parametrize("n_coarse", [0, 32])
 def test_render_background_of_toy_scene_shows_static_wall(paper_scene, n_coarse):
     uv = pixel_grid(paper_scene.intrinsics, CPU)[:9]
-    rays = make_rays(uv, AHEAD, paper_scene.intrinsics)
+    rays = make_rays(uv, AHEAD, paper_scene.intrinsics, NdcSpace(paper_scene.intrinsics))
     rgb = render_background(toy().static, rays, DepthSampling(24, n_coarse, 0.0), torch.Generator(), lambda n: 0.0)
     torch.testing.assert_close(rgb, torch.full((9, 3), 0.5))  # the grey wall
 
@@ -119,7 +122,12 @@ def test_background_terms_are_zero_unless_enabled(paper_config, paper_scene, fie
 def test_render_background_has_gradients_in_static_field_only(paper_config, paper_scene, field):
     config = with_background_terms(paper_config, field)
     fields = build_fields(config)
-    rays = make_rays(pixel_grid(paper_scene.intrinsics, CPU)[:16], paper_scene.c2w[0], paper_scene.intrinsics)
+    rays = make_rays(
+        pixel_grid(paper_scene.intrinsics, CPU)[:16],
+        paper_scene.c2w[0],
+        paper_scene.intrinsics,
+        NdcSpace(paper_scene.intrinsics),
+    )
     sampling = DepthSampling.of(config)
     render_background(fields.static, rays, sampling, torch.Generator(), lambda n: 1.0).sum().backward()
     assert all(parameter.grad is None for parameter in fields.dynamic.parameters())

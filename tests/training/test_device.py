@@ -11,6 +11,7 @@ from nsff.data.scene import Scene
 from nsff.fields import build_fields
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera, make_rays
+from nsff.geometry.space import NdcSpace
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths, density_noise
 from nsff.rendering.train_render import SampledRays, render_background, render_train
@@ -51,13 +52,17 @@ def test_training_step_stays_on_the_device(variant, field, monkeypatch):
             lambda n: density_noise((n, 8), 1.0, None, device),
         )  # fmt: skip
         cameras = NeighbourCameras.of(scene, 2)
-        background_rays = make_rays(batch.uv, scene.c2w[batch.uv[:, 0].long() % 5], scene.intrinsics)
+        background_rays = make_rays(
+            batch.uv, scene.c2w[batch.uv[:, 0].long() % 5], scene.intrinsics, NdcSpace(scene.intrinsics)
+        )
         rgb = render_background(fields.static, background_rays, sampling, None, lambda n: 0.0)
         background = BackgroundRender(rgb, batch.rgb, batch.background)
         terms = compute_losses(render, batch, cameras, plan.weights, VARIANT_RULES[variant], background)
         assert terms.total().device.type == "cuda"
         assert terms.total().shape == ()
-        frame = render_frame(fields, Camera(scene.c2w[0], scene.intrinsics, scene.intrinsics), 0.0, sampling, 64)
+        frame = render_frame(
+            fields, Camera(scene.c2w[0], scene.intrinsics, NdcSpace(scene.intrinsics)), 0.0, sampling, 64
+        )
         assert frame.rgb.device.type == "cuda"
         assert frame.rgb.shape == (12, 20, 3)
         assert frame.rgb.dtype == torch.float32

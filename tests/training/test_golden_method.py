@@ -133,13 +133,13 @@ def test_step_renders_match_published_values(name, stages, figures, golden_scene
         "rgb_map_ref": ref.blended.rgb, "depth_map_ref": ref.blended.depth,
         "weights_map_dd": ref.blended.dynamic_weight,
         "rgb_map_ref_dy": ref.dynamic_only.rgb, "depth_map_ref_dy": ref.dynamic_only.depth,
-        "weights_ref_dy": ref.dynamic_only.weights, "raw_pts_ref": ref.points_ndc, "raw_blend_w": ref.static.blend_w,
+        "weights_ref_dy": ref.dynamic_only.weights, "raw_pts_ref": ref.points, "raw_blend_w": ref.static.blend_w,
         "raw_sf_ref2prev": ref.dynamic.sf_bwd, "raw_sf_ref2post": ref.dynamic.sf_fwd,
         "raw_prob_ref2prev": ref.dynamic.prob_bwd, "raw_prob_ref2post": ref.dynamic.prob_fwd,
-        "rgb_map_prev_dy": prev.rgb, "rgb_map_post_dy": next_.rgb, "raw_pts_prev": prev.points_ndc,
-        "raw_pts_post": next_.points_ndc, "raw_sf_prev2ref": prev.dynamic.sf_fwd,
+        "rgb_map_prev_dy": prev.rgb, "rgb_map_post_dy": next_.rgb, "raw_pts_prev": prev.points,
+        "raw_pts_post": next_.points, "raw_sf_prev2ref": prev.dynamic.sf_fwd,
         "raw_sf_post2ref": next_.dynamic.sf_bwd, "prob_map_prev": prev.confidence, "prob_map_post": next_.confidence,
-        "raw_pts_pp": step.render.two_step_points_ndc, "raw_sf_p2pp": prev.dynamic.sf_bwd,
+        "raw_pts_pp": step.render.two_step_points, "raw_sf_p2pp": prev.dynamic.sf_bwd,
         "raw_prob_p2pp": prev.dynamic.prob_bwd,
     }  # fmt: skip
     ours |= static_only(step, golden_scene, golden_config)
@@ -155,7 +155,7 @@ def test_step_renders_match_published_values(name, stages, figures, golden_scene
 def static_only(step: Step, scene, config) -> dict[str, torch.Tensor]:
     rays = step.batch.rays
     depths = sample_depths(len(rays), config.N_samples, 0.0, None, CPU)
-    render = composite(step.render.ref.static, depths, intervals(depths, rays.directions_ndc))
+    render = composite(step.render.ref.static, depths, intervals(rays, depths))
     return {"rgb_map_rig": render.rgb, "depth_map_rig": render.depth}
 
 

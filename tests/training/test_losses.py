@@ -51,12 +51,11 @@ def test_disocclusion_and_magnitude_losses_are_means():
 
 
 def test_distortion_loss_matches_hand_value():
-    points = torch.zeros(1, 3, 3)
-    points[..., 2] = torch.tensor([-1.0, 0.0, 1.0])  # z = 0, 0.5, 1
+    depths = torch.tensor([[0.0, 0.5, 1.0]])
     between = 2 * (0.5 * 0.2 * 0.5 + 0.5 * 0.3 * 1.0 + 0.2 * 0.3 * 0.5)
     within = (0.5**2 * 0.5 + 0.2**2 * 0.5) / 3
-    assert float(distortion_loss(torch.tensor([[0.5, 0.2, 0.3]]), points)) == pytest.approx(between + within)
-    assert float(distortion_loss(torch.tensor([[0.0, 0.0, 1.0]]), points)) == 0.0
+    assert float(distortion_loss(torch.tensor([[0.5, 0.2, 0.3]]), depths)) == pytest.approx(between + within)
+    assert float(distortion_loss(torch.tensor([[0.0, 0.0, 1.0]]), depths)) == 0.0
 
 
 def test_line_of_sight_loss_matches_hand_value():

@@ -16,7 +16,7 @@ from nsff.cuda import render_memory_advice
 from nsff.data.pixel_sampler import draw_pixels, gather_batch
 from nsff.errors import InputError
 from nsff.geometry.rays import Camera, project, world_to_camera
-from nsff.geometry.space import ndc_to_world
+from nsff.geometry.space import NdcSpace, ndc_to_world
 from nsff.lock import lock_folder
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
 from nsff.rendering.train_render import SampledRays, TwoStepWarp, render_train
@@ -108,7 +108,7 @@ def test_train_writes_checkpoints_settings_and_tensorboard_events(config, paper_
 def test_training_images_match_renders_of_the_losses(paper_fields, paper_config, paper_scene, frame):
     """The induced flow is that of the flow loss."""
     scene, sampling = paper_scene, DepthSampling.of(paper_config).without_jitter()
-    camera = Camera(scene.c2w[frame], scene.intrinsics, scene.intrinsics)
+    camera = Camera(scene.c2w[frame], scene.intrinsics, NdcSpace(scene.intrinsics))
     rgb, depth, flow = _dynamic_only(paper_fields, scene, camera, frame, sampling, 700)
     rays, timeline = camera.rays(), scene.timeline
     sampled = SampledRays.at(rays, choose_depths(paper_fields, rays, timeline.time_of(frame), sampling))
@@ -116,7 +116,7 @@ def test_training_images_match_renders_of_the_losses(paper_fields, paper_config,
     step = render_train(paper_fields, sampled, timeline, frame, n_static=len(rays), two_step=one_step)
     last = frame == 23
     warp, neighbour = (step.prev, frame - 1) if last else (step.next, frame + 1)
-    expected = (step.ref.dynamic_only.weights[..., None] * warp.points_ndc).sum(-2)
+    expected = (step.ref.dynamic_only.weights[..., None] * warp.points).sum(-2)
     pixels = project(world_to_camera(ndc_to_world(expected, scene.intrinsics), scene.c2w[neighbour]), scene.intrinsics)
     torch.testing.assert_close(flow.reshape(-1, 2), pixels - camera.pixels(), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(rgb.reshape(-1, 3), step.ref.dynamic_only.rgb, rtol=1e-4, atol=1e-5)

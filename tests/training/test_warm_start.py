@@ -9,7 +9,9 @@ from nsff.config_loader import load_config
 from nsff.data.priors import LiftedPixels, Priors
 from nsff.data.scene import load_scene
 from nsff.fields import DynamicField, DynamicSamples, Fields, StaticField, StaticSamples, build_fields
+from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import RayBundle
+from nsff.geometry.space import NdcSpace
 from nsff.training.trainer import Trainer
 from nsff.training.warm_start import (
     OPAQUE,
@@ -27,16 +29,16 @@ GRIDS = {"hash_levels": 6, "hash_log2_rows": 14, "hash_finest": 128, "hash_dynam
 class Grey(StaticField):
     """Colour 0.5, density 20 and blend weight 0.25 everywhere."""
 
-    def forward(self, points_ndc, viewdirs):
-        one = torch.ones_like(points_ndc[..., 0])
-        return StaticSamples(torch.zeros_like(points_ndc), 20.0 * one, 0.25 * one)
+    def forward(self, points, viewdirs):
+        one = torch.ones_like(points[..., 0])
+        return StaticSamples(torch.zeros_like(points), 20.0 * one, 0.25 * one)
 
 
 class GreyMoving(DynamicField):
     """Colour 0.5 and density 20 everywhere; moves by (0.1, 0, 0) forward and not backward."""
 
-    def forward(self, points_ndc, time, viewdirs):
-        zero, one = torch.zeros_like(points_ndc), torch.ones_like(points_ndc[..., 0])
+    def forward(self, points, time, viewdirs):
+        zero, one = torch.zeros_like(points), torch.ones_like(points[..., 0])
         forward = zero + torch.tensor([0.1, 0.0, 0.0])
         return DynamicSamples(zero, 20.0 * one, zero, forward, 0.0 * one, 0.0 * one)
 
@@ -44,9 +46,8 @@ class GreyMoving(DynamicField):
 def test_warm_losses_match_hand_values():
     """Two pixels: a white moving one that is certain, and a grey static one of confidence 0.5 that stays."""
     directions = torch.tensor([[0.0, 0.0, 2.0]]).expand(2, 3)
-    rays = RayBundle(
-        torch.tensor([[0.0, 0.0, -1.0]]).expand(2, 3), directions, torch.tensor([[0.0, 0.0, -1.0]]).expand(2, 3)
-    )
+    ahead = torch.tensor([[0.0, 0.0, -1.0]]).expand(2, 3)
+    rays = RayBundle(ahead, directions, ahead, NdcSpace(Intrinsics(2, 2, 1.0)))
     lifted = LiftedPixels(
         rays, z=torch.tensor([0.5, 0.7]), confidence=torch.tensor([1.0, 0.5]),
         sf_fwd=torch.tensor([[0.3, 0.0, 0.0], [0.0, 0.0, 0.0]]), sf_fwd_confidence=torch.ones(2),
@@ -99,7 +100,7 @@ def test_fields_hold_the_priors_after_the_warm_start(config, scene):
     rgb, moving = scene.image(frame).reshape(-1, 3), scene.motion_masks[frame].flatten()
     background = scene.background[frame].flatten()
     lifted = Priors.of(scene).lift(frame * scene.n_pixels + torch.arange(len(rgb)))
-    points = lifted.rays.points_ndc(torch.stack([lifted.z, 0.5 * lifted.z], dim=-1))
+    points = lifted.rays.points(torch.stack([lifted.z, 0.5 * lifted.z], dim=-1))
     with torch.no_grad():
         time = torch.full((len(rgb),), scene.timeline.time_of(frame))
         dynamic = trainer.fields.dynamic(points, time, lifted.rays.viewdirs)

@@ -15,6 +15,7 @@ from nsff.errors import InputError, UsageError
 from nsff.fields import build_fields
 from nsff.geometry.camera_path_file import read_camera_path
 from nsff.geometry.rays import Camera
+from nsff.geometry.space import NdcSpace
 from nsff.novel_views.render_plan import plan_videos
 from nsff.novel_views.render_videos import ViewRenderer
 from nsff.rendering.frame_render import render_frame
@@ -144,7 +145,7 @@ def test_browser_shows_what_the_renderer_does(browser, page, config, x, least):
     pose = torch.tensor(browser.evaluate("currentPose()"), dtype=torch.float32)
     cameras, fields = load_cameras(config), build_fields(config)
     restore_fields(fields, config)
-    camera = Camera(pose, cameras.intrinsics, cameras.intrinsics)
+    camera = Camera(pose, cameras.intrinsics, NdcSpace(cameras.intrinsics))
     truth = render_frame(fields, camera, cameras.timeline.time_of(10.0), DepthSampling.of(config), 4096).rgb.numpy()
     assert psnr(shot, truth) > least
     assert browser.errors == []

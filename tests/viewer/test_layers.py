@@ -10,6 +10,7 @@ from nsff.errors import InputError
 from nsff.fields import DynamicField, DynamicSamples, Fields, StaticField, StaticSamples
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera
+from nsff.geometry.space import NdcSpace
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.space_time import PlaneImages
@@ -21,39 +22,39 @@ from nsff.viewer.tiles import Tiles
 from toy_fields import AHEAD, Nothing, toy
 
 SIZE = Intrinsics(height=40, width=72, focal=60.0)
-CAMERA = Camera(AHEAD, SIZE, SIZE)
+CAMERA = Camera(AHEAD, SIZE, NdcSpace(SIZE))
 TIMELINE = Timeline(4)
 N_LAYERS, REACH = 32, 0.1
 DEEP = 60.0  # raw density of things: opaque after a few planes, so that neighbouring planes share the light
 
 
-def stripes(points_ndc: torch.Tensor) -> torch.Tensor:
+def stripes(points: torch.Tensor) -> torch.Tensor:
     """Smooth colours before the sigmoid, a function of the position."""
-    x, y, z = points_ndc.unbind(-1)
+    x, y, z = points.unbind(-1)
     return torch.stack([torch.sin(9.0 * x + 2.0 * z), torch.cos(7.0 * y), torch.sin(5.0 * (x + y))], dim=-1)
 
 
 class Room(StaticField):
     """A wall behind NDC depth 0.4, a board before it; what is dynamic has a blend weight of 1, beside it of 0.5."""
 
-    def forward(self, points_ndc, viewdirs):
-        x, y, z = points_ndc.unbind(-1)
+    def forward(self, points, viewdirs):
+        x, y, z = points.unbind(-1)
         board = (z > -0.1) & (z < 0.1) & (x < -0.3) & (y.abs() < 0.5)
         sigma = torch.where((z > 0.4) | board, DEEP, -1.0)
         blend_w = torch.where(z < -0.2, 1.0, torch.where((x > 0.6) & (z > 0.4), 0.5, 0.0))
-        return StaticSamples(stripes(points_ndc), sigma, blend_w)
+        return StaticSamples(stripes(points), sigma, blend_w)
 
 
 class Block(DynamicField):
     """A red block that moves to the right by 0.3 a frame, and a veil on the right part of the wall."""
 
-    def forward(self, points_ndc, time, viewdirs):
-        x, y, z = points_ndc.unbind(-1)
+    def forward(self, points, time, viewdirs):
+        x, y, z = points.unbind(-1)
         left = -0.6 + 0.3 * (time[:, None] + 1.0) / TIMELINE.step
         block = (z > -0.5) & (z < -0.3) & (x > left) & (x < left + 0.4) & (y.abs() < 0.4)
         sigma = torch.where(block | ((x > 0.6) & (z > 0.4)), DEEP, -1.0)
         rgb = torch.stack([3.0 + 0.0 * x, 2.0 * x - 2.0, 2.0 * y], dim=-1)
-        none, flow = torch.zeros_like(x), torch.zeros_like(points_ndc)
+        none, flow = torch.zeros_like(x), torch.zeros_like(points)
         flow[..., 0] = 0.3
         return DynamicSamples(rgb, sigma, -flow, flow, none, none)
 

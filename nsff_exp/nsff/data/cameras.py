@@ -1,6 +1,7 @@
 """Load the cameras of a scene folder, scaled and recentred over the frames in use."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from nsff.data.timeline import Timeline
 from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics, Pose, average, from_llff, homogeneous, recentre, scene_scale
 from nsff.geometry.rays import Camera
+from nsff.geometry.space import NdcSpace, Space, space_kind
 from nsff.images import IMAGE_SUFFIXES, image_size, read_pixels
 from nsff.input_checks import check_aspect, check_rows
 from nsff.io import read_or_raise, real_numbers
@@ -31,6 +33,12 @@ class Cameras:
     bounds: Float[np.ndarray, "n 2"]  # (near, far) per frame, in scene units
     scale: float  # scene units per unit of poses_bounds.npy
     origin: Pose  # average camera: its axes and centre in the world, the centre times `scale`
+    kind: type[Space] = NdcSpace  # of the space of the fields
+
+    @functools.cached_property
+    def space(self) -> Space:
+        """The space of the fields."""
+        return self.kind.around(self.c2w, self.intrinsics)
 
     @property
     def timeline(self) -> Timeline:
@@ -38,7 +46,7 @@ class Cameras:
 
     def camera(self, frame: int, device: torch.device, intrinsics: Intrinsics | None = None) -> Camera:
         """Camera of a frame, at the training size or with other intrinsics, on a device."""
-        return Camera(torch.from_numpy(self.c2w[frame]).to(device), intrinsics or self.intrinsics, self.intrinsics)
+        return Camera(torch.from_numpy(self.c2w[frame]).to(device), intrinsics or self.intrinsics, self.space)
 
     def from_world(self, pose: Pose) -> Pose:
         """Convert a pose from the world to scene coordinates."""
@@ -82,7 +90,7 @@ def load_cameras(config: Config) -> Cameras:
     check_aspect(str(frames[0]), (width, height), "poses_bounds.npy", size, remedy)
     intrinsics = Intrinsics(height, width, float(hwf[0, 2] * height / hwf[0, 0]))
     recentred, bounds = recentre(c2w).astype(np.float32), (bounds * scale).astype(np.float32)
-    return Cameras(intrinsics, recentred, bounds, scale, average(c2w))
+    return Cameras(intrinsics, recentred, bounds, scale, average(c2w), space_kind(config.no_ndc))
 
 
 def _read_poses_bounds(folder: Path) -> Float[np.ndarray, "n 17"]:

@@ -61,7 +61,7 @@ def gather_batch(scene: Scene, frame: Frame, pixels: Int[Tensor, " n"], n_unifor
         n_uniform,
         index,
         uv,
-        make_rays(uv, scene.pose(frame), scene.intrinsics),
+        make_rays(uv, scene.pose(frame), scene.intrinsics, scene.space),
         rgb=scene.colours(stored),
         disparity=scene.pick(scene.disparity, stored),
         flow_fwd=scene.flow(stored, "forward"),
@@ -115,7 +115,8 @@ def draw_background(scene: Scene, n: int, generator: torch.Generator | None) -> 
     index, background = index[first], background[first]
     rgb = _gather_chunked(scene, scene.images.flatten(0, 2), index) / 255.0
     uv, frames = scene.pixel_coordinates(index), index // scene.n_pixels
-    return BackgroundBatch(frames, uv, make_rays(uv, scene.c2w[frames], scene.intrinsics), rgb, background)
+    rays = make_rays(uv, scene.c2w[frames], scene.intrinsics, scene.space)
+    return BackgroundBatch(frames, uv, rays, rgb, background)
 
 
 def _gather_chunked(scene: Scene, values: Tensor, index: Int[Tensor, " n"]) -> Tensor:

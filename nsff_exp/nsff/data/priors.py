@@ -1,4 +1,4 @@
-"""Lift the priors of a scene, disparity and optical flow, to points and scene flow in NDC, each with a confidence.
+"""Lift the priors of a scene, disparity and optical flow, to points and scene flow, each with a confidence.
 
 Disparity comes in any scale and shift. `align_disparity` brings that of each frame to inverse depth in scene units, by
 what flow and poses triangulate on the background. `Priors.lift` then gives the point that a pixel shows, its scene flow
@@ -19,16 +19,14 @@ from nsff.data.moving_depth import MovingDepth
 from nsff.data.pixel_sampler import moving_pixels
 from nsff.data.prior_doubts import PriorDoubts, names
 from nsff.data.scene import Scene
-from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import RayBundle, camera_rays, make_rays
-from nsff.geometry.space import NEAR
 
 log = logging.getLogger("nsff")
 
-DepthTable = tuple[Float[Tensor, "N H W"], Float16[Tensor, "N H W"]]  # NDC depth along each ray, and its confidence
+DepthTable = tuple[Float[Tensor, "N H W"], Float16[Tensor, "N H W"]]  # depth s along each ray, and its confidence
 
-FARTHEST_NDC = 0.999  # NDC depth of points at infinity: the last sample of a ray must not be the only one behind them
-LARGEST_FLOW = 0.3  # NDC units per frame; a lifted scene flow beyond it is an error of depth
+FARTHEST_DEPTH = 0.999  # depth s of points at infinity: the last sample of a ray must not be the only one behind them
+LARGEST_FLOW = 0.3  # units of the space per frame; a lifted scene flow beyond it is an error of depth
 TOLERANCE = 0.003  # fraction of the image width by which parallax may be off at a confidence of 0.6
 MIN_TOLERANCE = 0.5  # pixels; optical flow is no more precise
 FLOW_NOISE = 0.5  # standard deviation of optical flow where it is consistent, pixels
@@ -40,7 +38,8 @@ MAX_JUDGED = 1000  # moving pixels of a frame whose confidence enters `Priors.be
 class LiftedPixels:
     """The points that n pixels of a frame show; confidences are 0..1.
 
-    `z` is the NDC depth along the ray; scene flow is in NDC units per frame, 0 with confidence 0 where unknown.
+    `z` is the depth s (0..1) along the ray; scene flow is in units of the space of the fields per frame, 0 with
+    confidence 0 where unknown.
     """
 
     rays: RayBundle
@@ -115,14 +114,16 @@ class Priors:
     def lift(self, index: Int[Tensor, " n"]) -> LiftedPixels:
         """Lift pixels, given by flat (row-major) indices over all frames, on the compute device."""
         scene = self.scene
-        rays = make_rays(scene.pixel_coordinates(index), scene.c2w[index // scene.n_pixels], scene.intrinsics)
+        rays = make_rays(
+            scene.pixel_coordinates(index), scene.c2w[index // scene.n_pixels], scene.intrinsics, scene.space
+        )
         z, confidence = self.depth(index)
-        points_ndc = rays.points_ndc(z[:, None])[:, 0]
-        forward, backward = (self._scene_flow(index, points_ndc, step) for step in (1, -1))
+        points = rays.points(z[:, None])[:, 0]
+        forward, backward = (self._scene_flow(index, points, step) for step in (1, -1))
         return LiftedPixels(rays, z, confidence, *forward, *backward)
 
     def depth(self, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """NDC depth (0..1) of pixels along their rays, and its confidence (0..1)."""
+        """Depth s (0..1) of pixels along their rays, and its confidence (0..1)."""
         if self.table is None:
             return self._compute_depth(index)
         z, confidence = (self.scene.pick(values, index) for values in self.table)
@@ -143,7 +144,7 @@ class Priors:
         scene = self.scene
         inverse_depth, confidence = self._inverse_depth(index)
         uv, c2w = scene.pixel_coordinates(index), scene.c2w[index // scene.n_pixels]
-        return ndc_depth(uv, c2w, inverse_depth, scene.intrinsics), confidence
+        return ray_depth(scene, uv, c2w, inverse_depth), confidence
 
     def _inverse_depth(self, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Inverse depth in scene units and its confidence: the aligned prior, on the background fused with flow.
@@ -172,14 +173,14 @@ class Priors:
         return torch.where(believed, fused, measured), torch.where(believed, confidence, 0.0)
 
     def _scene_flow(
-        self, index: Int[Tensor, " n"], points_ndc: Float[Tensor, "n 3"], step: int
+        self, index: Int[Tensor, " n"], points: Float[Tensor, "n 3"], step: int
     ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"]]:
         """Lift optical flow to the next (`step` 1) or previous (-1) frame; static points have none."""
         scene = self.scene
         target, there, confidence = follow_flow(scene, index, step)
         z, there_confidence = self.depth(there)
-        rays = make_rays(target, scene.c2w[there // scene.n_pixels], scene.intrinsics)
-        flow = rays.points_ndc(z[:, None])[:, 0] - points_ndc
+        rays = make_rays(target, scene.c2w[there // scene.n_pixels], scene.intrinsics, scene.space)
+        flow = rays.points(z[:, None])[:, 0] - points
         same_side = scene.pick(scene.motion_masks, there) == scene.pick(scene.motion_masks, index)
         confidence = confidence * there_confidence * same_side * (flow.abs().amax(-1) < LARGEST_FLOW)
         background = scene.pick(scene.background, index)
@@ -187,17 +188,15 @@ class Priors:
         return flow, torch.where(background, 1.0, confidence) * has_neighbour(scene, index, step)
 
 
-def ndc_depth(
-    uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "*n 3 4"], inverse_depth: Float[Tensor, " n"], intrinsics: Intrinsics
+def ray_depth(
+    scene: Scene, uv: Float[Tensor, "n 2"], c2w: Float[Tensor, "*n 3 4"], inverse_depth: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """NDC depth (0..1) along the rays of pixels at an inverse depth (scene units) along the viewing axis.
+    """Depth s (0..`FARTHEST_DEPTH`) along the rays of pixels at an inverse depth (scene units) along the viewing axis.
 
-    With (o, d) the ray in the scene, z_world = -(o_z + d_z / inverse depth), and NDC depth is 1 - 1 / z_world. Points
-    before the near plane are put on it.
+    Points before the near plane are put on it.
     """
-    origins, directions = camera_rays(uv, c2w, intrinsics)
-    z_world = -(origins[:, 2] + directions[:, 2] / inverse_depth)
-    return torch.where(z_world > NEAR, 1.0 - NEAR / z_world.clamp(min=NEAR), 0.0).clamp(max=FARTHEST_NDC)
+    rays = camera_rays(uv, c2w, scene.intrinsics)
+    return scene.space.depth(*rays, inverse_depth).clamp(max=FARTHEST_DEPTH)
 
 
 def follow_flow(

@@ -19,6 +19,7 @@ from nsff.data.timeline import FlowDirection, Timeline
 from nsff.errors import InputError
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera
+from nsff.geometry.space import Space
 from nsff.images import IMAGE_SUFFIXES, list_images, read_pixels
 from nsff.input_checks import check_aspect
 from nsff.io import read_or_raise, real_numbers
@@ -75,6 +76,11 @@ class Scene:
     @property
     def intrinsics(self) -> Intrinsics:
         return self.cameras.intrinsics
+
+    @property
+    def space(self) -> Space:
+        """The space of the fields."""
+        return self.cameras.space
 
     @property
     def timeline(self) -> Timeline:

@@ -231,7 +231,7 @@ def _draw_pixels(
 
 def _render_pixels(fields: Fields, config: Config, scene: Scene, frame: int, uv: Float[Tensor, "n 2"]) -> TrainRender:
     """Render pixels as in training, without jitter, noise or two-step warps."""
-    rays = make_rays(uv, scene.c2w[frame], scene.intrinsics)
+    rays = make_rays(uv, scene.c2w[frame], scene.intrinsics, scene.space)
     sampling = DepthSampling.of(config).without_jitter()
     depths = choose_depths(fields, rays, scene.timeline.time_of(frame), sampling)
     one_step = TwoStepWarp(backward=False, rendered=False)

@@ -20,7 +20,6 @@ from nsff.data.cameras import Cameras
 from nsff.errors import InputError, reason_of
 from nsff.fields import Fields
 from nsff.geometry.rays import make_rays
-from nsff.geometry.space import ndc_to_world
 from nsff.images import list_images, read_pixels
 from nsff.io import read_text
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
@@ -82,14 +81,14 @@ class PointTracker:
         """Move points, in pixels (right, down), from `frame` to the next (`step` 1) or the previous frame (-1)."""
         timestamp = self.cameras.timeline.time_of(frame)
         camera, target = (self.cameras.camera(index, uv.device) for index in (frame, frame + step))
-        rays = make_rays(uv, camera.c2w, camera.intrinsics)
+        rays = make_rays(uv, camera.c2w, camera.intrinsics, camera.space)
         depths = choose_depths(self.fields, rays, timestamp, self.sampling)
-        points_ndc = rays.points_ndc(depths)
-        samples = self.fields.dynamic(points_ndc, points_ndc.new_full((len(rays),), timestamp), rays.viewdirs)
-        weights = composite(samples, depths, intervals(depths, rays.directions_ndc)).weights[..., None]
-        moved_ndc = points_ndc + (samples.sf_fwd if step > 0 else samples.sf_bwd)
-        expected_ndc = (weights * moved_ndc).sum(-2) / weights.sum(-2).clamp(min=MIN_OPACITY)
-        return target.project(ndc_to_world(expected_ndc, camera.ndc_intrinsics))
+        points = rays.points(depths)
+        samples = self.fields.dynamic(points, points.new_full((len(rays),), timestamp), rays.viewdirs)
+        weights = composite(samples, depths, intervals(rays, depths)).weights
+        moved = points + (samples.sf_fwd if step > 0 else samples.sf_bwd)
+        expected = (weights[..., None] * moved).sum(-2) / weights.sum(-1, keepdim=True).clamp(min=MIN_OPACITY)
+        return target.project(camera.space.to_world(expected))
 
     def track(self, uv: Float[Tensor, "p 2"], start: int, end: int) -> Iterator[tuple[int, Float[Tensor, "p 2"]]]:
         """Yield (frame, tracked points) for every frame after `start` up to and including `end`, forward or back."""

@@ -14,10 +14,8 @@ from nsff.config import Config
 from nsff.fields.encoding import encode, encode_columns, encoded_size
 from nsff.fields.hash_grid import HashGrid, make_layout
 from nsff.fields.interface import DynamicField, DynamicSamples, Radiance, StaticField, StaticSamples
+from nsff.geometry.space import Space, space_kind
 
-# Half the extent of the grids in NDC. It exceeds 1 because rays of other cameras and warped points leave +-1. Farther
-# out, features are those of the nearest point of the border.
-GRID_EXTENT = (1.5, 1.5, 1.05)
 FRAMES_BEYOND = 2  # frames before the first and after the last one that the time axis holds: warps go that far
 COARSEST_CELLS = 16  # cells per axis of the coarsest level, over the whole extent
 N_FREQS = 4  # frequencies of the positional encoding that is concatenated with the grid features
@@ -27,13 +25,15 @@ N_FREQS = 4  # frequencies of the positional encoding that is concatenated with 
 # features by the larger gradients of colour and density.
 MOTION_LEVELS = 4
 MOTION_CELLS = (8, 64)  # cells per spatial axis of the coarsest and the finest level
-# Scene flow is tanh(this * raw output), which keeps raw outputs near 1: a pixel of a 480-pixel row is 0.004 in NDC.
+# Scene flow before its bounds is this * raw output, which keeps raw outputs near 1: a pixel of a 480-pixel row is
+# 0.004 in NDC.
 FLOW_SCALE = 0.1
-MAX_REACH = 0.5  # of the distance to infinity, z = 1, that scene flow covers in a frame: the depth then doubles
 INITIAL_FLOW_SCALE = 0.1  # the initial weights of the last scene-flow layer are scaled by this
 
 
-_SPATIAL_BOX = tuple(0.5 / half for half in GRID_EXTENT), (0.5,) * 3  # scale and offset of `_UnitBox`
+def _spatial_box(space: type[Space]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Scale and offset of `_UnitBox` for the grids of a space."""
+    return tuple(0.5 / half for half in space.extent), (0.5,) * 3
 
 
 def time_axis(n_frames: int, cells_per_frame: float) -> tuple[int, float, float]:
@@ -110,40 +110,35 @@ def mixed_precision(like: Tensor, amp: bool) -> torch.autocast:
 
 
 class StaticHash(StaticField):
-    """Static field: (x, y, z) in NDC and view direction -> colour, density, blend weight."""
+    """Static field: (x, y, z) and view direction -> colour, density, blend weight."""
 
     def __init__(self, config: Config):
         super().__init__()
         self.amp, finest = config.amp, config.hash_finest
         layout = make_layout((COARSEST_CELLS,) * 3, (finest,) * 3, config.hash_levels, config.hash_log2_rows)
         self.grid = HashGrid(layout, config.hash_features)
-        self.box = _UnitBox(*_SPATIAL_BOX)
+        self.box = _UnitBox(*_spatial_box(space_kind(config.no_ndc)))
         self.heads = _Heads(self.grid.n_outputs + encoded_size(3, N_FREQS), 2, config, view_dependent=True)
 
-    def forward(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
-        with mixed_precision(points_ndc, self.amp):
-            rgb_raw, others = self.heads(self._features(points_ndc), viewdirs)
+    def forward(self, points: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
+        with mixed_precision(points, self.amp):
+            rgb_raw, others = self.heads(self._features(points), viewdirs)
         sigma_raw, blend = others.float().unbind(-1)
         return StaticSamples(rgb_raw.float(), sigma_raw, blend.sigmoid())
 
-    def geometry(self, points_ndc: Float[Tensor, "n s 3"]) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
-        points = points_ndc.reshape(-1, 3)
-        features = torch.cat([self.grid(self.box(points)).T, encode_columns(points.T.contiguous(), N_FREQS)])
-        sigma_raw, blend = self.heads.without_colour(features).unflatten(1, points_ndc.shape[:2])
+    def geometry(self, points: Float[Tensor, "n s 3"]) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
+        flat = points.reshape(-1, 3)
+        features = torch.cat([self.grid(self.box(flat)).T, encode_columns(flat.T.contiguous(), N_FREQS)])
+        sigma_raw, blend = self.heads.without_colour(features).unflatten(1, points.shape[:2])
         return sigma_raw, blend.sigmoid()
 
-    def _features(self, points_ndc: Float[Tensor, "n s 3"]) -> Float[Tensor, "m e"]:
-        points = points_ndc.reshape(-1, 3)
-        return torch.cat([self.grid(self.box(points)), encode(points, N_FREQS)], dim=-1)
+    def _features(self, points: Float[Tensor, "n s 3"]) -> Float[Tensor, "m e"]:
+        flat = points.reshape(-1, 3)
+        return torch.cat([self.grid(self.box(flat)), encode(flat, N_FREQS)], dim=-1)
 
 
 class _Motion(nn.Module):
     """Predict scene flow and disocclusion, backward and forward, from points in the unit box and their encoding."""
-
-    slope: Tensor
-    constant_reach: Tensor
-    is_z: Tensor
-    offset: Tensor
 
     def __init__(self, n_times: int, n_encoded: int, config: Config):
         super().__init__()
@@ -156,29 +151,18 @@ class _Motion(nn.Module):
         with torch.no_grad():
             last.weight[:6] *= INITIAL_FLOW_SCALE
             last.bias[:6] = 0.0
-        # Per output: scene flow (x, y, z) backward and forward, then both probabilities.
-        flow_slope = [FLOW_SCALE, FLOW_SCALE, FLOW_SCALE / MAX_REACH]  # a bound on z that leaves small flow as it is
-        columns = {
-            "slope": [*flow_slope, *flow_slope, 0.5, 0.5],
-            "constant_reach": [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.5, 0.5],
-            "is_z": [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0],
-            "offset": [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5],
-        }
-        for name, values in columns.items():
-            self.register_buffer(name, torch.tensor(values), persistent=False)
+        self.space = space_kind(config.no_ndc)
 
     def forward(
-        self, unit: Float[Tensor, "m 4"], encoded: Float[Tensor, "m e"], z_ndc: Float[Tensor, "m 1"]
-    ) -> Float[Tensor, "m 8"]:
-        """Compute all outputs as offset + reach * tanh: a sigmoid is (1 + tanh(x / 2)) / 2."""
-        raw = self.layers(torch.cat([self.grid(unit), encoded], dim=-1))
-        remaining = F.relu(MAX_REACH - MAX_REACH * z_ndc)
-        reach = torch.addcmul(self.constant_reach, self.is_z, remaining)
-        return torch.addcmul(self.offset, reach, (self.slope * raw).tanh())
+        self, unit: Float[Tensor, "m 4"], encoded: Float[Tensor, "m e"], points: Float[Tensor, "m 3"]
+    ) -> tuple[Float[Tensor, "m 2 3"], Float[Tensor, "m 2"]]:
+        """Compute scene flow and disocclusion probability, each backward and forward."""
+        flow, prob = self.layers(torch.cat([self.grid(unit), encoded], dim=-1)).split([6, 2], dim=-1)
+        return self.space.bounded_flow(points, FLOW_SCALE * flow.unflatten(1, (2, 3))), prob.sigmoid()
 
 
 class DynamicHash(DynamicField):
-    """Dynamic field: (x, y, z) in NDC and time -> colour, density, scene flow, disocclusion.
+    """Dynamic field: (x, y, z) and time -> colour, density, scene flow, disocclusion.
 
     Note:
         Colour does not depend on the view direction, unlike in the published field: one video shows each time from one
@@ -196,34 +180,33 @@ class DynamicHash(DynamicField):
             config.hash_log2_rows,
         )
         self.grid = HashGrid(layout, config.hash_features)
-        self.box = _UnitBox((*_SPATIAL_BOX[0], scale), (*_SPATIAL_BOX[1], offset))
+        box = _spatial_box(space_kind(config.no_ndc))
+        self.box = _UnitBox((*box[0], scale), (*box[1], offset))
         encoded = encoded_size(4, N_FREQS)
         self.heads = _Heads(self.grid.n_outputs + encoded, 1, config, view_dependent=False)
         self.motion = _Motion(n_times, encoded, config)
 
     def forward(
-        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
+        self, points: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> DynamicSamples:
-        """Compute all outputs; scene flow is in NDC units per frame, -1..1.
+        """Compute all outputs; scene flow is in units of the space per frame, -1..1.
 
         Note:
-            In z it is relative to the distance from infinity (z = 1), unlike in the published field, and at most
-            `MAX_REACH` of it: no point is warped to infinity or beyond, where the world's depth grows without bound and
-            changes its sign, and the smoothness terms explode.
+            Unlike in the published field, no point is warped to infinity or beyond: see `Space.bounded_flow`.
         """
-        unit, encoded = self._unit_and_encoded(points_ndc, time)
+        unit, encoded = self._unit_and_encoded(points, time)
         radiance = self._radiance(unit, encoded, viewdirs)
         # Motion stays in float32: the 8-bit mantissa of bfloat16 is too coarse for scene flow.
-        motion = self.motion(unit, encoded, points_ndc.reshape(-1, 3)[:, 2:]).view(*points_ndc.shape[:2], 8)
-        sf_bwd, sf_fwd, prob_bwd, prob_fwd = motion.split([3, 3, 1, 1], dim=-1)
-        return DynamicSamples(
-            radiance.rgb_raw, radiance.sigma_raw, sf_bwd, sf_fwd, prob_bwd.squeeze(-1), prob_fwd.squeeze(-1)
+        motion = self.motion(unit, encoded, points.reshape(-1, 3))
+        (sf_bwd, sf_fwd), (prob_bwd, prob_fwd) = (
+            part.view(*points.shape[:2], *part.shape[1:]).unbind(2) for part in motion
         )
+        return DynamicSamples(radiance.rgb_raw, radiance.sigma_raw, sf_bwd, sf_fwd, prob_bwd, prob_fwd)
 
     def radiance(
-        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
+        self, points: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> Radiance:
-        return self._radiance(*self._unit_and_encoded(points_ndc, time), viewdirs)
+        return self._radiance(*self._unit_and_encoded(points, time), viewdirs)
 
     def _radiance(
         self, unit: Float[Tensor, "m 4"], encoded: Float[Tensor, "m e"], viewdirs: Float[Tensor, "n 3"]
@@ -232,19 +215,19 @@ class DynamicHash(DynamicField):
             rgb_raw, sigma_raw = self.heads(torch.cat([self.grid(unit), encoded], dim=-1), viewdirs)
         return Radiance(rgb_raw.float(), sigma_raw.float().squeeze(-1))
 
-    def geometry(self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
-        xyzt = _with_time(points_ndc, time)
+    def geometry(self, points: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
+        xyzt = _with_time(points, time)
         features = torch.cat([self.grid(self.box(xyzt)).T, encode_columns(xyzt.T.contiguous(), N_FREQS)])
-        return self.heads.without_colour(features).view(points_ndc.shape[:2])
+        return self.heads.without_colour(features).view(points.shape[:2])
 
     def _unit_and_encoded(
-        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]
+        self, points: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]
     ) -> tuple[Float[Tensor, "m 4"], Float[Tensor, "m e"]]:
         """Compute the position in the unit box of the grids, and the positional encoding, of every sample."""
-        xyzt = _with_time(points_ndc, time)
+        xyzt = _with_time(points, time)
         return self.box(xyzt), encode(xyzt, N_FREQS)
 
 
-def _with_time(points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "m 4"]:
+def _with_time(points: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "m 4"]:
     """Append the time of its ray to each point and flatten rays and samples (m = n s)."""
-    return torch.cat([points_ndc, time[:, None, None].expand_as(points_ndc[..., :1])], dim=-1).view(-1, 4)
+    return torch.cat([points, time[:, None, None].expand_as(points[..., :1])], dim=-1).view(-1, 4)

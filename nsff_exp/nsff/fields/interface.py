@@ -26,7 +26,7 @@ class StaticSamples(Radiance):
 class DynamicSamples(Radiance):
     """Outputs of the time-dependent field."""
 
-    sf_bwd: Float[Tensor, "n s 3"]  # scene flow to the previous frame, NDC units per frame
+    sf_bwd: Float[Tensor, "n s 3"]  # scene flow to the previous frame, in units of the space of the fields, per frame
     sf_fwd: Float[Tensor, "n s 3"]  # scene flow to the next frame
     prob_bwd: Float[Tensor, "n s"]  # probability (0..1) that the point is disoccluded in the previous frame
     prob_fwd: Float[Tensor, "n s"]  # the same for the next frame
@@ -41,34 +41,34 @@ class DynamicSamples(Radiance):
 
 
 class StaticField(nn.Module):
-    """Map from NDC points and unit view directions to `StaticSamples`."""
+    """Map from points of a space (`geometry.space`) and unit view directions to `StaticSamples`."""
 
-    def forward(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
+    def forward(self, points: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
         raise NotImplementedError
 
-    def geometry(self, points_ndc: Float[Tensor, "n s 3"]) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
+    def geometry(self, points: Float[Tensor, "n s 3"]) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
         """Compute raw density and blend weight, which do not depend on the view direction.
 
         Subclasses override this where skipping the colour is cheaper.
         """
-        samples = self(points_ndc, torch.zeros_like(points_ndc[:, 0]))
+        samples = self(points, torch.zeros_like(points[:, 0]))
         return samples.sigma_raw, samples.blend_w
 
 
 class DynamicField(nn.Module):
-    """Map from NDC points, the time of each ray (-1..1) and unit view directions to `DynamicSamples`."""
+    """Map from points of a space, the time of each ray (-1..1) and unit view directions to `DynamicSamples`."""
 
     def forward(
-        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
+        self, points: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> DynamicSamples:
         raise NotImplementedError
 
     def radiance(
-        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
+        self, points: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> Radiance:
         """Compute colour and density; subclasses override this where skipping scene flow is cheaper."""
-        return self(points_ndc, time, viewdirs)
+        return self(points, time, viewdirs)
 
-    def geometry(self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
+    def geometry(self, points: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
         """Compute raw density; subclasses override this where skipping the other outputs is cheaper."""
-        return self(points_ndc, time, torch.zeros_like(points_ndc[:, 0])).sigma_raw
+        return self(points, time, torch.zeros_like(points[:, 0])).sigma_raw

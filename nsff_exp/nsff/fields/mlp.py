@@ -26,7 +26,7 @@ def forward_plain(
     """Compute the raw outputs [rgb (3), density, other heads] at the points `x`.
 
     Args:
-        x: points in NDC, with time where the field has it.
+        x: points, with time where the field has it.
         view_term: contribution of the view direction to the view layer, including its bias, per ray.
         n_freqs: frequencies of the encoding of `x`.
         weights: weights of the field, restructured.
@@ -92,20 +92,20 @@ class _Mlp(nn.Module):
 
 
 class StaticMlp(_Mlp, StaticField):
-    """Static field: (x, y, z) in NDC and view direction -> colour, density, blend weight."""
+    """Static field: (x, y, z) and view direction -> colour, density, blend weight."""
 
     def __init__(self, depth: int, width: int, n_freqs: int = 10, n_freqs_views: int = 4, amp: bool = False):
         super().__init__(3, depth, width, n_freqs, n_freqs_views, amp)
         self.w_linear = nn.Linear(width, 1)
 
-    def forward(self, points_ndc: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
-        raw = self._raw(points_ndc, viewdirs, (self.w_linear,))
+    def forward(self, points: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
+        raw = self._raw(points, viewdirs, (self.w_linear,))
         rgb_raw, sigma_raw, blend = raw.split([3, 1, 1], dim=-1)
         return StaticSamples(rgb_raw, sigma_raw.squeeze(-1), blend.squeeze(-1).sigmoid())
 
 
 class DynamicMlp(_Mlp, DynamicField):
-    """Dynamic field: (x, y, z) in NDC, time and view direction -> colour, density, scene flow, disocclusion."""
+    """Dynamic field: (x, y, z), time and view direction -> colour, density, scene flow, disocclusion."""
 
     def __init__(self, depth: int, width: int, n_freqs: int = 10, n_freqs_views: int = 4, amp: bool = False):
         super().__init__(4, depth, width, n_freqs, n_freqs_views, amp)
@@ -116,9 +116,9 @@ class DynamicMlp(_Mlp, DynamicField):
             self.sf_linear.bias *= INITIAL_FLOW_SCALE
 
     def forward(
-        self, points_ndc: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
+        self, points: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
     ) -> DynamicSamples:
-        xyzt = torch.cat([points_ndc, time[:, None, None].expand_as(points_ndc[..., :1])], dim=-1)
+        xyzt = torch.cat([points, time[:, None, None].expand_as(points[..., :1])], dim=-1)
         raw = self._raw(xyzt, viewdirs, (self.sf_linear, self.prob_linear))
         rgb_raw, sigma_raw, sf_bwd, sf_fwd, prob = raw.split([3, 1, 3, 3, 2], dim=-1)
         prob_bwd, prob_fwd = prob.sigmoid().unbind(-1)

@@ -2,12 +2,15 @@
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy.spatial.transform import Rotation
 
+from nsff.errors import InputError
 from nsff.geometry.poses import Pose, Poses, homogeneous
 
 BULLET_TIME_FRAMES = 60
 BULLET_TIME_SHIFT = 48.0  # pixels by which a point at depth 1 moves at the widest offset
 DOLLY_AMPLITUDE = 0.15  # scaled world units; the near plane of NDC is at 1
+PARALLEL_WEIGHT = 1e-2  # of the focus in the point that cameras look at, against their axes: it decides where parallel
 SPACE_TIME_FRAMES = 40
 SPACE_TIME_SHIFT = 32.0  # pixels at depth 1, as above
 
@@ -68,6 +71,44 @@ def dolly(target: Pose, n_poses: int) -> Poses:
     return np.stack(
         [(pose @ _inverse_translation(0.0, 0.0, DOLLY_AMPLITUDE * np.sin(a)))[:3] for a in _turn_angles(n_poses)]
     )
+
+
+def looked_at(c2w: Poses, focus: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
+    """Find the point nearest to the viewing axes of cameras (least squares); on parallel axes, that next to `focus`."""
+    across = np.eye(3) - c2w[:, :, 2, None] * c2w[:, None, :, 2]  # projections of offsets from each axis
+    weight = PARALLEL_WEIGHT * len(c2w)
+    left = across.sum(0) + weight * np.eye(3)
+    return np.linalg.solve(left, (across @ c2w[:, :, 3, None]).sum(0)[:, 0] + weight * focus)
+
+
+def orbit(c2w: Shaped[np.ndarray, "m 3 4"], target: Pose, focus: float, n_poses: int) -> Poses:
+    """Turn a camera around what all cameras look at, as far as they went, to both ends and back.
+
+    Args:
+        c2w: Cameras of the video, in its order.
+        target: Camera to turn; the axis is the mean of the cameras' up.
+        focus: Distance of the point in front of `target` where all cameras look in one direction.
+        n_poses: Number of cameras.
+
+    Returns:
+        (n_poses, 3, 4), float64.
+
+    Raises:
+        InputError: The cameras look away from each other.
+    """
+    centre = looked_at(c2w, target[:, 3] - focus * target[:, 2])
+    offset = target[:, 3] - centre
+    if offset @ target[:, 2] <= 0.0:
+        raise InputError("--path orbit: the cameras look away from each other, at no common point; choose another path")
+    up = c2w[:, :, 1].sum(0) / np.linalg.norm(c2w[:, :, 1].sum(0))
+    ahead = offset - (offset @ up) * up
+    ahead = ahead / np.linalg.norm(ahead)
+    around = c2w[:, :, 3] - centre
+    azimuths = np.unwrap(np.arctan2(around @ np.cross(up, ahead), around @ ahead))
+    low, high = azimuths.min(), azimuths.max()
+    angles = 0.5 * (low + high) + 0.5 * (high - low) * np.sin(_turn_angles(n_poses))
+    turns = Rotation.from_rotvec(angles[:, None] * up).as_matrix()
+    return np.concatenate([turns @ target[:, :3], (turns @ offset + centre)[..., None]], axis=2)
 
 
 def _turn_angles(n_poses: int) -> Float[np.ndarray, " n"]:

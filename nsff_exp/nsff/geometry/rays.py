@@ -1,4 +1,4 @@
-"""Cast rays through pixels, in the world and in normalised device coordinates (NDC), and project points back."""
+"""Cast rays through pixels, in the world and in the space of the fields, and project points back."""
 
 import dataclasses
 
@@ -7,35 +7,40 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsff.geometry.poses import Intrinsics
-from nsff.geometry.space import ndc_to_world, to_ndc
+from nsff.geometry.space import Space
 
 
 @dataclasses.dataclass(frozen=True)
 class RayBundle:
-    """n rays in NDC: `origins_ndc + z * directions_ndc`, z in [0, 1], runs from the near plane to infinity.
+    """n rays in the space of the fields; depth s along them runs from 0, the near plane, to 1, infinity.
 
-    `viewdirs` are unit vectors in the axes of the scaled world, computed before the conversion to NDC.
+    `origins` and `directions` are the representation of `Space.rays`. `viewdirs` are unit vectors in the axes of the
+    scaled world, computed before the conversion.
     """
 
-    origins_ndc: Float[Tensor, "n 3"]
-    directions_ndc: Float[Tensor, "n 3"]
+    origins: Float[Tensor, "n 3"]
+    directions: Float[Tensor, "n 3"]
     viewdirs: Float[Tensor, "n 3"]
+    space: Space
 
     def __len__(self) -> int:
-        return len(self.origins_ndc)
+        return len(self.origins)
 
     def __getitem__(self, rows: slice | Tensor) -> "RayBundle":
-        return RayBundle(self.origins_ndc[rows], self.directions_ndc[rows], self.viewdirs[rows])
+        return RayBundle(self.origins[rows], self.directions[rows], self.viewdirs[rows], self.space)
 
-    @staticmethod
-    def cat(bundles: "list[RayBundle]") -> "RayBundle":
-        """Concatenate the rays of several bundles."""
-        names = ("origins_ndc", "directions_ndc", "viewdirs")
-        return RayBundle(*(torch.cat([getattr(bundle, name) for bundle in bundles]) for name in names))
+    def repeat(self, n: int) -> "RayBundle":
+        """The same rays n times over, one copy after the other."""
+        origins, directions, viewdirs = (part.repeat(n, 1) for part in (self.origins, self.directions, self.viewdirs))
+        return RayBundle(origins, directions, viewdirs, self.space)
 
-    def points_ndc(self, depths: Float[Tensor, "n s"]) -> Float[Tensor, "n s 3"]:
-        """Points at the NDC depths z (0..1) along each ray."""
-        return self.origins_ndc[:, None] + depths[..., None] * self.directions_ndc[:, None]
+    def points(self, depths: Float[Tensor, "n s"]) -> Float[Tensor, "n s 3"]:
+        """Points at depths s (0..1) along each ray."""
+        return self.space.points(self.origins, self.directions, depths)
+
+    def lengths(self, starts: Float[Tensor, "n s"], ends: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
+        """Lengths between two depths s (0..1) along each ray, in units of the space."""
+        return self.space.lengths(self.origins, self.directions, starts, ends)
 
 
 def pixel_grid(intrinsics: Intrinsics, device: torch.device) -> Float[Tensor, "n 2"]:
@@ -70,19 +75,19 @@ def make_rays(
     uv: Float[Tensor, "n 2"],
     c2w: Float[Tensor, "*n 3 4"],
     intrinsics: Intrinsics,
-    ndc_intrinsics: Intrinsics | None = None,
+    space: Space,
 ) -> RayBundle:
-    """Cast the rays through pixels of one camera, or of one camera per ray, and convert them to NDC.
+    """Cast the rays through pixels of one camera, or of one camera per ray, into the space of the fields.
 
     Args:
         uv: Pixel coordinates (right, down).
         c2w: One camera for all rays (3, 4), or one per ray (n, 3, 4).
         intrinsics: Intrinsics of the rendering camera.
-        ndc_intrinsics: Intrinsics that define NDC, those of the training frames; `intrinsics` by default.
+        space: Of the fields.
     """
     origins, directions = camera_rays(uv, c2w, intrinsics)
     viewdirs = directions / directions.norm(dim=-1, keepdim=True)
-    return RayBundle(*to_ndc(origins, directions, ndc_intrinsics or intrinsics), viewdirs)
+    return RayBundle(*space.rays(origins, directions), viewdirs, space)
 
 
 def world_to_camera(points_world: Float[Tensor, "*b 3"], c2w: Float[Tensor, "*n 3 4"]) -> Float[Tensor, "*b 3"]:
@@ -109,29 +114,30 @@ def project(points_cam: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[
 
 def expected_pixel(
     weights: Float[Tensor, "n s"],
-    points_ndc: Float[Tensor, "*k n s 3"],
+    points: Float[Tensor, "*k n s 3"],
+    space: Space,
     c2w: Float[Tensor, "*m 3 4"],
     intrinsics: Intrinsics,
 ) -> Float[Tensor, "*k n 2"]:
-    """Project the expected point of each ray, the weighted sum of its samples in NDC, to pixels (right, down).
+    """Project the expected point of each ray to pixels (right, down).
 
     Args:
         weights: of the samples.
-        points_ndc: the samples, or k sets of them.
+        points: the samples, or k sets of them.
+        space: of the points.
         c2w: one camera, or (k, 1, 3, 4), one per set.
         intrinsics: of all cameras.
     """
-    expected_world = ndc_to_world((weights[..., None] * points_ndc).sum(-2), intrinsics)
-    return project(world_to_camera(expected_world, c2w), intrinsics)
+    return project(world_to_camera(space.to_world(space.expected(weights, points)), c2w), intrinsics)
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A camera to render: its pose, its intrinsics, and the intrinsics that define NDC."""
+    """A camera to render: its pose, its intrinsics, and the space of the fields."""
 
     c2w: Float[Tensor, "3 4"]
     intrinsics: Intrinsics
-    ndc_intrinsics: Intrinsics  # of the training frames
+    space: Space
 
     @property
     def device_type(self) -> str:
@@ -148,19 +154,18 @@ class Camera:
 
     def rays(self) -> RayBundle:
         """Rays through all pixels in row-major order."""
-        return make_rays(self.pixels(), self.c2w, self.intrinsics, self.ndc_intrinsics)
+        return make_rays(self.pixels(), self.c2w, self.intrinsics, self.space)
 
     def project(self, points_world: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 2"]:
         """Project points of the world to pixels (right, down)."""
         return project(world_to_camera(points_world, self.c2w), self.intrinsics)
 
     def pixel_displacement(
-        self, points_ndc: Float[Tensor, "*b 3"], flow_ndc: Float[Tensor, "*b 3"], fraction: float = 1.0
+        self, points: Float[Tensor, "*b 3"], flow: Float[Tensor, "*b 3"], fraction: float = 1.0
     ) -> Float[Tensor, "*b 2"]:
         """Displacement (right, down) in pixels of points that travel a fraction of their scene flow.
 
-        Points travel at constant velocity in the world; in NDC the same motion is not uniform.
+        Points travel at constant velocity in the world; in the space of the fields the same motion is not uniform.
         """
-        start = ndc_to_world(points_ndc, self.ndc_intrinsics)
-        end = ndc_to_world(points_ndc + flow_ndc, self.ndc_intrinsics)
+        start, end = self.space.to_world(points), self.space.to_world(points + flow)
         return self.project(start + fraction * (end - start)) - self.project(start)

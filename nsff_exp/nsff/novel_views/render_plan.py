@@ -18,6 +18,7 @@ from nsff.geometry.camera_paths import (
     bullet_time_loop,
     dolly,
     lemniscate,
+    orbit,
     space_time_offsets,
     spiral,
 )
@@ -27,7 +28,6 @@ log = logging.getLogger("nsff")
 
 SLOWMO_FACTOR = 10  # timestamps per input frame, as published
 LOCKCAM_WINDOW, SPACE_TIME_WINDOW = 8, 10  # frames before and after the target
-MIN_FORWARD_COSINE = 0.05  # between a ray and the forward axis of the scene; NDC breaks down below
 NEAR_WEIGHT = 0.25  # of the near bound's inverse depth in that of the focus; the far bound has the rest (LLFF)
 
 
@@ -124,6 +124,7 @@ class _Planner:
             "spiral": lambda n: spiral(target, self.focal, focus, n),
             "lemniscate": lambda n: lemniscate(target, self.focal, focus, n),
             "dolly": lambda n: dolly(target, n),
+            "orbit": lambda n: orbit(self.cameras.c2w, target, focus, n),
             "fixed": lambda n: np.stack([target] * n),
             "train": self._input_trajectory,
         }
@@ -141,7 +142,8 @@ class _Planner:
             for keyframe, timestamp in zip(keyframes, timestamps, strict=True)
         ]
         for index, view in enumerate(views):
-            _check_camera(view, f"--camera_path {path}: camera {index}")
+            if reason := self.cameras.space.blind_spot(view.c2w, view.intrinsics):
+                raise InputError(f"--camera_path {path}: camera {index} {reason}")
         interpolated = any(timestamp != round(timestamp) for timestamp in timestamps)
         fps = self.config.fps or read_path_fps(path) or self.fps
         return VideoSpec(f"file-{path.stem}-frame-{self.target:03d}", views, interpolated, fps)
@@ -221,24 +223,6 @@ def _check_options(config: Config) -> None:
     uses_times = slow_motion or config.path == "train" or _time_mode(config) != "fixed"
     if config.times and not uses_times:
         raise UsageError("--times needs --time run or slowmo, --path train, or a published slow motion")
-
-
-def _check_camera(view: RenderView, name: str) -> None:
-    """Check that a camera sees nothing but the half-space that NDC can represent.
-
-    Raises:
-        InputError: the camera is beyond the near plane, or a corner of its frame faces sideways or backwards.
-    """
-    right = 0.5 * view.intrinsics.width / view.intrinsics.focal
-    up = 0.5 * view.intrinsics.height / view.intrinsics.focal
-    corners = np.array([[x, y, -1.0] for x in (-right, right) for y in (-up, up)]) @ view.c2w[:, :3].T
-    if (corners[:, 2] > -MIN_FORWARD_COSINE * np.linalg.norm(corners, axis=1)).any():
-        raise InputError(
-            f"{name} looks sideways or backwards at a corner of its frame; turn it towards the scene, which lies in "
-            "front of the video's cameras"
-        )
-    if view.c2w[2, 3] <= -1.0:
-        raise InputError(f"{name} is beyond the near plane, inside the scene; move it back")
 
 
 def world_keyframes(video: VideoSpec, cameras: Cameras) -> list[Keyframe]:

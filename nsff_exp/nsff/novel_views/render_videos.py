@@ -139,7 +139,7 @@ class ViewRenderer:
 
     def camera(self, view: RenderView) -> Camera:
         c2w = torch.from_numpy(view.c2w.astype(np.float32)).to(self.device)
-        return Camera(c2w, view.intrinsics, self.cameras.intrinsics)
+        return Camera(c2w, view.intrinsics, self.cameras.space)
 
     def frame(self, view: RenderView, interpolated: bool, with_flow: bool = False) -> FrameRender:
         """Render both fields, blended.

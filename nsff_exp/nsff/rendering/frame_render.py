@@ -24,7 +24,7 @@ class FrameRender:
     """A whole rendered frame of h x w pixels."""
 
     rgb: Float[Tensor, "h w 3"]  # 0..1
-    depth: Float[Tensor, "h w"]  # expected z along the NDC ray: 0 at the near plane, 1 at infinity
+    depth: Float[Tensor, "h w"]  # expected depth s along the ray: 0 at the near plane, 1 at infinity
     dynamic_weight: Float[Tensor, "h w"]  # weight of the dynamic field, 0..1
     dynamic_rgb: Float[Tensor, "h w 3"]  # contribution of the dynamic field to `rgb`, on black
     flow: Float[Tensor, "h w 2"] | None = None  # scene flow to the next frame in this camera, pixels (right, down)
@@ -56,14 +56,14 @@ def render_frame(
     for start in range(0, len(all_rays), rays_per_chunk):
         rays = all_rays[start : start + rays_per_chunk]
         depths = choose_depths(fields, rays, time, sampling)
-        points_ndc, deltas = rays.points_ndc(depths), intervals(depths, rays.directions_ndc)
-        static, times = fields.static(points_ndc, rays.viewdirs), points_ndc.new_full((len(rays),), time)
+        points, deltas = rays.points(depths), intervals(rays, depths)
+        static, times = fields.static(points, rays.viewdirs), points.new_full((len(rays),), time)
         if flow is None:
-            dynamic = fields.dynamic.radiance(points_ndc, times, rays.viewdirs)
+            dynamic = fields.dynamic.radiance(points, times, rays.viewdirs)
         else:
-            dynamic = fields.dynamic(points_ndc, times, rays.viewdirs)
+            dynamic = fields.dynamic(points, times, rays.viewdirs)
             _, weights = blended_weights(static.sigma_raw, static.blend_w, dynamic.sigma_raw, deltas)
-            flows.append((weights[..., None] * flow_to_next(camera, points_ndc, dynamic, flow)).sum(-2))
+            flows.append((weights[..., None] * flow_to_next(camera, points, dynamic, flow)).sum(-2))
         parts.append(composite_blended(static, dynamic, depths, deltas))
     size = (camera.intrinsics.height, camera.intrinsics.width)
     return FrameRender(
@@ -76,12 +76,12 @@ def render_frame(
 
 
 def flow_to_next(
-    camera: Camera, points_ndc: Float[Tensor, "n s 3"], samples: DynamicSamples, direction: FlowDirection
+    camera: Camera, points: Float[Tensor, "n s 3"], samples: DynamicSamples, direction: FlowDirection
 ) -> Float[Tensor, "n s 2"]:
     """Project the scene flow of samples to the next frame into a camera, in pixels (right, down)."""
     if direction == "forward":
-        return camera.pixel_displacement(points_ndc, samples.sf_fwd)
-    return -camera.pixel_displacement(points_ndc, samples.sf_bwd)
+        return camera.pixel_displacement(points, samples.sf_fwd)
+    return -camera.pixel_displacement(points, samples.sf_bwd)
 
 
 @torch.no_grad()

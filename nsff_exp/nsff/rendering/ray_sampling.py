@@ -14,7 +14,7 @@ from nsff.geometry.rays import RayBundle
 from nsff.rendering.volume_rendering import blended_weights, render_weights
 
 Time = float | Float[Tensor, ""]  # of the dynamic field, -1..1
-FARTHEST_ADDED = 0.999  # NDC depth; samples around a prior stay before it
+FARTHEST_ADDED = 0.999  # depth s; samples around a prior stay before it
 UNIFORM_FRACTION = 0.2  # of the sampling density kept uniform, so that every depth may be sampled
 
 
@@ -45,7 +45,7 @@ class DepthSampling:
 def sample_depths(
     n_rays: int, n_samples: int, perturb: float, generator: torch.Generator | None, device: torch.device
 ) -> Float[Tensor, "n s"]:
-    """Sample depths uniformly in [0, 1] of the NDC ray, both ends included.
+    """Sample depths uniformly in [0, 1] of the ray, both ends included.
 
     Args:
         n_rays: number of rays.
@@ -118,9 +118,9 @@ def add_prior_depths(
     """Add samples around the prior depth of each ray.
 
     Args:
-        depths: sorted NDC depths.
-        prior: NDC depth of the prior.
-        std: standard deviation of the samples around it, NDC depth.
+        depths: sorted, 0..1.
+        prior: depth of the prior, 0..1.
+        std: standard deviation of the samples around it.
         n_samples: to add to each ray.
         generator: source of the samples, on the device of the rays.
 
@@ -148,17 +148,17 @@ def density_noise(
 class CoarseSamples:
     """One sample in each of m equal depth bins per ray, at which densities alone are evaluated."""
 
-    points_ndc: Float[Tensor, "n m 3"]
-    deltas: Float[Tensor, "n m"]  # length of a bin in NDC units, also of the last and with jitter
+    points: Float[Tensor, "n m 3"]
+    deltas: Float[Tensor, "n m"]  # length of a bin in units of the space, also of the last and with jitter
 
     @staticmethod
     def along(
         rays: RayBundle, n_bins: int, perturb: float = 0.0, generator: torch.Generator | None = None
     ) -> "CoarseSamples":
         """Place the samples: mid-bin, or jittered within the bins if `perturb` is not 0."""
-        depths = stratified_depths(len(rays), n_bins, perturb, generator, rays.origins_ndc.device)
-        deltas = (rays.directions_ndc.norm(dim=-1, keepdim=True) / n_bins).expand_as(depths)
-        return CoarseSamples(rays.points_ndc(depths), deltas)
+        depths = stratified_depths(len(rays), n_bins, perturb, generator, rays.origins.device)
+        edges = torch.linspace(0.0, 1.0, n_bins + 1, device=depths.device).expand(len(rays), -1)
+        return CoarseSamples(rays.points(depths), rays.lengths(edges[:, :-1], edges[:, 1:]))
 
     def weights(
         self,
@@ -203,7 +203,7 @@ def coarse_to_fine_depths(
         generator: source of the jitter, on the device of the rays.
     """
     if not sampling.n_coarse:
-        return sample_depths(len(rays), sampling.n_samples, sampling.perturb, generator, rays.origins_ndc.device)
+        return sample_depths(len(rays), sampling.n_samples, sampling.perturb, generator, rays.origins.device)
     samples = CoarseSamples.along(rays, sampling.n_coarse, sampling.perturb, generator)
     return importance_depths(coarse_density(samples), sampling.n_samples, sampling.perturb, generator)
 
@@ -225,9 +225,9 @@ def choose_depths(
     """
 
     def coarse_density(samples: CoarseSamples) -> Tensor:
-        points_ndc = samples.points_ndc
-        sigma_dynamic = fields.dynamic.geometry(points_ndc, torch.zeros_like(points_ndc[:, 0, 0]) + time)
-        weights_static, weights_dynamic = samples.weights(*fields.static.geometry(points_ndc), sigma_dynamic)
+        points = samples.points
+        sigma_dynamic = fields.dynamic.geometry(points, torch.zeros_like(points[:, 0, 0]) + time)
+        weights_static, weights_dynamic = samples.weights(*fields.static.geometry(points), sigma_dynamic)
         dynamic_only = render_weights(sigma_dynamic, samples.deltas)
         return dilate_and_normalise(weights_static + weights_dynamic) + dilate_and_normalise(dynamic_only)
 

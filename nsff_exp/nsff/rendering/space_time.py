@@ -29,7 +29,7 @@ MIN_WEIGHT = 4e-3  # planes of a bin are evaluated only where its coarse weight 
 
 @dataclasses.dataclass(frozen=True)
 class PlaneSampling:
-    """Number of depth planes per frame, evenly spaced in NDC from the near plane to infinity.
+    """Number of depth planes per frame, evenly spaced in disparity from the near plane to infinity.
 
     With `n_coarse` > 0, densities are first evaluated at `n_coarse` depths per ray, and a ray gets samples only on the
     planes around those with weight; with 0 it gets samples on all planes, as published. Fully occluded pixels are
@@ -94,17 +94,16 @@ def render_space_time(
     rays, sources = camera.rays(), source_frames(timeline, timestamp)
     evaluator = PlaneEvaluator(fields, camera, rays, sources, points_per_chunk, with_flow)
     depths = torch.linspace(0.0, 1.0, sampling.n_planes, device=camera.c2w.device)[None]
-    steps = intervals(depths, depths.new_tensor([[0.0, 0.0, 1.0]]))  # per unit length of a ray
     occupied = evaluator.find_occupied_bins(sampling.n_coarse) if sampling.n_coarse else None
     group = PLANES_PER_BIN if sampling.n_coarse else max(1, points_per_chunk // len(rays))
     compositor = _PlaneCompositor(camera, with_flow)
-    for index, planes in enumerate(zip(depths.split(group, dim=1), steps.split(group, dim=1), strict=True)):
+    for index, start in enumerate(range(0, sampling.n_planes, group)):
         visible = compositor.find_visible_pixels()
         if not visible.any():
             break
         active = visible.expand(1 + len(sources), -1) if occupied is None else occupied[:, index] & visible
         if active.any():
-            compositor.add(evaluator.evaluate(*planes, active))
+            compositor.add(evaluator.evaluate(depths[:, start : start + group + 1], group, active))
     return compositor.frame()
 
 
@@ -145,11 +144,11 @@ class PlaneEvaluator:
         occupied = evaluated.new_zeros(1 + len(self.sources), n_bins, len(self.rays), dtype=torch.bool)
         for rows in evaluated.split(max(1, self.points_per_chunk // n_bins)):
             samples = CoarseSamples.along(self.rays[rows], n_bins)
-            sigma_static, blend_w = self.fields.static.geometry(samples.points_ndc)
+            sigma_static, blend_w = self.fields.static.geometry(samples.points)
             weights = torch.zeros_like(sigma_static)
             for k, source in enumerate(self.sources):
-                times = samples.points_ndc.new_full((len(rows),), source.time)
-                sigma_dynamic = self.fields.dynamic.geometry(samples.points_ndc, times)
+                times = samples.points.new_full((len(rows),), source.time)
+                sigma_dynamic = self.fields.dynamic.geometry(samples.points, times)
                 static, dynamic = samples.weights(sigma_static, blend_w, sigma_dynamic, opaque_end=True)
                 weights = torch.maximum(weights, static + dynamic)
                 occupied[1 + k][:, rows] = (blur_weights(dynamic) > MIN_WEIGHT).T
@@ -158,54 +157,53 @@ class PlaneEvaluator:
             occupied[:, index] = dilate(occupied[:, index], self.camera)
         return occupied
 
-    def evaluate(
-        self, depths: Float[Tensor, "1 s"], steps: Float[Tensor, "1 s"], active: Bool[Tensor, "k n"]
-    ) -> PlaneImages:
+    def evaluate(self, depths: Float[Tensor, "1 t"], n_planes: int, active: Bool[Tensor, "k n"]) -> PlaneImages:
         """Evaluate the fields on consecutive planes and move the dynamic samples to the timestamp.
 
         Args:
-            depths: z of the planes along the NDC rays, 0..1.
-            steps: distance of each plane to the next, per unit length of a ray.
+            depths: s of the planes along the rays (0..1), and of the one behind them unless they are the last.
+            n_planes: number of the planes, at most.
             active: rays that get samples: of any field, then of the dynamic field at each source frame.
         """
         rows = active.any(0).nonzero()[:, 0]
         static_parts: list[Tensor] = []
         dynamic_parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.sources]
-        for chunk in rows.split(max(1, self.points_per_chunk // depths.shape[1])):
+        planes = depths[:, :n_planes]
+        for chunk in rows.split(max(1, self.points_per_chunk // planes.shape[1])):
             rays = self.rays[chunk]
-            points_ndc = rays.points_ndc(depths.expand(len(chunk), -1))
-            deltas = steps * rays.directions_ndc.norm(dim=-1, keepdim=True)
-            static = self.fields.static(points_ndc, rays.viewdirs)
+            points = rays.points(planes.expand(len(chunk), -1))
+            deltas = intervals(rays, depths.expand(len(chunk), -1))[:, :n_planes]
+            static = self.fields.static(points, rays.viewdirs)
             alpha = opacity(static.sigma_raw, deltas) * (1.0 - static.blend_w)
             static_parts.append(torch.cat([static.rgb_raw.sigmoid(), alpha[..., None]], dim=-1))
             for source, parts, mask in zip(self.sources, dynamic_parts, active[1:, chunk], strict=True):
                 if mask.any():
                     viewdirs, blend_w = rays.viewdirs[mask], static.blend_w[mask]
-                    parts.append(self._dynamic_samples(source, points_ndc[mask], viewdirs, deltas[mask], blend_w))
+                    parts.append(self._dynamic_samples(source, points[mask], viewdirs, deltas[mask], blend_w))
         dynamic = []
         for source, parts, mask in zip(self.sources, dynamic_parts, active[1:, rows], strict=True):
             if parts:
                 values, displacements = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
                 dynamic.append((source, self._move(source, values, displacements, rows[mask])))
-        return PlaneImages(depths[0], _to_images(torch.cat(static_parts), rows, self.camera.n_pixels), dynamic)
+        return PlaneImages(planes[0], _to_images(torch.cat(static_parts), rows, self.camera.n_pixels), dynamic)
 
     def _dynamic_samples(
         self,
         source: SourceFrame,
-        points_ndc: Float[Tensor, "m s 3"],
+        points: Float[Tensor, "m s 3"],
         viewdirs: Float[Tensor, "m 3"],
         deltas: Float[Tensor, "m s"],
         blend_w: Float[Tensor, "m s"],
     ) -> tuple[Float[Tensor, "m s c"], Float[Tensor, "m s 2"]]:
         """Evaluate the dynamic field at a source frame: (channels of `PlaneImages`, displacement in pixels)."""
-        times = points_ndc.new_full((len(points_ndc),), source.time)
-        samples = self.fields.dynamic(points_ndc, times, viewdirs)
+        times = points.new_full((len(points),), source.time)
+        samples = self.fields.dynamic(points, times, viewdirs)
         alpha = opacity(samples.sigma_raw, deltas) * blend_w
         channels = [samples.rgb_raw.sigmoid(), alpha[..., None]]
         if self.with_flow:
-            channels.append(flow_to_next(self.camera, points_ndc, samples, source.direction))
+            channels.append(flow_to_next(self.camera, points, samples, source.direction))
         scene_flow = samples.sf_fwd if source.direction == "forward" else samples.sf_bwd
-        return torch.cat(channels, dim=-1), self.camera.pixel_displacement(points_ndc, scene_flow, source.distance)
+        return torch.cat(channels, dim=-1), self.camera.pixel_displacement(points, scene_flow, source.distance)
 
     def _move(
         self,

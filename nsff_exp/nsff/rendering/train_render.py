@@ -40,7 +40,8 @@ class ReferenceRender:
     rays come last, and only `wild` uses the static field on them.
     """
 
-    points_ndc: Float[Tensor, "n s 3"]
+    points: Float[Tensor, "n s 3"]
+    depths: Float[Tensor, "n s"]
     dynamic: DynamicSamples
     static: StaticSamples
     dynamic_only: Composite
@@ -51,14 +52,14 @@ class ReferenceRender:
 class WarpRender:
     """The reference frame rendered from another time: the dynamic field at warped points, along the reference rays."""
 
-    points_ndc: Float[Tensor, "n s 3"]
+    points: Float[Tensor, "n s 3"]
     dynamic: DynamicSamples
     rgb: Float[Tensor, "n 3"]
     confidence: Float[Tensor, " n"]  # sum of weights (detached) times 1 - disocclusion probability
 
     def halves(self) -> "tuple[WarpRender, WarpRender]":
         """Split the rays of a batch of two warps."""
-        values = self.points_ndc.chunk(2), self.dynamic.halves(), self.rgb.chunk(2), self.confidence.chunk(2)
+        values = self.points.chunk(2), self.dynamic.halves(), self.rgb.chunk(2), self.confidence.chunk(2)
         first, second = (WarpRender(*half) for half in zip(*values, strict=True))
         return first, second
 
@@ -75,7 +76,7 @@ class TwoStepWarp:
 class TrainRender:
     """Renders of one training step, on which all losses are computed.
 
-    `two_step_points_ndc` are the points warped over two frames, the second step with the neighbour's own flow: to
+    `two_step_points` are the points warped over two frames, the second step with the neighbour's own flow: to
     prev2 if `two_step_backward`, else to next2. `two_step` is the render from there, None in stages without it.
     """
 
@@ -83,7 +84,7 @@ class TrainRender:
     prev: WarpRender
     next: WarpRender
     two_step_backward: bool
-    two_step_points_ndc: Float[Tensor, "n s 3"]
+    two_step_points: Float[Tensor, "n s 3"]
     two_step: WarpRender | None
 
 
@@ -101,33 +102,34 @@ def render_background(
     """
 
     def coarse_density(samples: CoarseSamples) -> Tensor:
-        sigma_static, _ = static.geometry(samples.points_ndc)
+        sigma_static, _ = static.geometry(samples.points)
         return dilate_and_normalise(render_weights(sigma_static, samples.deltas))
 
     depths = coarse_to_fine_depths(coarse_density, rays, sampling, generator)
-    samples = static(rays.points_ndc(depths), rays.viewdirs)
-    weights = render_weights(samples.sigma_raw, intervals(depths, rays.directions_ndc), noise(len(rays)))
+    samples = static(rays.points(depths), rays.viewdirs)
+    weights = render_weights(samples.sigma_raw, intervals(rays, depths), noise(len(rays)))
     return composite_colour(weights, samples)
 
 
 @dataclasses.dataclass(frozen=True)
 class SampledRays:
-    """Reference rays with their samples at NDC depths z; every warp is composited along them."""
+    """Reference rays with their samples at depths s; every warp is composited along them."""
 
     rays: RayBundle
     depths: Float[Tensor, "n s"]
     deltas: Float[Tensor, "n s"]
-    points_ndc: Float[Tensor, "n s 3"]
+    points: Float[Tensor, "n s 3"]
 
     @staticmethod
     def at(rays: RayBundle, depths: Float[Tensor, "n s"]) -> "SampledRays":
-        """Place samples at sorted depths z (0..1) along each ray."""
-        return SampledRays(rays, depths, intervals(depths, rays.directions_ndc), rays.points_ndc(depths))
+        """Place samples at sorted depths s (0..1) along each ray."""
+        return SampledRays(rays, depths, intervals(rays, depths), rays.points(depths))
 
     def repeat(self, n: int) -> "SampledRays":
         """The same rays n times over, one copy after the other."""
-        rays = RayBundle(*(value.repeat(n, 1) for value in vars(self.rays).values()))
-        return SampledRays(rays, self.depths.repeat(n, 1), self.deltas.repeat(n, 1), self.points_ndc.repeat(n, 1, 1))
+        return SampledRays(
+            self.rays.repeat(n), self.depths.repeat(n, 1), self.deltas.repeat(n, 1), self.points.repeat(n, 1, 1)
+        )
 
     def times(self, time: Time) -> Float[Tensor, " n"]:
         """The same time for every ray."""
@@ -138,31 +140,30 @@ class SampledRays:
     def render_reference(self, fields: Fields, time: Time, n_static: int, noise: Noise) -> ReferenceRender:
         """Render both fields at the reference time; the static one and the blend on the first `n_static` rays."""
         first = slice(0, n_static)
-        dynamic = fields.dynamic(self.points_ndc, self.times(time), self.rays.viewdirs)
-        static = fields.static(self.points_ndc[first], self.rays.viewdirs[first])
+        dynamic = fields.dynamic(self.points, self.times(time), self.rays.viewdirs)
+        static = fields.static(self.points[first], self.rays.viewdirs[first])
         blend_noise = noise if isinstance(noise, float) else noise[first]
         return ReferenceRender(
-            self.points_ndc,
+            self.points,
+            self.depths,
             dynamic,
             static,
             composite(dynamic, self.depths, self.deltas, noise),
             composite_blended(static, dynamic[first], self.depths[first], self.deltas[first], blend_noise),
         )
 
-    def render_warp(
-        self, points_ndc: Tensor, dynamic: DynamicSamples, not_disoccluded: Tensor, noise: Noise
-    ) -> WarpRender:
+    def render_warp(self, points: Tensor, dynamic: DynamicSamples, not_disoccluded: Tensor, noise: Noise) -> WarpRender:
         """Composite the samples at warped points.
 
         Args:
-            points_ndc: warped points.
+            points: warped points.
             dynamic: field at these points, at the time of their frame.
             not_disoccluded: 1 - disocclusion probability of each sample, multiplied over the steps of the warp.
             noise: density noise.
         """
         weights = render_weights(dynamic.sigma_raw, self.deltas, noise)
         confidence = (weights.detach() * not_disoccluded).sum(-1)
-        return WarpRender(points_ndc, dynamic, composite_colour(weights, dynamic), confidence)
+        return WarpRender(points, dynamic, composite_colour(weights, dynamic), confidence)
 
 
 def render_train(
@@ -192,19 +193,19 @@ def render_train(
     twice, flows = sampled.repeat(2), torch.cat([ref.dynamic.sf_bwd, ref.dynamic.sf_fwd])
     visible = 1.0 - torch.cat([ref.dynamic.prob_bwd, ref.dynamic.prob_fwd])
     times = torch.cat([sampled.times(time - step), sampled.times(time + step)])
-    warped_ndc = twice.points_ndc + flows
-    neighbours = fields.dynamic(warped_ndc, times, twice.rays.viewdirs)
-    render_prev, render_next = twice.render_warp(warped_ndc, neighbours, visible, noise(2 * n_rays)).halves()
+    warped = twice.points + flows
+    neighbours = fields.dynamic(warped, times, twice.rays.viewdirs)
+    render_prev, render_next = twice.render_warp(warped, neighbours, visible, noise(2 * n_rays)).halves()
 
     visible_prev, visible_next = visible.chunk(2)
     if two_step.backward:
-        far_ndc, far_time = render_prev.points_ndc + render_prev.dynamic.sf_bwd, time - 2.0 * step
+        far, far_time = render_prev.points + render_prev.dynamic.sf_bwd, time - 2.0 * step
         visible_far = visible_prev * (1.0 - render_prev.dynamic.prob_bwd)
     else:
-        far_ndc, far_time = render_next.points_ndc + render_next.dynamic.sf_fwd, time + 2.0 * step
+        far, far_time = render_next.points + render_next.dynamic.sf_fwd, time + 2.0 * step
         visible_far = visible_next * (1.0 - render_next.dynamic.prob_fwd)
     render_far = None
     if two_step.rendered:
-        at_far = fields.dynamic(far_ndc, sampled.times(far_time), rays.viewdirs)
-        render_far = sampled.render_warp(far_ndc, at_far, visible_far, noise(n_rays))
-    return TrainRender(ref, render_prev, render_next, two_step.backward, far_ndc, render_far)
+        at_far = fields.dynamic(far, sampled.times(far_time), rays.viewdirs)
+        render_far = sampled.render_warp(far, at_far, visible_far, noise(n_rays))
+    return TrainRender(ref, render_prev, render_next, two_step.backward, far, render_far)

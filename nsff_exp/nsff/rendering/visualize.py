@@ -12,7 +12,6 @@ from torch import Tensor
 
 from nsff.errors import UsageError
 from nsff.geometry.rays import Camera, world_to_camera
-from nsff.geometry.space import ndc_to_world
 from nsff.io import Image
 from nsff.rendering.frame_render import FrameRender
 
@@ -47,8 +46,8 @@ def single_layers(layers: Iterable[str]) -> set[str]:
 
 def disparity(frame: FrameRender, camera: Camera) -> Float[Tensor, "h w"]:
     """Compute the inverse distance along the camera's axis, in 1 / scaled world units."""
-    points = camera.rays().points_ndc(frame.depth.reshape(-1, 1))[:, 0]
-    distance = -world_to_camera(ndc_to_world(points, camera.ndc_intrinsics), camera.c2w)[:, 2]
+    points = camera.rays().points(frame.depth.reshape(-1, 1))[:, 0]
+    distance = -world_to_camera(camera.space.to_world(points), camera.c2w)[:, 2]
     return torch.where(distance > 0.0, 1.0 / distance, MIN_DISPARITY).clamp(min=MIN_DISPARITY).view_as(frame.depth)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nsff.fields import Radiance, StaticSamples
+from nsff.geometry.rays import RayBundle
 
 LAST_INTERVAL = 1e10  # makes the last sample opaque wherever its density is positive
 MIN_TRANSPARENCY = 1e-10  # added to each 1 - alpha: at a transmittance of 0 the gradient of the product is not finite
@@ -21,7 +22,7 @@ class Composite:
     """One field composited along n rays."""
 
     rgb: Float[Tensor, "n 3"]  # 0..1
-    depth: Float[Tensor, " n"]  # expected z along the NDC ray: 0 at the near plane, 1 at infinity
+    depth: Float[Tensor, " n"]  # expected depth s along the ray: 0 at the near plane, 1 at infinity
     weights: Float[Tensor, "n s"]  # T alpha of each sample
 
 
@@ -30,16 +31,16 @@ class BlendedComposite:
     """Both fields composited together along n rays."""
 
     rgb: Float[Tensor, "n 3"]  # 0..1
-    depth: Float[Tensor, " n"]  # expected z along the NDC ray, 0..1
+    depth: Float[Tensor, " n"]  # expected depth s along the ray, 0..1
     dynamic_weight: Float[Tensor, " n"]  # sum of the weights of the dynamic samples, 0..1
     dynamic_rgb: Float[Tensor, "n 3"]  # their contribution to `rgb`, on black
 
 
-def intervals(depths: Float[Tensor, "n s"], directions_ndc: Float[Tensor, "n 3"]) -> Float[Tensor, "n s"]:
-    """Compute the distance from each sample to the next, in NDC units; the last is 1e10 times the ray's length."""
-    steps = depths[:, 1:] - depths[:, :-1]
-    last = torch.full_like(depths[:, :1], LAST_INTERVAL)
-    return torch.cat([steps, last], dim=-1) * directions_ndc.norm(dim=-1, keepdim=True)
+def intervals(rays: RayBundle, depths: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
+    """Compute the distance from each sample to the next in the space of the fields; the last is 1e10 times the ray."""
+    first = torch.zeros_like(depths[:, :1])
+    last = LAST_INTERVAL * rays.lengths(first, first + 1.0)
+    return torch.cat([rays.lengths(depths[:, :-1], depths[:, 1:]), last], dim=-1)
 
 
 def opacity(
@@ -69,7 +70,7 @@ def composite(
 
     Args:
         samples: the field at the sample points; for a warp, at the warped points.
-        depths: z of the samples along the reference rays, also for a warp.
+        depths: s of the samples along the reference rays, also for a warp.
         deltas: intervals of the reference rays, from `intervals`.
         noise: added to raw density.
     """

@@ -13,6 +13,7 @@ import torch
 from nsff.config import Config
 from nsff.errors import InputError, reason_of
 from nsff.fields import Fields
+from nsff.geometry.space import space_kind
 from nsff.io import TMP_PREFIX, atomic_write
 
 log = logging.getLogger("nsff")
@@ -101,6 +102,7 @@ def configured_architecture(config: Config) -> dict[str, Any]:
         sizes = ("levels", "log2_rows", "features", "finest", "dynamic_finest", "time", "width")
         names = [*(f"hash_{size}" for size in sizes), "multires_views", "n_frames"]
     architecture = {name: getattr(config, name) for name in ("field", *names)}
+    architecture |= {"no_ndc": True} if config.no_ndc else {}  # published files, and ours from before it, do not say
     return architecture | ({"hash_revision": HASH_REVISION} if config.field == "hash" else {})
 
 
@@ -251,7 +253,7 @@ def load_weights(fields: Fields, checkpoint: Checkpoint, config: Config) -> None
     """Copy the weights of a checkpoint into fields of the same architecture.
 
     Raises:
-        InputError: the architectures differ; both are listed, or the revisions of hash fields.
+        InputError: the architectures differ; both are listed, or the revisions of hash fields, or the spaces.
     """
     try:
         stored, configured = checkpoint.architecture(), configured_architecture(config)
@@ -259,6 +261,13 @@ def load_weights(fields: Fields, checkpoint: Checkpoint, config: Config) -> None
             raise InputError(
                 f"checkpoint {checkpoint.path} has hash fields of revision {stored.get('hash_revision', 1)}, which "
                 f"this version (revision {HASH_REVISION}) cannot read: train again under another --expname"
+            )
+        spaces = [space_kind(each.get("no_ndc", False)).name for each in (stored, configured)]
+        if spaces[0] != spaces[1]:
+            remedy = "leave --no_ndc out" if config.no_ndc else "add --no_ndc"
+            raise InputError(
+                f"checkpoint {checkpoint.path} was trained in {spaces[0]}, its fields mean nothing in {spaces[1]}: "
+                f"{remedy}, or choose another --expname"
             )
         if stored != configured:
             raise InputError(

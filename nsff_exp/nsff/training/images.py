@@ -51,21 +51,21 @@ def training_images(fields: Fields, scene: Scene, frame: int, config: Config) ->
 def _dynamic_only(
     fields: Fields, scene: Scene, camera: Camera, frame: int, sampling: DepthSampling, rays_per_chunk: int
 ) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w"], Float[Tensor, "h w 2"]]:
-    """Render colour, depth (NDC z) and induced optical flow (pixels) of the dynamic field alone, as the losses do."""
+    """Render colour, depth (0..1) and induced optical flow (pixels) of the dynamic field alone, as the losses do."""
     backward = scene.timeline.is_last(frame)
     neighbour = scene.c2w[frame - 1 if backward else frame + 1]
     time, all_rays, unjittered = scene.timeline.time_of(frame), camera.rays(), sampling.without_jitter()
-    colours, depths, warped_pixels = [], [], []
+    colours, expected_depths, warped_pixels = [], [], []
     for start in range(0, len(all_rays), rays_per_chunk):
         rays = all_rays[start : start + rays_per_chunk]
-        z = choose_depths(fields, rays, time, unjittered)
-        points_ndc = rays.points_ndc(z)
-        samples = fields.dynamic(points_ndc, points_ndc.new_full((len(rays),), time), rays.viewdirs)
-        composited = composite(samples, z, intervals(z, rays.directions_ndc))
-        warped_ndc = points_ndc + (samples.sf_bwd if backward else samples.sf_fwd)
+        depths = choose_depths(fields, rays, time, unjittered)
+        points = rays.points(depths)
+        samples = fields.dynamic(points, points.new_full((len(rays),), time), rays.viewdirs)
+        composited = composite(samples, depths, intervals(rays, depths))
+        warped = points + (samples.sf_bwd if backward else samples.sf_fwd)
         colours.append(composited.rgb)
-        depths.append(composited.depth)
-        warped_pixels.append(expected_pixel(composited.weights, warped_ndc, neighbour, scene.intrinsics))
+        expected_depths.append(composited.depth)
+        warped_pixels.append(expected_pixel(composited.weights, warped, camera.space, neighbour, scene.intrinsics))
     height, width = scene.intrinsics.height, scene.intrinsics.width
     flow = (torch.cat(warped_pixels) - camera.pixels()).view(height, width, 2)
-    return torch.cat(colours).view(height, width, 3), torch.cat(depths).view(height, width), flow
+    return torch.cat(colours).view(height, width, 3), torch.cat(expected_depths).view(height, width), flow

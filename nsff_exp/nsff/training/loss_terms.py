@@ -48,7 +48,7 @@ def cycle_loss(
     """Mean |flow + return flow| of a warp, or of each of k warps: both cancel where nothing is disoccluded.
 
     Args:
-        flow: scene flow to a neighbour, NDC.
+        flow: scene flow to a neighbour, in units of the space of the fields.
         return_flow: scene flow of the neighbour at the warped points, towards this frame.
         prob: disocclusion probability of the warp; samples are weighted by 1 - prob.
     """
@@ -120,18 +120,17 @@ def blend_entropy(blend_w: Float[Tensor, "n s"]) -> Float[Tensor, ""]:
     return -(blend_w * (blend_w + EPSILON).log()).mean()
 
 
-def distortion_loss(weights: Float[Tensor, "n s"], points_ndc: Float[Tensor, "n s 3"]) -> Float[Tensor, ""]:
+def distortion_loss(weights: Float[Tensor, "n s"], depths: Float[Tensor, "n s"]) -> Float[Tensor, ""]:
     """Spread of the weights along each ray: large for haze, zero for a surface.
 
-    sum_ij w_i w_j |z_i - z_j| + 1/3 sum_i w_i^2 (z_{i+1} - z_i), with z the depth in 0..1.
+    sum_ij w_i w_j |s_i - s_j| + 1/3 sum_i w_i^2 (s_{i+1} - s_i), with s the depth in 0..1.
 
     Source: mip-NeRF 360, arXiv:2111.12077, equation 15.
     """
-    z = (points_ndc[..., 2] + 1.0) / 2.0  # NDC runs from -1 to 1
     before = weights.cumsum(-1) - weights
-    z_before = (weights * z).cumsum(-1) - weights * z
-    between = 2.0 * (weights * (z * before - z_before)).sum(-1)
-    within = (weights[:, :-1] ** 2 * (z[:, 1:] - z[:, :-1])).sum(-1) / 3.0
+    depth_before = (weights * depths).cumsum(-1) - weights * depths
+    between = 2.0 * (weights * (depths * before - depth_before)).sum(-1)
+    within = (weights[:, :-1] ** 2 * (depths[:, 1:] - depths[:, :-1])).sum(-1) / 3.0
     return (between + within).mean()
 
 
@@ -149,9 +148,9 @@ def line_of_sight_loss(
 
     Args:
         weights: of the dynamic field by itself.
-        depths: NDC depths of the samples, 0..1.
-        prior: NDC depth of the surface.
-        margin: space is empty up to this far before the surface, NDC depth.
+        depths: of the samples, 0..1.
+        prior: depth of the surface, 0..1.
+        margin: space is empty up to this far before the surface.
         confidence: of the prior, 0..1; weight of each ray.
     """
     before = torch.where(depths < prior[:, None] - margin, weights, 0.0)

@@ -29,7 +29,7 @@ from nsff.data.pixel_sampler import TrainBatch
 from nsff.data.scene import Frame, Scene
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import expected_pixel
-from nsff.geometry.space import ndc_to_world
+from nsff.geometry.space import Space
 from nsff.rendering.train_render import TrainRender
 from nsff.training.loss_terms import (
     Terms,
@@ -94,11 +94,13 @@ class NeighbourCameras:
     prev: Float[Tensor, "3 4"]
     next: Float[Tensor, "3 4"]
     intrinsics: Intrinsics
+    space: Space
 
     @staticmethod
     def of(scene: Scene, frame: Frame) -> "NeighbourCameras":
         """Cameras around a frame of a scene."""
-        return NeighbourCameras(scene.pose(frame), scene.pose(frame - 1), scene.pose(frame + 1), scene.intrinsics)
+        poses = scene.pose(frame), scene.pose(frame - 1), scene.pose(frame + 1)
+        return NeighbourCameras(*poses, scene.intrinsics, scene.space)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +114,12 @@ class BackgroundRender:
 
 @dataclasses.dataclass(frozen=True)
 class DepthPrior:
-    """Lifted depth of n rays: NDC depth of the surface, its confidence (0..1), and the depths of the samples."""
+    """Lifted depth s of n rays: that of the surface, its confidence (0..1), and the depths of the samples."""
 
     z: Float[Tensor, " n"]
     confidence: Float[Tensor, " n"]
     depths: Float[Tensor, "n s"]
-    margin: float | Float[Tensor, ""]  # space is empty up to this far before the surface, NDC depth
+    margin: float | Float[Tensor, ""]  # space is empty up to this far before the surface
 
     def line_of_sight_loss(self, weights: Float[Tensor, "n s"]) -> Float[Tensor, ""]:
         """The line-of-sight loss of weights at the samples."""
@@ -157,7 +159,7 @@ def compute_losses(
     zero = dynamic.rgb.new_zeros(())
     warps = _regularised_warps(render, rules)
     magnitudes = (dynamic.weights[..., None] * warps.flow).sum(-1) if rules.composited_magnitude else warps.flow
-    distortion = distortion_loss(dynamic.weights, ref.points_ndc) if weights.distortion else zero
+    distortion = distortion_loss(dynamic.weights, ref.depths) if weights.distortion else zero
     return LossTerms(
         colour=colour_loss(render, batch, weights.colour_where_dynamic, weights.blended_on_hard),
         cycle=weights.cycle * cycle_loss(warps.flow, warps.return_flow, warps.prob).sum(),
@@ -165,7 +167,7 @@ def compute_losses(
         depth=weights.depth * depth_loss(dynamic.depth, batch.disparity),
         flow=weights.flow * flow_loss(render, batch, cameras, rules.flow_relative),
         sf_reg=weights.sf_reg * flow_magnitude_loss(magnitudes),
-        smoothness=weights.smooth * _smoothness(render, cameras.intrinsics, rules),
+        smoothness=weights.smooth * _smoothness(render, cameras.space, rules),
         entropy=weights.entropy * blend_entropy(ref.static.blend_w) if rules.entropy else zero,
         distortion=weights.distortion * distortion,
         line_of_sight=zero if prior is None else weights.line_of_sight * prior.line_of_sight_loss(dynamic.weights),
@@ -225,22 +227,22 @@ def flow_loss(render: TrainRender, batch: TrainBatch, cameras: NeighbourCameras,
         cameras: of the frame and its neighbours.
         relative: measure the projected flow from the projected reference point instead of from the pixel.
     """
-    points_ndc = torch.stack([render.next.points_ndc, render.prev.points_ndc, render.ref.points_ndc])
+    points = torch.stack([render.next.points, render.prev.points, render.ref.points])
     c2w = torch.stack([cameras.next, cameras.prev, cameras.ref])[:, None]
     flow, mask = torch.stack([batch.flow_fwd, batch.flow_bwd]), torch.stack([batch.flow_fwd_mask, batch.flow_bwd_mask])
-    pixels = expected_pixel(render.ref.dynamic_only.weights, points_ndc, c2w, cameras.intrinsics)
+    pixels = expected_pixel(render.ref.dynamic_only.weights, points, cameras.space, c2w, cameras.intrinsics)
     start = pixels[2] if relative else batch.uv
     return weighted_mean((pixels[:2] - start - flow).abs(), mask.to(flow.dtype), n_kept=1).sum()
 
 
-def _smoothness(render: TrainRender, intrinsics: Intrinsics, rules: VariantRules) -> Tensor:
+def _smoothness(render: TrainRender, space: Space, rules: VariantRules) -> Tensor:
     """Smoothness of both one-frame warps and least motion, plus that of the second warp as the rules say."""
     ref, prev, next_, far = (
-        render.ref.points_ndc, render.prev.points_ndc, render.next.points_ndc, render.two_step_points_ndc,
+        render.ref.points, render.prev.points, render.next.points, render.two_step_points,
     )  # fmt: skip
     # Along the path of a sample: the frame two steps away, the neighbour on that side, ref, the other neighbour.
     sides = (prev, next_) if render.two_step_backward else (next_, prev)
-    path = ndc_to_world(torch.stack([far, sides[0], ref, sides[1]]), intrinsics)
+    path = space.to_world(torch.stack([far, sides[0], ref, sides[1]]))
     around_neighbour, around_ref = least_kinetic(path[:-2], path[1:-1], path[2:]).unbind()
     starts, ends = torch.stack([path[2], path[2], path[1]]), torch.stack([path[1], path[3], path[0]])
     if not rules.two_step_regularised:

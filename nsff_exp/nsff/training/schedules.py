@@ -29,7 +29,7 @@ class StepPlan:
         n_hard: rays drawn from the motion mask, beside the uniform ones.
         two_step: the warp over two frames; its direction alternates.
         static_everywhere: evaluate the static field on the hard-mined rays too.
-        prior_std: standard deviation of the samples around a certain depth prior, NDC depth.
+        prior_std: standard deviation of the samples around a certain depth prior (depth 0..1).
         weights: of the loss terms.
     """
 

@@ -17,6 +17,7 @@ from nsff.data.scene import Frame, Scene
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import InputError, UsageError
 from nsff.fields import Fields, build_fields, build_optimizer
+from nsff.geometry.camera_fit import CameraFit
 from nsff.rendering.ray_sampling import DepthSampling, add_prior_depths, choose_depths, density_noise
 from nsff.rendering.train_render import SampledRays, TrainRender, render_background, render_train
 from nsff.rendering.volume_rendering import Noise
@@ -92,6 +93,8 @@ class Trainer:
     """
 
     def __init__(self, config: Config, scene: Scene, device: torch.device, group: ProcessGroup = SINGLE_PROCESS):
+        if not config.force_ndc:
+            CameraFit.of(scene.cameras.c2w, scene.intrinsics, scene.space).check(config.datadir)
         if config.N_rand < group.size:
             raise UsageError(f"N_rand = {config.N_rand} is split between {group.size} processes: choose a larger one")
         self.config, self.scene, self.device, self.group = config, scene, device, group

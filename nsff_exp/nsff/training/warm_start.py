@@ -31,9 +31,9 @@ from nsff.training.loss_terms import Terms
 log = logging.getLogger("nsff")
 
 WARM_FRAMES, WARM_PIXELS = 4, 2048  # frames of a step, and pixels over all of them
-OPAQUE = 80.0  # raw density at a surface: opaque within a twentieth of the NDC depth range
-SURFACE_JITTER = 0.004  # standard deviation of the sample at the surface, NDC depth
-FREE_MARGIN = 0.015  # free space ends this far before the surface, NDC depth
+OPAQUE = 80.0  # raw density at a surface: opaque within a twentieth of the depth range (0..1)
+SURFACE_JITTER = 0.004  # standard deviation of the sample at the surface, depth 0..1
+FREE_MARGIN = 0.015  # free space ends this far before the surface, depth 0..1
 # Relative to the colours. Free space must outweigh surfaces: a ray crosses it at many points and has one surface.
 SURFACE_WEIGHT, FREE_WEIGHT, BLEND_WEIGHT, FLOW_WEIGHT = 0.01, 0.15, 0.01, 0.3
 
@@ -163,5 +163,5 @@ def _evaluate(
     z, rays = batch.lifted.z, batch.lifted.rays
     jitter = SURFACE_JITTER * torch.randn(len(z), generator=generator, device=z.device)
     before = (z - FREE_MARGIN).clamp(min=0.0) * torch.rand(len(z), generator=generator, device=z.device)
-    points_ndc = rays.points_ndc(torch.stack([z + jitter, before], dim=-1))
-    return fields.dynamic(points_ndc, batch.times, rays.viewdirs), fields.static(points_ndc, rays.viewdirs)
+    points = rays.points(torch.stack([z + jitter, before], dim=-1))
+    return fields.dynamic(points, batch.times, rays.viewdirs), fields.static(points, rays.viewdirs)

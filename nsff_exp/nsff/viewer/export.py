@@ -15,6 +15,7 @@ from nsff.cli import progress_bar
 from nsff.config import Config
 from nsff.data.cameras import Cameras, load_cameras
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
+from nsff.errors import UsageError
 from nsff.fields import Fields, build_fields
 from nsff.geometry.camera_paths import bullet_time_loop
 from nsff.geometry.poses import Intrinsics
@@ -121,9 +122,14 @@ class Viewer:
         """Take cameras and times from the options.
 
         Raises:
-            UsageError: `times` cannot be parsed.
+            UsageError: `times` cannot be parsed, or the space of the fields has no layers.
             InputError: `target_idx` or `times` is outside the sequence.
         """
+        if not cameras.space.has_common_planes:
+            raise UsageError(
+                f"the viewer needs layers that are planes for every camera, which the {cameras.space.name} of --no_ndc "
+                "does not have; use render.py --path orbit"
+            )
         timeline = cameras.timeline
         target = timeline.check_frame(config.target_idx)
         first, last = parse_times(config.times, timeline.n_frames - 1) if config.times else (0, timeline.n_frames - 1)
@@ -201,7 +207,7 @@ class Viewer:
         size, rows = self._measured_size, []
         rays = self.config.rays_per_chunk(self.frustum.camera.device_type)
         for name, pose in zip(names, poses, strict=True):
-            camera = Camera(pose, size, self.cameras.intrinsics)
+            camera = Camera(pose, size, self.cameras.space)
             truth = render_frame(self.fields, camera, time, DepthSampling.of(self.config), rays).rgb
             error = float(((self.composite(parts, camera, moment) - truth) ** 2).mean())
             rows.append(f"  {name:28} {-10.0 * np.log10(max(error, 1e-10)):.1f} dB")

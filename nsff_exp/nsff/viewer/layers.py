@@ -25,7 +25,7 @@ from nsff.rendering.space_time import (
     every_second_pixel,
     source_frames,
 )
-from nsff.rendering.volume_rendering import intervals, opacity
+from nsff.rendering.volume_rendering import opacity
 
 SUBPLANES = 6  # depth planes that are composited into a layer; with 4, 3 dB less, with 8 hardly more
 MIN_OPACITY = 4e-3  # of a coarse sample, from which on its layer is evaluated
@@ -74,10 +74,9 @@ class LayerFrustum:
 
     def coarse_samples(self, rays: RayBundle) -> CoarseSamples:
         """One sample in the middle of each layer."""
-        within = (torch.arange(self.n_layers, device=self.camera.c2w.device) + 0.5) / self.n_layers
-        depths = (self.start + (1.0 - self.start) * within).expand(len(rays), -1)
-        lengths = rays.directions_ndc.norm(dim=-1, keepdim=True)
-        return CoarseSamples(rays.points_ndc(depths), ((1.0 - self.start) / self.n_layers * lengths).expand_as(depths))
+        edges = torch.linspace(self.start, 1.0, self.n_layers + 1, device=self.camera.c2w.device)
+        starts, ends = edges[:-1].expand(len(rays), -1), edges[1:].expand(len(rays), -1)
+        return CoarseSamples(rays.points(0.5 * (starts + ends)), rays.lengths(starts, ends))
 
     def shift(self, layer: int) -> int:
         """Pixels by which a camera within reach sees a layer shifted against what stands on the near plane before it.
@@ -98,10 +97,10 @@ def nearest_depth(fields: Fields, camera: Camera, times: list[float]) -> float:
     """
     rays = dataclasses.replace(camera, intrinsics=camera.intrinsics.divided_by(4)).rays()
     samples = CoarseSamples.along(rays, START_BINS)
-    sigma, blend_w = fields.static.geometry(samples.points_ndc)
+    sigma, blend_w = fields.static.geometry(samples.points)
     largest = opacity(sigma, samples.deltas) * (1.0 - blend_w)
     for time in times:
-        sigma = fields.dynamic.geometry(samples.points_ndc, blend_w.new_full((len(rays),), time))
+        sigma = fields.dynamic.geometry(samples.points, blend_w.new_full((len(rays),), time))
         largest = torch.maximum(largest, opacity(sigma, samples.deltas) * blend_w)
     filled = (largest > START_OPACITY).float().mean(0) > START_FRACTION
     first = int(torch.argmax(filled.to(torch.uint8))) if bool(filled.any()) else 0
@@ -128,7 +127,7 @@ class LayerBaker:
         """Bake the static field; its opacities are scaled by 1 - b, with b the blend weight."""
 
         def coarse(samples: CoarseSamples, _: Tensor) -> Tensor:
-            sigma, blend_w = self.fields.static.geometry(samples.points_ndc)
+            sigma, blend_w = self.fields.static.geometry(samples.points)
             return _opaque_end(opacity(sigma, samples.deltas)) * (1.0 - blend_w)
 
         occupied = self._occupied(every_second_pixel(self.frustum.camera), coarse)
@@ -148,7 +147,7 @@ class LayerBaker:
 
         def coarse(samples: CoarseSamples, part: Tensor) -> Tensor:
             times = [samples.deltas.new_full((len(part),), source.time) for source in sources]
-            sigma = torch.stack([self.fields.dynamic.geometry(samples.points_ndc, time) for time in times])
+            sigma = torch.stack([self.fields.dynamic.geometry(samples.points, time) for time in times])
             return _opaque_end(opacity(sigma.amax(0), samples.deltas)) * blend_w[part]
 
         return self._bake(sources, self._occupied(blended, coarse), composite_dynamic, static)
@@ -159,7 +158,7 @@ class LayerBaker:
         pixels, found, weights = every_second_pixel(self.frustum.camera), [], []
         for rows in pixels.split(max(1, self.points_per_chunk // self.frustum.n_layers)):
             samples = self.frustum.coarse_samples(self.rays[rows])
-            blend_w = self.fields.static.geometry(samples.points_ndc)[1]
+            blend_w = self.fields.static.geometry(samples.points)[1]
             some = (blend_w > MIN_OPACITY).any(1)
             found.append(rows[some])
             weights.append(blend_w[some].half())
@@ -183,14 +182,14 @@ class LayerBaker:
         frustum = self.frustum
         evaluator = PlaneEvaluator(self.fields, frustum.camera, self.rays, sources, self.points_per_chunk, False)
         planes = frustum.planes
-        steps = intervals(planes.view(1, -1), planes.new_tensor([[0.0, 0.0, 1.0]])).view_as(planes)
         layers = torch.zeros(len(planes), 4, len(self.rays), dtype=torch.float16, device=planes.device)
         transmittance = torch.ones(len(self.rays), device=planes.device)
         for index in range(len(planes)):
             seen = dilate(transmittance[None] > MIN_TRANSMITTANCE, frustum.camera, frustum.shift(index))
             active = (occupied[index] & seen[0]).expand(1 + len(sources), -1)
             if active.any():
-                images = evaluator.evaluate(planes[index][None], steps[index][None], active)
+                first = index * SUBPLANES
+                images = evaluator.evaluate(planes.view(1, -1)[:, first : first + SUBPLANES + 1], SUBPLANES, active)
                 layers[index] = flatten(images).half()
             transmittance *= 1.0 - layers[index, 3].float()
             if behind is not None:
