@@ -44,6 +44,25 @@ def test_stages_are_valid_commands_in_order(options, monkeypatch):
     assert [command[0] for command in commands][3:] == ["diagnose.py", "export_viewer.py", "make_page.py"]
 
 
+def test_space_that_the_preparation_found_is_taken(options, monkeypatch, tmp_path):
+    commands = []
+    monkeypatch.setattr(pipeline, "run", lambda command, folder: commands.append(command) or 0)
+    scene_json = tmp_path / "out/scene/dense/scene.json"
+    scene_json.write_text('{"scale": 1.0, "cameras": {"turn_degrees": 120.0, "beyond_ndc": 9, "space": "contracted"}}')
+    run_all.main([*options, "--quiet"])
+    assert [command[0] for command in commands][1:] == ["run_nerf.py", "render.py", "diagnose.py", "make_page.py"]
+    configs = [load_config(command[1:]) for command in commands[1:]]
+    assert all(config.no_ndc for config in configs)
+    assert configs[1].path == "orbit"
+    scene_json.write_text('{"scale": 1.0, "cameras": {"turn_degrees": 8.0, "beyond_ndc": 0, "space": "ndc"}}')
+    commands.clear()
+    run_all.main([*options, "--quiet"])
+    assert not any("--no_ndc" in command for command in commands)
+    scene_json.write_text("{")
+    with pytest.raises(InputError, match=r"scene\.json.*save_poses_nerf\.py"):
+        run_all.main([*options, "--quiet"])
+
+
 def test_failing_stage_ends_run_with_its_status(options, monkeypatch):
     monkeypatch.setattr(pipeline, "run", lambda command, folder: int(command[0] == "run_nerf.py"))
     with pytest.raises(InputError, match=r"run_nerf\.py ended with status 1"):

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 import shlex
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import torch
 
 from nsff.config import Config
 from nsff.errors import InputError, UsageError
-from nsff.io import claim_folder, writing_to
+from nsff.io import claim_folder, read_or_raise, read_text, writing_to
 
 HERE = Path(__file__).resolve().parents[1]
 SCRIPTS = HERE.parent / "nsff_scripts"
@@ -57,11 +58,14 @@ def stages(args: argparse.Namespace) -> Iterator[tuple[Path, list[str]]]:
     target = n_frames // 2
     experiment = ["--config", args.config, "--datadir", str(scene / "dense")]
     experiment += ["--basedir", str(logs), "--expname", EXPNAME]
+    contracted = fitting_space(scene / "dense") == "contracted"
+    experiment += ["--no_ndc"] if contracted else []
     experiment += ["--end_frame", str(n_frames), "--final_height", str(args.height), "--target_idx", str(target)]
     yield HERE, ["run_nerf.py", *experiment, "--max_minutes", f"{args.minutes:g}"]
     factor = args.render_factor or (1 if torch.cuda.is_available() else 2)
     videos = ["--render_bt", "--render_lockcam_slowmo", "--render_slowmo_bt", "--slowmo_factor", "6"]
     videos += ["--times", f"{max(0, target - 2)}:{min(n_frames - 1, target + 2)}", "--render_factor", str(factor)]
+    videos += ["--path", "orbit"] if contracted else []
     videos += ["--path_radius", f"{min(Config.path_radius, args.height / 6):g}"]  # as published at height 288
     yield HERE, ["render.py", *experiment, *videos]
     if args.views:
@@ -69,8 +73,18 @@ def stages(args: argparse.Namespace) -> Iterator[tuple[Path, list[str]]]:
         yield HERE, ["evaluation.py", *experiment, *options]
     else:
         yield HERE, ["diagnose.py", *experiment]
-    yield HERE, ["export_viewer.py", *experiment, "--render_factor", str(factor)]
+    if not contracted:  # the viewer needs NDC
+        yield HERE, ["export_viewer.py", *experiment, "--render_factor", str(factor)]
     yield HERE, ["make_page.py", *experiment]
+
+
+def fitting_space(dense: Path) -> str:
+    """The space of the fields that fits the cameras, as the preparation found: `ndc` or `contracted`."""
+    path = dense / "scene.json"
+    if not path.is_file():  # cameras of other programs
+        return "ndc"
+    remedy = f"run save_poses_nerf.py --data_path {dense}"
+    return str(read_or_raise(path, lambda: json.loads(read_text(path)).get("cameras", {}).get("space", "ndc"), remedy))
 
 
 def training_inputs(args: argparse.Namespace, dense: Path) -> dict[str, object]:
@@ -78,7 +92,8 @@ def training_inputs(args: argparse.Namespace, dense: Path) -> dict[str, object]:
     priors = [path for name in ("disp", "flow_i1", "motion_masks") for path in sorted((dense / name).iterdir())]
     facts = "".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in priors)
     parts = facts.encode(), (dense / "poses_bounds.npy").read_bytes(), Path(args.config).read_bytes()
-    return {"height": args.height, "scene and config": [hashlib.sha256(part).hexdigest() for part in parts]}
+    space = {"space": "contracted"} if fitting_space(dense) == "contracted" else {}
+    return {"height": args.height, "scene and config": [hashlib.sha256(part).hexdigest() for part in parts]} | space
 
 
 def run(command: list[str], folder: Path) -> int:

@@ -52,7 +52,7 @@ def smooth_scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
     solids, path = tuple(map(smooth, demo_scene.build_solids(0))), tmp_path_factory.mktemp("smooth") / "dense"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_scene, "build_solids", lambda _: solids)
+        patch.setattr(demo_scene, "build_solids", lambda _seed, walls: solids)
         demo_scene.write_demo_scene(path, demo_scene.DemoSettings(WIDTH, HEIGHT, N_FRAMES))
     return load(path)
 

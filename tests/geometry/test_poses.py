@@ -16,6 +16,13 @@ def random_poses(n: int) -> np.ndarray:
     return np.concatenate([rotations, rng.normal(0, 1, (n, 3, 1))], axis=2)
 
 
+def test_cameras_all_around_have_an_average_pose():
+    angles = np.linspace(0.0, 2.0 * np.pi, 12, endpoint=False)
+    rotations = Rotation.from_rotvec(angles[:, None] * [0.0, 1.0, 0.0]).as_matrix()
+    poses = np.concatenate([rotations, 3.0 * rotations[:, :, 2:]], axis=2)
+    np.testing.assert_allclose(average(poses), np.eye(4)[:3], atol=1e-9)
+
+
 def test_recentre_makes_the_average_pose_the_identity():
     poses = random_poses(9)
     centred = recentre(poses)

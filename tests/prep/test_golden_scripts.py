@@ -33,7 +33,8 @@ def test_save_poses_matches_published_files(scene, golden):
     expected = golden / "scripts" / "expected"
     np.testing.assert_allclose(np.load(scene.poses_bounds), np.load(expected / "poses_bounds.npy"), rtol=0, atol=1e-9)
     result, published = (json.loads((folder / "scene.json").read_text()) for folder in (scene.root, expected))
-    assert result.keys() == published.keys()
+    assert result.keys() == published.keys() | {"cameras"}
+    assert result["cameras"]["space"] == "ndc"
     for name, value in published.items():
         np.testing.assert_allclose(result[name], value, rtol=0, atol=1e-9)
 

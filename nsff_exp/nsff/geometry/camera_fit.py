@@ -3,10 +3,11 @@
 import dataclasses
 
 import numpy as np
+from jaxtyping import Float
 
 from nsff.errors import InputError
-from nsff.geometry.poses import Intrinsics, Poses
-from nsff.geometry.space import Space
+from nsff.geometry.poses import Intrinsics, Poses, from_llff, recentre, scene_scale
+from nsff.geometry.space import NdcSpace, Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +32,24 @@ class CameraFit:
         blind = tuple(k for k, pose in enumerate(c2w) if space.blind_spot(pose, intrinsics) is not None)
         return CameraFit(turn, blind, len(c2w))
 
+    @staticmethod
+    def in_ndc(poses_bounds: Float[np.ndarray, "n 17"], bd_factor: float) -> "CameraFit":
+        """Measure the cameras of `poses_bounds.npy` against NDC, its near plane at `bd_factor` of the near bound."""
+        c2w, sizes_and_focals, bounds = from_llff(poses_bounds)
+        height, width, focal = sizes_and_focals[0]
+        intrinsics = Intrinsics(round(height), round(width), float(focal))
+        c2w[:, :, 3] *= scene_scale(bounds, bd_factor)
+        return CameraFit.of(recentre(c2w), intrinsics, NdcSpace(intrinsics))
+
+    @property
+    def space(self) -> str:
+        """The space that fits: `ndc` or `contracted`."""
+        return "contracted" if self.blind else "ndc"
+
     def describe(self) -> str:
         """Describe in words."""
-        return (
-            f"the cameras turn by {self.turn:.0f} degrees, and {len(self.blind)} of {self.n_cameras} stand or see "
-            "beyond the near plane of NDC"
-        )
+        where = f"{len(self.blind)} of {self.n_cameras} stand or see beyond the near plane of NDC"
+        return f"the cameras turn by {self.turn:.0f} degrees, and {where if self.blind else 'all see within NDC'}"
 
     def check(self, scene: str) -> None:
         """Check that the space holds all that the cameras of a scene see.

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy.spatial.transform import Rotation, Slerp
 
+MIN_COMMON_AXIS = 1e-3  # length of the mean viewing axis below which it is rounding and chance
+
 Pose = Shaped[np.ndarray, "3 4"]
 Poses = Shaped[np.ndarray, "n 3 4"]
 
@@ -76,8 +78,13 @@ def scene_scale(bounds: Float[np.ndarray, "n 2"], bd_factor: float) -> float:
 
 
 def average(poses: Poses) -> Pose:
-    """Average camera: mean centre, mean viewing axis, and the mean up vector made orthogonal to it."""
+    """Average camera: mean centre, mean viewing axis, and the mean up vector made orthogonal to it.
+
+    Where cameras stand all around, their viewing axes cancel, and that of the first stands in.
+    """
     centre, back, up = poses[:, :, 3].mean(0), poses[:, :, 2].sum(0), poses[:, :, 1].sum(0)
+    if np.linalg.norm(back) < MIN_COMMON_AXIS * len(poses):
+        back = poses[0, :, 2]
     back = back / np.linalg.norm(back)
     right = np.cross(up, back)
     right = right / np.linalg.norm(right)

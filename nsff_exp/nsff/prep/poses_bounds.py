@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nsff.errors import InputError
+from nsff.geometry.camera_fit import CameraFit
 from nsff.geometry.poses import from_llff, to_llff
 from nsff.images import image_size, natural_order
 from nsff.input_checks import check_aspect, check_rows
@@ -23,6 +24,7 @@ log = logging.getLogger("nsff")
 
 NEAR_PERCENTILE, FAR_PERCENTILE = 5.0, 95.0  # Of the depths of the points that a frame observes, as published.
 INNER_FRACTION = 0.95  # Of the points; outer ones, per axis, do not extend the box of scene.json. As published.
+NEAR_FRACTION = 0.6  # `bd_factor` of the configs for videos; it decides which space fits the cameras.
 MAX_DEVIATION = 0.01  # Of the size or focal length; warn about cameras that deviate more from the ideal one.
 
 
@@ -116,6 +118,8 @@ def _match_images(model: SparseModel, images: list[Path], folder: SceneFolder) -
 def save_poses(folder: SceneFolder) -> SparseModel:
     """Write `poses_bounds.npy`, with one row per file of `images/`, and `scene.json`.
 
+    Beyond the published box, the latter says how far the cameras turn and which space of the fields fits them.
+
     Raises:
         InputError: the reconstruction is missing, frames have no pose, or their aspect ratio is not that of the camera.
     """
@@ -126,10 +130,16 @@ def save_poses(folder: SceneFolder) -> SparseModel:
         remedy = f"put back the images of the reconstruction, or run run_colmap.py --data_path {folder.root.parent}"
         check_aspect(str(path), image_size(path), "the camera", model.size, remedy)
     rows = poses_bounds(model)
+    fit = CameraFit.in_ndc(rows, NEAR_FRACTION)
     for text in camera_warnings(model):
         log.warning("%s", text)
+    if fit.blind:
+        log.warning("%s: train with --no_ndc", fit.describe())
+    else:
+        log.info("%s", fit.describe())
+    cameras = {"turn_degrees": round(fit.turn, 1), "beyond_ndc": len(fit.blind), "space": fit.space}
     write_array(folder.poses_bounds, rows)
-    write_text(folder.root / "scene.json", json.dumps(scene_box(model), indent=2) + "\n")
+    write_text(folder.root / "scene.json", json.dumps(scene_box(model) | {"cameras": cameras}, indent=2) + "\n")
     return model
 
 
