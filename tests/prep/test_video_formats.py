@@ -1,4 +1,4 @@
-"""Videos as devices write them: colours, pixel aspect, fields, rotation, containers, streams, reasons of failure."""
+"""Videos as devices write them: pixel aspect, fields, rotation, containers, streams, reasons of failure."""
 
 import dataclasses
 import logging
@@ -7,74 +7,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from made_clips import H264, TEST_PICTURE, ffmpeg, frames_of, make_clip, to_hdr, write_raw
+from made_clips import H264, TEST_PICTURE, ffmpeg, frames_of, make_clip, write_raw
 from nsff.errors import InputError
 from nsff.images import read_image
 from nsff.prep.ffmpeg import VideoStream, best_video_stream, decode, parse_video_streams, reason_of
 from nsff.prep.interlacing import combing, flagged_order, suspected_order
-from nsff.prep.video_scan import scan_video, select_filter
+from nsff.prep.video_scan import rising_times, scan_video, select_filter
 from script_runs import error_of
 from toy_frames import textured
 
-PATCHES = ("0xC82828", "0x28C828", "0x2828C8", "0x808080", "0xEBEBEB", "0x101010", "0xC8B428", "0xE0A080")
 FIELDS = ("-flags", "+ilme+ildct")
 MPEG2 = ("-c:v", "mpeg2video", "-q:v", "2", "-r", "25")
 DV = ("-s", "720x576", "-r", "25", "-c:v", "dvvideo", "-pix_fmt", "yuv420p")
-LOSSLESS_HEVC = ("-c:v", "libx265", "-x265-params", "log-level=none:lossless=1")
-
-
-def colour_patches() -> str:
-    boxes = (f"drawbox={20 * k}:0:20:90:{colour}:fill" for k, colour in enumerate(PATCHES))
-    return ",".join(["color=black:size=160x90:rate=10:duration=1", *boxes])
-
-
-def patch_colours(image: np.ndarray) -> np.ndarray:
-    return np.stack([np.median(image[20:70, 20 * k + 5 : 20 * k + 15], axis=(0, 1)) for k in range(len(PATCHES))])
-
-
-@pytest.mark.parametrize(("transfer", "name"), [("arib-std-b67", "HLG"), ("smpte2084", "PQ")])
-def test_hdr_equals_the_sdr_original(transfer, name, tmp_path, caplog):
-    clip = tmp_path / "hdr.mov"
-    tags = ("-color_primaries", "bt2020", "-color_trc", transfer, "-colorspace", "bt2020nc")
-    make_clip(clip, "-vf", to_hdr(transfer), *LOSSLESS_HEVC, *tags, source=colour_patches())
-    found = patch_colours(read_image(frames_of(clip, tmp_path).paths[4]))
-    true = np.array([[int(colour[k : k + 2], 16) for k in (2, 4, 6)] for colour in PATCHES])
-    assert np.abs(found - true).mean() <= 2.0
-    assert np.abs(found - true).max() <= 5.0  # a level of 10-bit PQ in the red of a saturated green
-    assert f"the video is converted: {name} BT.2020 to SDR BT.709" in caplog.messages
-
-
-@pytest.mark.parametrize(("primaries", "tag"), [("2020", "bt2020"), ("smpte432", "smpte432")])
-def test_wide_sdr_primaries_become_bt709(primaries, tag, tmp_path):
-    clip = tmp_path / "wide.mov"
-    convert = (
-        f"format=gbrp,setparams=range=pc:color_primaries=bt709:color_trc=bt709:colorspace=gbr,zscale=p={primaries}"
-    )
-    tags = ("-color_primaries", tag, "-color_trc", "bt709", "-colorspace", "bt709")
-    options = ("-vf", f"{convert}:m=709:r=tv,format=yuv420p10le", *LOSSLESS_HEVC, *tags)
-    make_clip(clip, *options, source=colour_patches())
-    found = patch_colours(read_image(frames_of(clip, tmp_path).paths[4]))
-    true = np.array([[int(colour[k : k + 2], 16) for k in (2, 4, 6)] for colour in PATCHES])
-    assert np.abs(found - true).max() <= 3.0
-
-
-@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
-def test_sdr_colours_keep_their_level(pixel_format, tmp_path):
-    frames = np.stack([textured(k, 64, 96) for k in range(12)])
-    matrix = ("-vf", f"scale=out_color_matrix=bt709:out_range=tv,format={pixel_format}", "-colorspace", "bt709")
-    clip = write_raw(tmp_path / "sdr.mkv", frames, *matrix, "-color_range", "tv", "-c:v", "ffv1")
-    found = np.stack([read_image(path) for path in frames_of(clip, tmp_path).paths])
-    assert np.abs((found.astype(float) - frames).mean(axis=(0, 1, 2))).max() < 0.5
-
-
-def test_transparent_pixels_become_black(tmp_path):
-    frames = np.stack([textured(k, 64, 96) for k in range(12)])
-    clip = write_raw(tmp_path / "opaque.mkv", frames)
-    holes = "format=rgba,geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='if(lt(X,48),0,255)'"
-    ffmpeg("-i", clip, "-vf", holes, "-c:v", "qtrle", tmp_path / "alpha.mov")
-    image = read_image(frames_of(tmp_path / "alpha.mov", tmp_path).paths[3])
-    np.testing.assert_array_equal(image[:, :48], 0)
-    np.testing.assert_array_equal(image[:, 48:], frames[3][:, 48:])
 
 
 @pytest.mark.parametrize(
@@ -289,6 +233,11 @@ def test_variable_rate_gives_the_right_frames(tmp_path):
         found = frames_of(clip, tmp_path, **wish)
         assert found.indices == expected
         assert [round((read_image(path)[24, 10, 0] - 40) / 2) for path in found.paths] == expected
+
+
+def test_times_never_fall_and_gaps_are_filled():
+    times = rising_times(np.array([5.0, 5.1, np.nan, 5.3, 5.29, 5.5]))
+    np.testing.assert_allclose(times, [0.0, 0.1, 0.2, 0.3, 0.3, 0.5])
 
 
 def test_repeated_frames_of_a_coded_clip_are_left_out(tmp_path, caplog):

@@ -152,7 +152,7 @@ def scan_video(path: Path) -> VideoScan:
         )
     measured = (values[:n_frames] for values in (appearance.changes, appearance.rows, appearance.columns))
     scan = VideoScan(
-        path, stream, _filled(np.array([frame.time for frame in frames])), frames[0].size, frames[0].aspect,
+        path, stream, rising_times(np.array([frame.time for frame in frames])), frames[0].size, frames[0].aspect,
         frames[0].pixel_format, listener.colours or Colours(), "", Appearance(*measured),
     )  # fmt: skip
     order = flagged_order([frame.field_order for frame in frames])
@@ -209,8 +209,8 @@ def select_filter(indices: Sequence[int]) -> str:
     return f"select='{'+'.join(terms)}'"
 
 
-def _filled(times: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Seconds after the first frame; a missing time stamp is filled in between its neighbours."""
+def rising_times(times: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Seconds after the first frame, never falling; a missing time stamp is filled in between its neighbours."""
     known = np.flatnonzero(np.isfinite(times))
     filled = np.interp(np.arange(len(times)), known, times[known])
-    return filled - filled[0]
+    return np.maximum.accumulate(filled) - filled[0]
