@@ -44,22 +44,35 @@ class _Grid(NamedTuple):
     features: np.ndarray
 
 
+class _Corners(NamedTuple):
+    """Corners of the cells around a block of points.
+
+    `weight` and `row` are (corner, point); `low` and `high`, the weights of the lower and upper node, (axis, point).
+    """
+
+    weight: np.ndarray
+    row: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
 @_compiled
 @no_type_check
-def _corner_arrays(grid):
-    """Allocate the outputs of `_find_corners`: weight and row (corner, point), low and high (axis, point)."""
+def _allocate_corners(grid):
     n_axes = grid.axes.ndim
     weight, row = np.empty((1 << n_axes, BLOCK), np.float32), np.empty((1 << n_axes, BLOCK), np.uint32)
-    return weight, row, np.empty((n_axes, BLOCK), np.float32), np.empty((n_axes, BLOCK), np.float32)
+    return _Corners(weight, row, np.empty((n_axes, BLOCK), np.float32), np.empty((n_axes, BLOCK), np.float32))
 
 
 @_compiled
 @no_type_check
-def _find_corners(points, start, count, level, grid, weight, row, low, high):
-    """Compute rows and weights of the corners around points, and the weights of the lower and upper node per axis.
+def _find_corners(points, level, grid, corners):
+    """Write the corners of up to BLOCK points at a level of the grid.
 
     Bit `axis` of a corner's index is 1 for the upper node along that axis.
     """
+    count = len(points)
+    weight, row, low, high = corners.weight, corners.row, corners.low, corners.high
     n_axes, hashed, mask = grid.axes.ndim, grid.hashed[level], grid.mask[level]
     term = np.empty(BLOCK, np.uint32)
     for b in range(count):
@@ -68,7 +81,7 @@ def _find_corners(points, start, count, level, grid, weight, row, low, high):
     for axis in range(n_axes):
         n_cells, stride, half = grid.cells[level, axis], grid.strides[level, axis], 1 << axis
         for b in range(count):
-            position = min(max(points[start + b, axis], ZERO), ONE) * np.float32(n_cells)
+            position = min(max(points[b, axis], ZERO), ONE) * np.float32(n_cells)
             cell = min(np.int32(position), n_cells - 1)
             high[axis, b] = position - np.float32(cell)
             low[axis, b] = ONE - high[axis, b]
@@ -94,16 +107,16 @@ def _find_corners(points, start, count, level, grid, weight, row, low, high):
 @no_type_check
 def _forward_span(points, begin, end, level, table, grid, out):
     n_features = grid.features.ndim
-    weight, row, low, high = _corner_arrays(grid)
+    corners = _allocate_corners(grid)
     total = np.empty((BLOCK, n_features), np.float32)
     for start in range(begin, end, BLOCK):
         count = min(BLOCK, end - start)
-        _find_corners(points, start, count, level, grid, weight, row, low, high)
+        _find_corners(points[start : start + count], level, grid, corners)
         total[:] = ZERO
         for c in range(1 << grid.axes.ndim):
             for b in range(count):
                 for f in range(n_features):
-                    total[b, f] += weight[c, b] * table[row[c, b], f]
+                    total[b, f] += corners.weight[c, b] * table[corners.row[c, b], f]
         for f in range(n_features):
             for b in range(count):
                 out[level * n_features + f, start + b] = total[b, f]
@@ -122,14 +135,15 @@ def _forward(points, table, grid, out):
 @no_type_check
 def _backward_table_level(points, grad_out, level, grid, grad_table):
     n_features, n_points = grid.features.ndim, points.shape[0]
-    weight, row, low, high = _corner_arrays(grid)
+    corners = _allocate_corners(grid)
     for start in range(0, n_points, BLOCK):
         count = min(BLOCK, n_points - start)
-        _find_corners(points, start, count, level, grid, weight, row, low, high)
+        _find_corners(points[start : start + count], level, grid, corners)
         for c in range(1 << grid.axes.ndim):
             for b in range(count):
                 for f in range(n_features):
-                    grad_table[row[c, b], f] += weight[c, b] * grad_out[level * n_features + f, start + b]
+                    change = corners.weight[c, b] * grad_out[level * n_features + f, start + b]
+                    grad_table[corners.row[c, b], f] += change
 
 
 @_compiled(parallel=True)
@@ -143,9 +157,9 @@ def _backward_table(points, grad_out, grid, grad_table):
 
 @_compiled
 @no_type_check
-def _fold(dot, count, low, high, slope, grid):
+def _fold(dot, count, corners, slope, grid):
     """Write the derivative of sum(weight * dot) along each axis to slope[axis, 0]; overwrites `dot`."""
-    n_axes = grid.axes.ndim
+    n_axes, low, high = grid.axes.ndim, corners.low, corners.high
     for axis in range(n_axes - 1, -1, -1):
         half = 1 << axis
         for c in range(half):
@@ -162,19 +176,19 @@ def _fold(dot, count, low, high, slope, grid):
 @no_type_check
 def _backward_points_span(points, begin, end, grad_out, table, grid, grad_points):
     n_axes, n_features = grid.axes.ndim, grid.features.ndim
-    weight, row, low, high = _corner_arrays(grid)
-    dot, slope = np.empty_like(weight), np.empty((n_axes, 1 << n_axes, BLOCK), np.float32)
+    corners = _allocate_corners(grid)
+    dot, slope = np.empty_like(corners.weight), np.empty((n_axes, 1 << n_axes, BLOCK), np.float32)
     for start in range(begin, end, BLOCK):
         count = min(BLOCK, end - start)
         for level in range(grid.cells.shape[0]):
-            _find_corners(points, start, count, level, grid, weight, row, low, high)
+            _find_corners(points[start : start + count], level, grid, corners)
             for c in range(1 << n_axes):
                 for b in range(count):
                     product = ZERO
                     for f in range(n_features):
-                        product += table[row[c, b], f] * grad_out[level * n_features + f, start + b]
+                        product += table[corners.row[c, b], f] * grad_out[level * n_features + f, start + b]
                     dot[c, b] = product
-            _fold(dot, count, low, high, slope, grid)
+            _fold(dot, count, corners, slope, grid)
             for axis in range(n_axes):
                 for b in range(count):
                     if ZERO < points[start + b, axis] < ONE:
