@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from nsff.prep.multiview.clean_plate import background_inverse_depth, sharpen_edges
+from nsff.prep.multiview.clean_plate import MeasuredFrames, background_inverse_depth, sharpen_edges
 from nsff.prep.multiview.triangulate import MeasuredDepth, project_static
 from toy_frames import SIZE, K, look_from
 
@@ -44,7 +44,7 @@ def measured() -> list[MeasuredDepth]:
 @pytest.mark.parametrize("index", [0, 4, 7])
 def test_sharpen_edges_leaves_the_block(measured, index):
     frames = [frame(k) for k in range(N_FRAMES)]
-    sharp = sharpen_edges(frames, index, measured[index], measured, CAMERAS, INTRINSICS)
+    sharp = sharpen_edges(MeasuredFrames(frames, measured, CAMERAS, INTRINSICS), index, measured[index])
     block, rim = block_mask(index), measured[index].moving & ~block_mask(index)
     assert sharp.moving[block].mean() > 0.98
     assert sharp.moving[rim].mean() < 0.25  # of four pixels, the innermost: differences are averaged over a box
@@ -63,7 +63,7 @@ def test_thing_with_a_part_of_the_background_s_colour_keeps_it(measured):
         np.random.default_rng(1).integers(60, 200, (20, 40, 3), np.uint8), (160, 80), interpolation=cv2.INTER_CUBIC
     )[4:76, 14:142]
     frames[4][32:38, 64:70] = clean[32:38, 64:70]  # a window through the block
-    sharp = sharpen_edges(frames, 4, measured[4], measured, CAMERAS, INTRINSICS)
+    sharp = sharpen_edges(MeasuredFrames(frames, measured, CAMERAS, INTRINSICS), 4, measured[4])
     assert sharp.moving[32:38, 64:70].all()
 
 
@@ -71,12 +71,13 @@ def test_what_stands_where_it_was_keeps_its_mask(measured):
     """No neighbour shows what is behind it: nothing is known, nothing is taken out."""
     still = [measured_with_rims(0)] * N_FRAMES
     cameras = np.stack([look_from(0.0)] * N_FRAMES)
-    sharp = sharpen_edges([frame(0)] * N_FRAMES, 3, still[3], still, cameras, INTRINSICS)
+    sharp = sharpen_edges(MeasuredFrames([frame(0)] * N_FRAMES, still, cameras, INTRINSICS), 3, still[3])
     np.testing.assert_array_equal(sharp.moving, still[3].moving)
 
 
 def test_background_inverse_depth_comes_from_neighbours(measured):
-    behind = background_inverse_depth(4, measured[4], [0, 1, 6, 7], measured, CAMERAS, INTRINSICS)
+    around = MeasuredFrames([frame(k) for k in range(N_FRAMES)], measured, CAMERAS, INTRINSICS)
+    behind = background_inverse_depth(around, 4, measured[4], [0, 1, 6, 7])
     np.testing.assert_allclose(behind[measured[4].moving], WALL, rtol=1e-3)
 
 

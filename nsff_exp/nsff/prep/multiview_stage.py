@@ -14,7 +14,7 @@ from nsff.geometry.track_depth import TrackDepth, inverse_depths_by_frame, measu
 from nsff.images import read_image
 from nsff.io import Image, write_array, write_image
 from nsff.prep.flow import DisFlow
-from nsff.prep.multiview.clean_plate import sharpen_edges
+from nsff.prep.multiview.clean_plate import MeasuredFrames, sharpen_edges
 from nsff.prep.multiview.inpaint_depth import contact_inverse_depth, inpaint_depth
 from nsff.prep.multiview.plane_sweep import NEAREST_PLANE_RATIO
 from nsff.prep.multiview.triangulate import MeasuredDepth, follow_moving, measure_depth
@@ -107,10 +107,10 @@ def _measure(frames: WorkingFrames, cameras: Cameras) -> list[MeasuredDepth]:
         measured = list(progress_bar(results, total=len(frames), desc="multiview", unit="frame"))
     sharp = measured
     for _ in range(SHARPENING_ROUNDS):
-        blocking = sharp
+        around = MeasuredFrames(frames, sharp, cameras.w2c, intrinsics)
 
-        def sharpen(index: int, blocking: list[MeasuredDepth] = blocking) -> MeasuredDepth:
-            return sharpen_edges(frames, index, measured[index], blocking, cameras.w2c, intrinsics)
+        def sharpen(index: int, around: MeasuredFrames = around) -> MeasuredDepth:
+            return sharpen_edges(around, index, measured[index])
 
         with map_in_threads(sharpen, range(len(frames))) as results:
             sharp = list(progress_bar(results, total=len(frames), desc="edges", unit="frame"))

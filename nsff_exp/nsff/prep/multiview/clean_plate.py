@@ -26,34 +26,41 @@ SMOOTHING = 3  # Pixels: side of the box over which differences are averaged.
 OPENING_RADIUS = 1  # Pixels: thinner remains of a region are dropped.
 
 
-def sharpen_edges(
-    frames: Sequence[Image],
-    index: int,
-    here: MeasuredDepth,
-    measured: Sequence[MeasuredDepth],
-    w2c: Float[np.ndarray, "n 3 4"],
-    intrinsics: Float[np.ndarray, "3 3"],
-) -> MeasuredDepth:
+@dataclasses.dataclass(frozen=True)
+class MeasuredFrames:
+    """All frames with their cameras and measured depth.
+
+    Attributes:
+        frames: images of one size.
+        measured: measured depth per frame; edges that are sharp already show more of the background.
+        w2c: poses, axes right, down, forward.
+        intrinsics: intrinsics at the size of the frames.
+    """
+
+    frames: Sequence[Image]
+    measured: Sequence[MeasuredDepth]
+    w2c: Float[np.ndarray, "n 3 4"]
+    intrinsics: Float[np.ndarray, "3 3"]
+
+
+def sharpen_edges(around: MeasuredFrames, index: int, here: MeasuredDepth) -> MeasuredDepth:
     """Take the background beside moving things out of the moving pixels of a frame.
 
     Only background that touches the outside of a region is taken out: a thing may have the colour of what is behind it.
 
     Args:
-        frames: all frames.
+        around: all frames.
         index: the frame.
-        here: measured depth of the frame.
-        measured: measured depth of all frames; edges that are sharp already show more of the background.
-        w2c: poses of all frames, axes right, down, forward.
-        intrinsics: intrinsics at the size of the frames.
+        here: its measured depth to change, which `around` may hold with sharper edges.
 
     Returns:
         The measured depth of the frame with fewer moving pixels; those taken out have the depth of the background.
     """
     if not here.moving.any():
         return here
-    neighbours = [index + offset for offset in OFFSETS if 0 <= index + offset < len(frames)]
-    behind = background_inverse_depth(index, here, neighbours, measured, w2c, intrinsics)
-    differs = ~_looks_like_plate(frames, index, here.moving, neighbours, measured, behind, w2c, intrinsics)
+    neighbours = [index + offset for offset in OFFSETS if 0 <= index + offset < len(around.frames)]
+    behind = background_inverse_depth(around, index, here, neighbours)
+    differs = ~_looks_like_plate(around, index, here.moving, neighbours, behind)
     background = here.moving & ~differs & (behind > 0.0)
     outside = _connected_to(~here.moving | background, ~here.moving)
     if not (outside & here.moving).any():
@@ -69,22 +76,17 @@ def sharpen_edges(
 
 
 def background_inverse_depth(
-    index: int,
-    here: MeasuredDepth,
-    neighbours: Sequence[int],
-    measured: Sequence[MeasuredDepth],
-    w2c: Float[np.ndarray, "n 3 4"],
-    intrinsics: Float[np.ndarray, "3 3"],
+    around: MeasuredFrames, index: int, here: MeasuredDepth, neighbours: Sequence[int]
 ) -> Float[np.ndarray, "H W"]:
     """Inverse depth of the static surface at each pixel of a frame, where needed as its neighbours have measured it.
 
     Returns:
         Inverse depths; 0 where none has measured it.
     """
-    known, shape = known_static(here), here.moving.shape
+    known, shape, w2c = known_static(here), here.moving.shape, around.w2c
     hits = [
-        project_static(measured[k].inverse_depth, known_static(measured[k]), w2c[index], w2c[k], intrinsics)
-        for k in neighbours
+        project_static(there.inverse_depth, known_static(there), w2c[index], w2c[k], around.intrinsics)
+        for k, there in ((k, around.measured[k]) for k in neighbours)
     ]
     pixels, values = (np.concatenate(parts) for parts in zip(*hits, strict=True))
     nearest = np.zeros(here.moving.size, np.float32)
@@ -104,23 +106,16 @@ def _fill_pinholes(values: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]
 
 
 def _looks_like_plate(
-    frames: Sequence[Image],
-    index: int,
-    moving: Mask,
-    neighbours: Sequence[int],
-    measured: Sequence[MeasuredDepth],
-    behind: Float[np.ndarray, "H W"],
-    w2c: Float[np.ndarray, "n 3 4"],
-    intrinsics: Float[np.ndarray, "3 3"],
+    around: MeasuredFrames, index: int, moving: Mask, neighbours: Sequence[int], behind: Float[np.ndarray, "H W"]
 ) -> Mask:
     """Mask the moving pixels that have the colour of the background in most of the neighbours that show it."""
-    frame = frames[index].astype(np.float32)
+    frame = around.frames[index].astype(np.float32)
     colours = np.full((len(neighbours), int(moving.sum()), 3), np.nan, np.float32)
     for colour, k in zip(colours, neighbours, strict=True):
-        flow, inside = static_flow(behind, w2c[k], w2c[index], intrinsics)
-        blocked = cv2.dilate(measured[k].moving.astype(np.uint8), disk(MASK_MARGIN))
+        flow, inside = static_flow(behind, around.w2c[k], around.w2c[index], around.intrinsics)
+        blocked = cv2.dilate(around.measured[k].moving.astype(np.uint8), disk(MASK_MARGIN))
         shows = inside[moving] & (_look_up(blocked, moving, flow, cv2.INTER_NEAREST) == 0)
-        colour[shows] = _look_up(frames[k], moving, flow, cv2.INTER_CUBIC)[shows]
+        colour[shows] = _look_up(around.frames[k], moving, flow, cv2.INTER_CUBIC)[shows]
     shown = np.isfinite(colours[..., 0]).sum(0) >= MIN_SHOWN
     plate, enough = frame.copy(), np.zeros_like(moving)
     enough[moving] = shown
