@@ -180,34 +180,52 @@ def decode(
     arguments += ["-f", "rawvideo", "-pix_fmt", "gray" if len(shape) == 2 else "rgb24", "pipe:1"]
     process = open_ffmpeg(arguments)
     assert process.stdout is not None
-    assert process.stderr is not None
-    last: collections.deque[str] = collections.deque(maxlen=N_LAST_LINES)
-
-    def listen(lines: Iterator[bytes]) -> None:
-        for line in lines:
-            text = line.decode(errors="replace").rstrip()
-            if on_message is not None:
-                on_message(text)
-            if "Parsed_" not in text:
-                last.append(text)
-
-    listener = threading.Thread(target=listen, args=(process.stderr,), daemon=True)
-    listener.start()
+    messages = _Messages(process, on_message)
     count, size = 0, int(np.prod(shape))
     try:
         while len(data := process.stdout.read(size)) == size:
             count += 1
             yield np.frombuffer(data, np.uint8).reshape(shape)
     finally:
-        if process.poll() is None:
-            process.stdout.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=1.0)
-            process.kill()
-        listener.join()
-        process.wait()
+        _end(process)
+        messages.join()
     if count == 0:
-        raise InputError(f"{path} has no frames (ffmpeg: {reason_of(list(last))}); does it play?")
+        raise InputError(f"{path} has no frames (ffmpeg: {reason_of(list(messages.last))}); does it play?")
+
+
+class _Messages(threading.Thread):
+    """Thread that reads what ffmpeg prints, so that ffmpeg never waits for a full pipe.
+
+    Attributes:
+        last: the latest messages that may tell the reason of a failure.
+    """
+
+    def __init__(self, process: subprocess.Popen, on_message: Callable[[str], None] | None):
+        super().__init__(daemon=True)
+        assert process.stderr is not None
+        self.last: collections.deque[str] = collections.deque(maxlen=N_LAST_LINES)
+        self._lines, self._on_message = process.stderr, on_message
+        self.start()
+
+    def run(self) -> None:
+        """Read until ffmpeg ends."""
+        for line in self._lines:
+            text = line.decode(errors="replace").rstrip()
+            if self._on_message is not None:
+                self._on_message(text)
+            if "Parsed_" not in text:
+                self.last.append(text)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End ffmpeg, by force where it goes on though nobody reads any more."""
+    if process.poll() is None:
+        if process.stdout is not None:
+            process.stdout.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1.0)
+        process.kill()
+    process.wait()
 
 
 def reason_of(lines: list[str]) -> str:
