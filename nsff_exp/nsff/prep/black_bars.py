@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from nsff.prep.video_scan import Appearance
 
@@ -55,7 +55,7 @@ def may_have_bars(appearance: Appearance, indices: list[int]) -> bool:
 def dark_borders(appearance: Appearance, indices: list[int]) -> DarkBorders:
     """Measure what is dark in all frames at most, along each border."""
 
-    def extents(levels: Float[np.ndarray, "n side"]) -> tuple[float, float]:
+    def extents(levels: UInt8[np.ndarray, "n side"]) -> tuple[float, float]:
         side = levels.shape[1]
         lit = np.flatnonzero(levels.max(axis=0) > BLACK)
         first, last = (int(lit[0]), int(lit[-1])) if len(lit) else (side, -1)

@@ -51,7 +51,7 @@ class FrameFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Appearance:
-    """How the frames of a source look.
+    """Appearance of the frames of a source.
 
     Attributes:
         changes: change from the frame before in the block that changes most, grey levels; 0 for the first.
@@ -60,8 +60,8 @@ class Appearance:
     """
 
     changes: Float[np.ndarray, " n"]
-    rows: Float[np.ndarray, "n 216"]
-    columns: Float[np.ndarray, "n 384"]
+    rows: UInt8[np.ndarray, "n 216"]
+    columns: UInt8[np.ndarray, "n 384"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +99,14 @@ def appearance_of(pictures: Iterator[Grey]) -> Appearance:
         difference = np.zeros(SMALL, np.uint8) if before is None else cv2.absdiff(picture, before)
         blocks = difference.reshape(SMALL[0] // BLOCK, BLOCK, SMALL[1] // BLOCK, BLOCK).mean(axis=(1, 3))
         changes.append(float(blocks.max()))
-        rows.append(np.percentile(picture, BORDER_PERCENTILE, axis=1))
-        columns.append(np.percentile(picture, BORDER_PERCENTILE, axis=0))
+        rows.append(np.percentile(picture, BORDER_PERCENTILE, axis=1, method="nearest"))
+        columns.append(np.percentile(picture, BORDER_PERCENTILE, axis=0, method="nearest"))
         before = picture
-    return Appearance(np.array(changes), np.array(rows).reshape(-1, SMALL[0]), np.array(columns).reshape(-1, SMALL[1]))
+    return Appearance(
+        np.array(changes),
+        np.array(rows, np.uint8).reshape(-1, SMALL[0]),
+        np.array(columns, np.uint8).reshape(-1, SMALL[1]),
+    )
 
 
 class _Listener:
