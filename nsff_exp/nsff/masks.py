@@ -40,7 +40,7 @@ Levels = UInt8[np.ndarray, "H W"]
 
 @dataclasses.dataclass(frozen=True)
 class LevelCounts:
-    """How many pixels of some files have each grey level.
+    """Numbers of pixels of each grey level in some files.
 
     Attributes:
         all: pixels per level.

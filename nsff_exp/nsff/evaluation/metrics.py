@@ -39,7 +39,7 @@ ChannelOrder = Literal["RGB", "BGR"]
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """How a render is compared with the truth.
+    """Comparison of a render with the truth.
 
     Attributes:
         quantise: reduction of the render to 8 bits before the comparison; "none" leaves it in floating point.

@@ -1,4 +1,4 @@
-"""Whether the focal length changes while filming: structure from motion takes a zoom for a motion of the camera."""
+"""Detection of a zoom while filming, which structure from motion takes for a motion of the camera."""
 
 import dataclasses
 import logging

@@ -1,4 +1,4 @@
-"""Which frames of a video are taken: pure functions of time stamps and of the change between neighbouring frames."""
+"""Choice of the frames of a video: pure functions of time stamps and of the change between neighbouring frames."""
 
 import dataclasses
 import itertools
@@ -22,7 +22,7 @@ MAX_STEP_RATIO = 1.6  # Longest over shortest step between frames; beyond it, th
 
 @dataclasses.dataclass(frozen=True)
 class FrameRange:
-    """The wish of the user: which frames to take.
+    """Wish of the user for the frames to take.
 
     Attributes:
         fps: frames per second to keep; None keeps all.

@@ -1,4 +1,4 @@
-"""Whether frames consist of two fields, taken one after the other: by what the decoder says, and by their combs."""
+"""Detection of frames of two fields, taken one after the other: by what the decoder says, and by their combs."""
 
 from collections.abc import Sequence
 

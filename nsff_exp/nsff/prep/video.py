@@ -59,7 +59,7 @@ class FrameSource:
 
     @property
     def wish(self) -> FrameRange:
-        """Which frames to take."""
+        """Rate, number and stretch of the frames to take."""
         return FrameRange(self.fps, self.max_frames, self.start, self.end)
 
 
