@@ -110,3 +110,16 @@ def test_uneven_steps_are_warned_about_with_the_remedy(caplog):
 def test_dropped_frames_are_said_with_their_step(caplog):
     log_choice(choose_frames(np.arange(90) / 30.0, np.zeros(90, bool), FrameRange(max_frames=48)), timed=True)
     assert caplog.messages == ["45 of 90 frames are taken, 2 apart (--max_frames)"]
+
+
+@pytest.mark.parametrize(("timed", "stretch"), [(True, ", or take a stretch (--start, --end)"), (False, "")])
+def test_very_many_frames_are_warned_about(timed, stretch, caplog):
+    log_choice(choose_frames(np.arange(200) / 30.0, np.zeros(200, bool), FrameRange()), timed)
+    assert not caplog.records
+    log_choice(choose_frames(np.arange(3600) / 30.0, np.zeros(3600, bool), FrameRange()), timed)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "3600 frames are taken; the method was made for 20 to 60, and every stage takes longer with more: add "
+        f"--max_frames 48{stretch}"
+    )

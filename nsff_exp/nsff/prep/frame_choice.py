@@ -10,6 +10,9 @@ from jaxtyping import Bool, Float, Int
 log = logging.getLogger("nsff")
 
 MIN_FRAMES = 10  # Refuse shorter sequences: too few for structure from motion and for the motion of a scene.
+MANY_FRAMES = (
+    200  # Warn beyond it: the method was made for 20 to 60, and each frame costs time and disk at every stage.
+)
 TIME_TOLERANCE = 6e-4  # Seconds; some containers store whole milliseconds.
 WHOLE_STEP_TOLERANCE = 0.01  # Take whole steps of frames where the wanted rate is this close: 29.97 is 3 times 10.
 END_TOLERANCE = 0.1  # Fraction of a step by which the last wanted time may exceed the last frame's.
@@ -141,7 +144,7 @@ def find_repeated(changes: Float[np.ndarray, " n"], times: Float[np.ndarray, " n
 
 
 def log_choice(choice: FrameChoice, timed: bool) -> None:
-    """Say in a line each what was left out, and warn about steps that differ.
+    """Say in a line each what was left out, and warn about steps that differ and about very many frames.
 
     Args:
         choice: the frames.
@@ -153,6 +156,11 @@ def log_choice(choice: FrameChoice, timed: bool) -> None:
         log.info(
             "%d of %d frames are taken, %d apart (--max_frames)", len(choice.indices), choice.n_before, choice.step
         )
+    if len(choice.indices) > MANY_FRAMES:
+        log.warning(
+            "%d frames are taken; the method was made for 20 to 60, and every stage takes longer with more: add "
+            "--max_frames 48%s", len(choice.indices), ", or take a stretch (--start, --end)" if timed else "",
+        )  # fmt: skip
     if choice.gaps is not None and timed:
         shortest, longest = choice.gaps
         log.warning(
