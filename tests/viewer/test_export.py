@@ -4,12 +4,14 @@ import dataclasses
 import json
 import logging
 import re
+import time
 
 import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, Browser
 from disk import file_size_limit
+from firefox import FIREFOX, XVFB, Firefox
 from nsff.data.cameras import load_cameras
 from nsff.errors import InputError, UsageError
 from nsff.fields import build_fields
@@ -149,6 +151,55 @@ def test_browser_shows_what_the_renderer_does(browser, page, config, x, least):
     truth = render_frame(fields, camera, cameras.timeline.time_of(10.0), DepthSampling.of(config), 4096).rgb.numpy()
     assert psnr(shot, truth) > least
     assert browser.errors == []
+
+
+@pytest.fixture(scope="module")
+def firefox(tmp_path_factory):
+    if FIREFOX is None or XVFB is None:
+        pytest.skip("no firefox or no Xvfb: apt install firefox-esr xvfb libgl1-mesa-dri")
+    firefox = Firefox(tmp_path_factory.mktemp("firefox"))
+    yield firefox
+    firefox.close()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("view", ["moment=1", "moment=1&x=1", "moment=2&x=-1&y=0.4&z=-0.3", "depth=1", "static=0"])
+def test_firefox_shows_what_chromium_does(firefox, browser, page, view):
+    """The same page, drawn by two browsers and two implementations of OpenGL."""
+    size = facts_of(page)["width"], facts_of(page)["height"]
+    shots = []
+    for program in (firefox, browser):
+        program.open(page, f"bare=1&{view}")
+        shots.append(program.screenshot(*size).astype(int))
+    difference = np.abs(shots[0] - shots[1])
+    assert shots[1].max() > 60  # a picture
+    assert difference.mean() < 1.0
+    assert difference.max() <= 8
+
+
+@pytest.mark.nightly
+def test_firefox_moves_the_camera_and_plays(firefox, page):
+    firefox.open(page)
+    left, top, width, height = (
+        firefox.evaluate(f"document.getElementById('view').getBoundingClientRect().{side}")
+        for side in ("left", "top", "width", "height")
+    )
+    x, y, step = round(left + width / 2), round(top + height / 2), round(width / 5)
+
+    def picture() -> np.ndarray:
+        return firefox.screenshot(round(left + width), round(top + height))[round(top) :, round(left) :].astype(int)
+
+    before = picture()
+    firefox.drag((x, y), (x + step, y))
+    assert np.abs(picture() - before).mean() > 2.0
+    firefox.drag((x + step, y), (x, y))
+    assert np.abs(picture() - before).mean() < 1.0  # back where it was
+    firefox.evaluate("document.getElementById('play').click()")
+    seen = set()
+    for _ in range(20):
+        seen.add(firefox.evaluate("document.getElementById('now').value"))
+        time.sleep(0.1)
+    assert seen == {"frame 9", "frame 10", "frame 11"}
 
 
 @pytest.mark.nightly
