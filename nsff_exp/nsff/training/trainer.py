@@ -103,8 +103,7 @@ class Trainer:
         # Samples around a depth that no frame believes would be missing where the surface is.
         self.priors = priors if priors is not None and priors.usable else None
         self.warm_share = warm_share(self.priors, config)
-        self.step = 0
-        self.seconds = 0.0  # of training, over all runs of the experiment
+        self.step, self.seconds = 0, 0.0  # of training, over all runs of the experiment
         torch.manual_seed(config.seed)
         self.fields: Fields = build_fields(config).to(device)
         self.optimizer = build_optimizer(self.fields, config)
@@ -245,8 +244,8 @@ class Trainer:
         if self.step >= self.config.N_iters:
             return f"all {self.config.N_iters} steps are done; raise --N_iters to go on"
         if self.config.max_minutes and self.seconds >= 60.0 * self.config.max_minutes:
-            minutes = f"{self.config.max_minutes:g}"
-            return f"the limit of {minutes} minutes is reached at step {self.step}; raise --max_minutes to go on"
+            limit = f"the limit of {self.config.max_minutes:g} minutes"
+            return f"{limit} is reached at step {self.step}; raise --max_minutes to go on"
         return None
 
     def save(self) -> Path:
@@ -283,8 +282,7 @@ class Trainer:
                 f"--no_reload: {folder.absolute()} has checkpoints up to {old[0].name}; "
                 "move them away or choose another --expname"
             )
-        checkpoint = self.group.broadcast(choose_to_resume(self.config) if self.group.is_main else None)
-        if checkpoint is not None:
+        if checkpoint := self.group.broadcast(choose_to_resume(self.config) if self.group.is_main else None):
             self._restore(checkpoint)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
