@@ -23,7 +23,7 @@ test-all: lint types
 
 # Tests that need a GPU; skipped elsewhere.
 test-gpu: $(STAMP)
-	$(RUN)/python -m pytest -n0 -rs tests/gpu
+	$(RUN)/python -m pytest -n4 --dist worksteal -rfs tests/gpu
 
 # Kills at random moments and malformed input, in numbers.
 test-faults: $(STAMP)

@@ -1,6 +1,7 @@
 """The report on a machine: steps and frames measured on the CPU, and the tables made of figures."""
 
 import dataclasses
+import subprocess
 
 import benchmark
 import pytest
@@ -45,6 +46,13 @@ def test_steps_and_frames_are_measured_on_the_cpu(paper_config, paper_scene):
     assert min(seconds.values()) > 0.01
     assert "the CPU" in describe_machine(CPU)["device"]
     assert run_gpu_tests(CPU) == "not run: no GPU"
+
+
+def test_failed_tests_are_named(monkeypatch):
+    output = "..F\nFAILED tests/gpu/test_kernels.py::test_splat[1] - assert 0\n== 1 failed, 2 passed in 3.00s ==\n"
+    run = subprocess.CompletedProcess([], 1, stdout=output)
+    monkeypatch.setattr(subprocess, "run", lambda *given, **more: run)
+    assert run_gpu_tests(torch.device("cuda")) == "1 failed, 2 passed in 3.00s; test_splat[1]"
 
 
 @pytest.mark.parametrize("path", ["gpu.md", "missing/gpu.json"])

@@ -30,6 +30,7 @@ from nsff.training.trainer import Trainer
 from nsff.training.warm_start import WARM_PIXELS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+GPU_TEST_OPTIONS = ["-n4", "--dist", "worksteal", "-rf"]  # the CPU's part of each takes longest
 PROFILED_STEPS = 10  # on CUDA
 PUBLISHED_STEPS = 300_000  # of a published training run
 PUBLISHED = [
@@ -75,7 +76,7 @@ class DeviceReport:
 
     Attributes:
         machine: device, its kernels, and versions.
-        tests: last line of pytest on `tests/gpu`.
+        tests: counts of pytest on `tests/gpu`, and the names of those that failed.
         steps: cost of training steps.
         frame: size of a frame.
         frame_seconds: seconds to render a frame, by mode.
@@ -134,14 +135,16 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 
 def run_gpu_tests(device: torch.device) -> str:
-    """Run `tests/gpu` in a process of its own; its last line, or why it did not run."""
+    """Run `tests/gpu` in processes of their own; which of them failed and how many passed, or why they did not run."""
     folder = REPOSITORY / "tests" / "gpu"
     if device.type != "cuda" or not folder.is_dir():
         return "not run: " + ("no tests/gpu here" if device.type == "cuda" else "no GPU")
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", str(folder)]
+    command = [sys.executable, "-m", "pytest", "-q", *GPU_TEST_OPTIONS, str(folder)]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    lines = [line for line in run.stdout.splitlines() if "passed" in line or "failed" in line]
-    return lines[-1].strip("= ") if lines else f"pytest ended with exit status {run.returncode}"
+    lines = run.stdout.splitlines()
+    counts = [line.strip("= ") for line in lines if " passed" in line or " failed" in line]
+    failed = [line.split(" - ")[0].split("::")[-1] for line in lines if line.startswith("FAILED ")]
+    return "; ".join(counts[-1:] + failed) or f"pytest ended with exit status {run.returncode}"
 
 
 def measure_step(name: str, config: Config, scene: Scene, device: torch.device, first_step: int) -> StepFigures:
