@@ -52,7 +52,7 @@ def test_gradients_are_finite_at_the_border_and_at_infinity(space):
     depths = torch.tensor([[0.0, 0.5, 0.75, 0.999, 1.0]], requires_grad=True)
     points = space.points(origins, directions, depths)
     assert torch.isfinite(points).all()
-    points[..., :4, :].sum().backward()
+    points.sum().backward()
     assert torch.isfinite(depths.grad).all()
     for point in ([0.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.6, 0.0, -0.8], [0.0, 0.0, -2.0], [0.0, 1.0, -3.0]):
         leaf = torch.tensor([point], requires_grad=True)

@@ -1,1 +1,1 @@
-"""Camera poses, rays, normalised device coordinates (NDC) and camera paths."""
+"""Camera poses, rays, spaces of the fields and camera paths."""
