@@ -140,6 +140,8 @@ class StaticHash(StaticField):
 class _Motion(nn.Module):
     """Predict scene flow and disocclusion, backward and forward, from points in the unit box and their encoding."""
 
+    slope: Tensor
+
     def __init__(self, n_times: int, n_encoded: int, config: Config):
         super().__init__()
         coarsest, finest = ((cells,) * 3 + (n_times,) for cells in MOTION_CELLS)
@@ -152,13 +154,16 @@ class _Motion(nn.Module):
             last.weight[:6] *= INITIAL_FLOW_SCALE
             last.bias[:6] = 0.0
         self.space = space_kind(config.no_ndc)
+        slope = FLOW_SCALE * torch.tensor(2 * self.space.flow_slope)  # of (x, y, z) backward, then forward
+        self.register_buffer("slope", slope, persistent=False)
 
     def forward(
         self, unit: Float[Tensor, "m 4"], encoded: Float[Tensor, "m e"], points: Float[Tensor, "m 3"]
     ) -> tuple[Float[Tensor, "m 2 3"], Float[Tensor, "m 2"]]:
         """Compute scene flow and disocclusion probability, each backward and forward."""
-        flow, prob = self.layers(torch.cat([self.grid(unit), encoded], dim=-1)).split([6, 2], dim=-1)
-        return self.space.bounded_flow(points, FLOW_SCALE * flow.unflatten(1, (2, 3))), prob.sigmoid()
+        raw = self.layers(torch.cat([self.grid(unit), encoded], dim=-1))
+        flow, prob = raw.split([6, 2], dim=-1)
+        return self.space.bounded_flow(points, (self.slope * flow).tanh().view(-1, 2, 3)), prob.sigmoid()
 
 
 class DynamicHash(DynamicField):

@@ -38,9 +38,13 @@ class RayBundle:
         """Points at depths s (0..1) along each ray."""
         return self.space.points(self.origins, self.directions, depths)
 
-    def lengths(self, starts: Float[Tensor, "n s"], ends: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
-        """Lengths between two depths s (0..1) along each ray, in units of the space."""
-        return self.space.lengths(self.origins, self.directions, starts, ends)
+    def lengths(self, depths: Float[Tensor, "n s"]) -> Float[Tensor, "n s-1"]:
+        """Lengths from each depth s (0..1) along each ray to the next, in units of the space."""
+        return self.space.lengths(self.origins, self.directions, depths)
+
+    def whole_length(self) -> Float[Tensor, "n 1"]:
+        """Length of each ray from the near plane to infinity, in units of the space."""
+        return self.space.whole_length(self.origins, self.directions)
 
 
 def pixel_grid(intrinsics: Intrinsics, device: torch.device) -> Float[Tensor, "n 2"]:

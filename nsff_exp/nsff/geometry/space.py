@@ -19,8 +19,7 @@ from nsff.geometry.poses import Intrinsics, Pose, Poses
 NEAR = 1.0  # near plane, in scaled world units: of the average camera in NDC, of every camera in the contracted space
 MAX_REACH = 0.5  # of the distance to infinity that scene flow covers in a frame: the depth then doubles
 MIN_FORWARD_COSINE = 0.05  # between a ray and the forward axis of the scene; NDC breaks down below
-# Of the unit ball, for cameras that hardly move. With 1, things at 4 near planes, and not much deeper than a cell, lost
-# 1 dB on the built-in scene (600 steps, one run each).
+# Of the unit ball. With 1, what moves in the built-in scene, 4 near planes away, was 1 dB worse (600 steps, one run).
 MIN_RADIUS = 2.0 * NEAR
 MAX_RADIUS = 300.0  # in near planes; beyond, almost all samples would lie before anything that the cameras see
 INFINITY = 2.0  # radius at which the contracted space has infinity
@@ -72,18 +71,19 @@ def ndc_to_world(points_ndc: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> F
 class Space(abc.ABC):
     """Where the fields live.
 
-    A space represents a ray by two vectors of its own (`rays`), which the other methods take as `origins` and
-    `directions`. They are no points of a straight line in every space: ask `points` for those.
+    A space represents a ray by two vectors of its own, from `rays`, which the other methods take as `origins` and
+    `directions`. Rays are not straight lines in every space.
 
     Attributes:
         name: in messages.
-        extent: half the extent of the grids of the fields, per axis, in units of the space. Farther out, features are
-            those of the nearest point of the border.
+        extent: half the extent of the fields' grids per axis; farther out, features are those of the border.
+        flow_slope: of scene flow at 0 over that of its bound (`bounded_flow`), per axis.
         has_common_planes: points of equal depth s form planes that are the same for all cameras.
     """
 
     name: ClassVar[str]
     extent: ClassVar[tuple[float, float, float]]
+    flow_slope: ClassVar[tuple[float, float, float]]
     has_common_planes: ClassVar[bool]
 
     @classmethod
@@ -103,13 +103,13 @@ class Space(abc.ABC):
 
     @abc.abstractmethod
     def lengths(
-        self,
-        origins: Float[Tensor, "n 3"],
-        directions: Float[Tensor, "n 3"],
-        starts: Float[Tensor, "n s"],
-        ends: Float[Tensor, "n s"],
-    ) -> Float[Tensor, "n s"]:
-        """Lengths in units of the space, those of density, between two depths s (0..1) along rays."""
+        self, origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"], depths: Float[Tensor, "n s"]
+    ) -> Float[Tensor, "n s-1"]:
+        """Lengths from each depth s (0..1) along rays to the next, in units of the space, those of density."""
+
+    @abc.abstractmethod
+    def whole_length(self, origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 1"]:
+        """Lengths from the near plane to infinity, in units of the space."""
 
     @abc.abstractmethod
     def to_world(self, points: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
@@ -119,8 +119,9 @@ class Space(abc.ABC):
     def depth(
         self, origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"], inverse_depth: Float[Tensor, " n"]
     ) -> Float[Tensor, " n"]:
-        """Depth s (0..1) along rays of the scaled world at an inverse depth (1 / scaled world units) along the viewing
-        axis of their camera. Points before the near plane are put on it.
+        """Depth s (0..1) along rays of the scaled world at inverse depths along the viewing axis of their camera.
+
+        Points before the near plane are put on it.
         """
 
     @abc.abstractmethod
@@ -129,20 +130,19 @@ class Space(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def bounded_flow(points: Float[Tensor, "m 3"], raw: Float[Tensor, "m k 3"]) -> Float[Tensor, "m k 3"]:
+    def bounded_flow(points: Float[Tensor, "m 3"], flow: Float[Tensor, "m k 3"]) -> Float[Tensor, "m k 3"]:
         """Bound k scene flows of each point, so that none leads to infinity or beyond.
 
-        There the world's depth grows without bound, and the smoothness terms explode. Small flows stay as they are.
+        There the world's depth grows without bound, and the smoothness terms explode.
+
+        Args:
+            points: in the space.
+            flow: between -1 and 1: tanh(`flow_slope` * raw).
         """
 
     @abc.abstractmethod
     def blind_spot(self, c2w: Pose, intrinsics: Intrinsics) -> str | None:
-        """Say what a camera does that the space cannot represent, and the remedy; None if it represents all of it.
-
-        Args:
-            c2w: recentred, in scaled world units.
-            intrinsics: of the camera.
-        """
+        """Say what a recentred camera sees or does that the space cannot represent, and the remedy; None if nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +156,7 @@ class NdcSpace(Space):
 
     name = "NDC"
     extent = (1.5, 1.5, 1.05)  # beyond 1, because rays of other cameras and warped points leave +-1
+    flow_slope = (1.0, 1.0, 1.0 / MAX_REACH)
     has_common_planes = True
 
     @classmethod
@@ -168,8 +169,11 @@ class NdcSpace(Space):
     def points(self, origins: Tensor, directions: Tensor, depths: Tensor) -> Tensor:
         return origins[:, None] + depths[..., None] * directions[:, None]
 
-    def lengths(self, origins: Tensor, directions: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
-        return (ends - starts) * directions.norm(dim=-1, keepdim=True)
+    def lengths(self, origins: Tensor, directions: Tensor, depths: Tensor) -> Tensor:
+        return (depths[:, 1:] - depths[:, :-1]) * self.whole_length(origins, directions)
+
+    def whole_length(self, origins: Tensor, directions: Tensor) -> Tensor:
+        return directions.norm(dim=-1, keepdim=True)
 
     def to_world(self, points: Tensor) -> Tensor:
         return ndc_to_world(points, self.intrinsics)
@@ -184,10 +188,10 @@ class NdcSpace(Space):
         return (weights[..., None] * points).sum(-2)
 
     @staticmethod
-    def bounded_flow(points: Tensor, raw: Tensor) -> Tensor:
+    def bounded_flow(points: Tensor, flow: Tensor) -> Tensor:
         """In z, flow is relative to the distance from infinity (z = 1) and at most `MAX_REACH` of it."""
-        remaining = torch.relu(MAX_REACH - MAX_REACH * points[:, None, 2:])
-        return torch.cat([raw[..., :2].tanh(), remaining * (raw[..., 2:] / MAX_REACH).tanh()], dim=-1)
+        remaining = torch.relu(torch.rsub(points[:, 2:], MAX_REACH, alpha=MAX_REACH))
+        return flow * torch.nn.functional.pad(remaining, (2, 0), value=1.0)[:, None]
 
     def blind_spot(self, c2w: Pose, intrinsics: Intrinsics) -> str | None:
         right, up = 0.5 * intrinsics.width / intrinsics.focal, 0.5 * intrinsics.height / intrinsics.focal
@@ -216,6 +220,7 @@ class ContractedSpace(Space):
 
     name = "contracted space"
     extent = (INFINITY, INFINITY, INFINITY)
+    flow_slope = (1.0, 1.0, 1.0)
     has_common_planes = False
 
     @classmethod
@@ -245,9 +250,14 @@ class ContractedSpace(Space):
         outer = torch.where(inside, 1.0, length)
         return torch.where(inside, q / torch.where(inside, u, 1.0), (INFINITY - u / outer) * (q / outer))
 
-    def lengths(self, origins: Tensor, directions: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
+    def lengths(self, origins: Tensor, directions: Tensor, depths: Tensor) -> Tensor:
         """Of the chords, which neighbouring samples make short."""
-        return (self.points(origins, directions, ends) - self.points(origins, directions, starts)).norm(dim=-1)
+        return self.points(origins, directions, depths).diff(dim=1).norm(dim=-1)
+
+    def whole_length(self, origins: Tensor, directions: Tensor) -> Tensor:
+        return self.lengths(
+            origins, directions, torch.linspace(0.0, 1.0, 2, device=origins.device).expand(len(origins), 2)
+        )
 
     def to_world(self, points: Tensor) -> Tensor:
         """Points beyond infinity are put there: 1e6 times `radius` away."""
@@ -273,9 +283,9 @@ class ContractedSpace(Space):
         return (weights[..., None] * points).sum(-2) + missing
 
     @staticmethod
-    def bounded_flow(points: Tensor, raw: Tensor) -> Tensor:
+    def bounded_flow(points: Tensor, flow: Tensor) -> Tensor:
         """Flow leads away from the middle by at most `MAX_REACH` of the distance to infinity (radius 2)."""
-        here, there = points.norm(dim=-1)[:, None, None], points[:, None] + raw.tanh()
+        here, there = points.norm(dim=-1)[:, None, None], points[:, None] + flow
         length = there.norm(dim=-1, keepdim=True)
         reach = (MAX_REACH * (INFINITY - here)).clamp(min=MIN_FROM_INFINITY)
         bounded = torch.minimum(length, here + reach * (torch.relu(length - here) / reach).tanh())

@@ -158,7 +158,7 @@ class CoarseSamples:
         """Place the samples: mid-bin, or jittered within the bins if `perturb` is not 0."""
         depths = stratified_depths(len(rays), n_bins, perturb, generator, rays.origins.device)
         edges = torch.linspace(0.0, 1.0, n_bins + 1, device=depths.device).expand(len(rays), -1)
-        return CoarseSamples(rays.points(depths), rays.lengths(edges[:, :-1], edges[:, 1:]))
+        return CoarseSamples(rays.points(depths), rays.lengths(edges))
 
     def weights(
         self,

@@ -38,9 +38,7 @@ class BlendedComposite:
 
 def intervals(rays: RayBundle, depths: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
     """Compute the distance from each sample to the next in the space of the fields; the last is 1e10 times the ray."""
-    first = torch.zeros_like(depths[:, :1])
-    last = LAST_INTERVAL * rays.lengths(first, first + 1.0)
-    return torch.cat([rays.lengths(depths[:, :-1], depths[:, 1:]), last], dim=-1)
+    return torch.cat([rays.lengths(depths), LAST_INTERVAL * rays.whole_length()], dim=-1)
 
 
 def opacity(

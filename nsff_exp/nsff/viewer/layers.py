@@ -75,8 +75,8 @@ class LayerFrustum:
     def coarse_samples(self, rays: RayBundle) -> CoarseSamples:
         """One sample in the middle of each layer."""
         edges = torch.linspace(self.start, 1.0, self.n_layers + 1, device=self.camera.c2w.device)
-        starts, ends = edges[:-1].expand(len(rays), -1), edges[1:].expand(len(rays), -1)
-        return CoarseSamples(rays.points(0.5 * (starts + ends)), rays.lengths(starts, ends))
+        middles = 0.5 * (edges[1:] + edges[:-1])
+        return CoarseSamples(rays.points(middles.expand(len(rays), -1)), rays.lengths(edges.expand(len(rays), -1)))
 
     def shift(self, layer: int) -> int:
         """Pixels by which a camera within reach sees a layer shifted against what stands on the near plane before it.
