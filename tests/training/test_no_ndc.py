@@ -15,7 +15,8 @@ from nsff.cli import run_script
 
 SMALL = [
     "--config", "configs/config_demo.txt", "--final_height", "18", "--end_frame", "12", "--target_idx", "5",
-    "--N_rand", "16", "--num_extra_sample", "4", "--background_rays", "8", "--N_iters", "4", "--i_img", "4", "--image_ext", "png",
+    "--N_rand", "16", "--num_extra_sample", "4", "--background_rays", "8", "--N_iters", "4", "--i_img", "4",
+    "--image_ext", "png",
 ]  # fmt: skip
 HASH = ["--hash_levels", "4", "--hash_log2_rows", "10", "--hash_finest", "64", "--hash_dynamic_finest", "64"]
 HASH += ["--hash_coarse_samples", "8", "--hash_samples", "8", "--warm_steps", "2"]
