@@ -13,6 +13,8 @@ from nsff.errors import InputError, UsageError
 
 log = logging.getLogger("nsff")
 
+SEEN_TOGETHER = 2  # seconds between failures of which one may have caused the other
+
 
 def launch_processes(config: Config, script: str, argv: list[str]) -> bool:
     """Run a script in `--gpus` processes and wait for them, as `torchrun --standalone` does.
@@ -77,6 +79,22 @@ def describe_exit(status: int) -> str:
     return f"was killed by {name}{hint}"
 
 
+def root_failure(failures: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """The process whose end ended the others, and its exit status.
+
+    One that is killed says nothing, and is often seen together with those that fail because it is gone. Those that the
+    launcher ends in turn die of SIGTERM, or much later of SIGKILL.
+
+    Args:
+        failures: exit status and time (whole seconds) of all that failed, by the number of the process.
+    """
+    begun = min(time for _, time in failures.values())
+    at_first = {rank: status for rank, (status, time) in sorted(failures.items()) if time <= begun + SEEN_TOGETHER}
+    killed = [rank for rank, status in at_first.items() if status < 0 and status != -signal.SIGTERM]
+    rank = killed[0] if killed else min(at_first, key=lambda rank: failures[rank][1])
+    return rank, at_first[rank]
+
+
 def _launch(size: int, command: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -90,8 +108,9 @@ def _launch(size: int, command: list[str]) -> None:
     try:
         elastic_launch(settings, sys.executable)("-u", *command)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        text = f"process {rank} of {size} {describe_exit(failure.exitcode)}"
-        raise (UsageError if failure.exitcode == 2 else InputError)(text) from error
+        failures = {rank: (failure.exitcode, failure.timestamp) for rank, failure in error.failures.items()}
+        rank, status = root_failure(failures)
+        text = f"process {rank} of {size} {describe_exit(status)}"
+        raise (UsageError if status == 2 else InputError)(text) from error
     except SignalException as error:
         raise KeyboardInterrupt from error

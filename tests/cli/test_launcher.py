@@ -7,7 +7,7 @@ import pytest
 import torch
 from nsff.distributed import pick_device
 from nsff.errors import InputError
-from nsff.launcher import count_processes, launch_processes
+from nsff.launcher import count_processes, launch_processes, root_failure
 from process_groups import FOLDER
 
 
@@ -18,6 +18,21 @@ def test_gpus_option_returns_status_of_failed_process(arguments):
     assert "N_rand = 1 is split between 2 processes" in run.stderr
     assert "of 2 failed with exit status 2" in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ({0: (1, 100), 1: (-9, 100)}, (1, -9)),  # killed, and the other process failed because of it
+        ({0: (1, 101), 1: (-9, 100)}, (1, -9)),
+        ({0: (1, 100), 1: (-15, 100)}, (0, 1)),  # ended by the launcher
+        ({0: (1, 100), 1: (-9, 131)}, (0, 1)),  # ended by the launcher, as it did not heed the first signal
+        ({0: (1, 101), 1: (2, 100)}, (1, 2)),
+        ({0: (-15, 100)}, (0, -15)),
+    ],
+)
+def test_failure_that_is_told_is_the_one_that_caused_the_others(failures, expected):
+    assert root_failure(failures) == expected
 
 
 @pytest.mark.parametrize(
