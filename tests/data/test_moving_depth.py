@@ -187,7 +187,7 @@ def test_random_flow_is_named_and_does_not_move_right_depth(caplog):
 
 
 def test_flow_of_which_a_third_is_random_is_not_noise():
-    """What is right of it is still used."""
+    """The part of it that is right is still used."""
     scene = squares_before_wall([NEARING], RIG)
     generator = torch.Generator().manual_seed(0)
     fwd, bwd = scene.flow_fwd.clone(), scene.flow_bwd.clone()

@@ -29,7 +29,7 @@ def frame(k: int) -> np.ndarray:
 
 
 def measured_with_rims(k: int) -> MeasuredDepth:
-    """What flow finds: the block with a rim of background, and the depth of the wall elsewhere."""
+    """Depth as flow finds it: the block with a rim of background, and the depth of the wall elsewhere."""
     moving = cv2.dilate(block_mask(k).astype(np.uint8), np.ones((2 * RIM + 1,) * 2)) > 0
     order = np.arange(moving.sum(), dtype=np.float32)
     depth = np.where(moving, 0.5, WALL).astype(np.float32)

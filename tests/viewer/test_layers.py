@@ -100,7 +100,7 @@ def test_layers_show_the_frame_at_the_reference_camera(frustum, baker, static, f
 
 @pytest.mark.parametrize("right", [-REACH, REACH])
 def test_layers_hold_within_reach(frustum, baker, static, right):
-    """What the block hides at the reference camera is there, and so is what lies outside of its image."""
+    """Layers hold the wall that the block hides at the reference camera, and the wall outside of its image."""
     camera = moved(right)
     seen = composite_layers(frustum, [static, baker.dynamic(1.0, static)], camera)
     assert psnr(seen, rendered(camera, 1)) > 28.0

@@ -69,7 +69,7 @@ def ndc_to_world(points_ndc: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> F
 
 
 class Space(abc.ABC):
-    """Where the fields live.
+    """Space in which the fields live.
 
     A space represents a ray by two vectors of its own, from `rays`, which the other methods take as `origins` and
     `directions`. Rays are not straight lines in every space.
@@ -194,6 +194,7 @@ class NdcSpace(Space):
         return flow * torch.nn.functional.pad(remaining, (2, 0), value=1.0)[:, None]
 
     def blind_spot(self, c2w: Pose, intrinsics: Intrinsics) -> str | None:
+        """Name a corner of the frame that faces sideways or backwards, or a camera beyond the near plane."""
         right, up = 0.5 * intrinsics.width / intrinsics.focal, 0.5 * intrinsics.height / intrinsics.focal
         corners = np.array([[x, y, -1.0] for x in (-right, right) for y in (-up, up)]) @ c2w[:, :3].T
         if (corners[:, 2] > -MIN_FORWARD_COSINE * np.linalg.norm(corners, axis=1)).any():
@@ -272,7 +273,7 @@ class ContractedSpace(Space):
         return (1.0 - NEAR * inverse_depth).clamp(min=0.0)
 
     def expected(self, weights: Tensor, points: Tensor) -> Tensor:
-        """What weights lack to a sum of 1 counts at the last sample, at infinity.
+        """Count what weights lack to a sum of 1 at the last sample, at infinity.
 
         Unlike in NDC, the middle of the space lies among the cameras: a point that is drawn there may be behind one.
 
@@ -292,6 +293,7 @@ class ContractedSpace(Space):
         return there * (bounded / length.clamp(min=MIN_FROM_INFINITY)) - points[:, None]
 
     def blind_spot(self, c2w: Pose, intrinsics: Intrinsics) -> str | None:
+        """None: all of the world is represented."""
         return None
 
 
