@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from nsff.fields import blocked, mlp
-from nsff.fields.encoding import encode, encode_backward
+from nsff.fields.encoding import Encoding
 from nsff.fields.mlp import DynamicMlp, StaticMlp
 from nsff.rendering.volume_rendering import opacity
 
@@ -14,8 +14,8 @@ def evaluate_by_layers(
     field: DynamicMlp, points: torch.Tensor, time: torch.Tensor, viewdirs: torch.Tensor
 ) -> torch.Tensor:
     """Evaluate the network layer by layer as the paper draws it, nothing stacked, folded or shared between samples."""
-    encoded = encode(torch.cat([points, time[:, None, None].expand_as(points[..., :1])], dim=-1), 10)
-    directions = encode(viewdirs, 4)[:, None].expand(-1, points.shape[1], -1)
+    encoded = Encoding(4, 10)(torch.cat([points, time[:, None, None].expand_as(points[..., :1])], dim=-1))
+    directions = Encoding(3, 4)(viewdirs)[:, None].expand(-1, points.shape[1], -1)
     hidden = encoded
     for layer, linear in enumerate(field.pts_linears):
         hidden = F.relu(linear(hidden))
@@ -82,17 +82,18 @@ def test_single_sample_without_gradient_equals_that_with_gradient():
 
 
 def test_encoding_by_hand():
-    encoded = encode(torch.tensor([[0.5, -1.0]]), 2)
+    encoded = Encoding(2, 2)(torch.tensor([[0.5, -1.0]]))
     x = torch.tensor([0.5, -1.0])
     assert torch.equal(encoded[0], torch.cat([x, x.sin(), x.cos(), (2 * x).sin(), (2 * x).cos()]))
 
 
 def test_encoding_backward_equals_autograd():
     x = torch.rand(5, 4, dtype=torch.float64, requires_grad=True)
-    encoded = encode(x, 3)
+    encoding = Encoding(4, 3)
+    encoded = encoding(x)
     grad = torch.rand_like(encoded)
     expected = torch.autograd.grad(encoded, x, grad)[0]
-    torch.testing.assert_close(encode_backward(encoded.detach(), grad, 4), expected)
+    torch.testing.assert_close(encoding.backpropagate(encoded.detach(), grad), expected)
 
 
 def test_scene_flow_starts_small():

@@ -9,7 +9,7 @@ from nsff import fields as nsff_fields
 from nsff.data.cameras import load_cameras
 from nsff.data.pixel_sampler import gather_batch, moving_pixels
 from nsff.fields import blocked, mlp
-from nsff.fields.encoding import encode
+from nsff.fields.encoding import Encoding
 from nsff.geometry.camera_paths import bullet_time_loop, space_time_offsets
 from nsff.geometry.poses import interpolate
 from nsff.geometry.rays import camera_rays, pixel_grid, project
@@ -53,8 +53,8 @@ def test_networks_match_published_outputs(figures, golden_fields, monkeypatch, f
     assert_close(torch.cat(flat, -1).view(7, 5, 12), figures["net/dynamic_out"], 1e-5)
     flat = [static.rgb_raw, static.sigma_raw[..., None], static.blend_w[..., None]]
     assert_close(torch.cat(flat, -1), figures["net/static_out"], 1e-5)
-    assert_close(encode(points.reshape(-1, 4), 10), figures["net/embed_xyzt"], 1e-5)
-    assert_close(encode(viewdirs, 4), figures["net/embed_dir"], 1e-5)
+    assert_close(Encoding(4, 10)(points.reshape(-1, 4)), figures["net/embed_xyzt"], 1e-5)
+    assert_close(Encoding(3, 4)(viewdirs), figures["net/embed_dir"], 1e-5)
 
 
 def test_loader_matches_published_scene(figures, golden_scene, golden_config):

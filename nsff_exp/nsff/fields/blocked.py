@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nsff.fields.encoding import encode, encode_backward
+from nsff.fields.encoding import Encoding
 from nsff.fields.mlp_weights import SKIP, MlpWeights
 
 BLOCK_BYTES = 2 << 20  # size of a hidden layer of one block: larger ones exceed the cache, smaller ones idle threads
@@ -25,10 +25,10 @@ threshold_backward = torch.ops.aten.threshold_backward  # the gradient of ReLU, 
 
 
 def forward_blocked(
-    x: Float[Tensor, "n s c"], view_term: Float[Tensor, "n v"], n_freqs: int, weights: MlpWeights
+    x: Float[Tensor, "n s c"], view_term: Float[Tensor, "n v"], encoding: Encoding, weights: MlpWeights
 ) -> Float[Tensor, "n s o"]:
     """Compute `mlp.forward_plain` on a CPU."""
-    return _BlockedMlp.apply(n_freqs, torch.is_grad_enabled(), x, view_term, *weights.flatten())
+    return _BlockedMlp.apply(encoding, torch.is_grad_enabled(), x, view_term, *weights.flatten())
 
 
 def _ray_blocks(n_rays: int, n_samples: int, width: int) -> list[slice]:
@@ -64,11 +64,11 @@ class _Block:
         self.all_spare = like.new_empty(n_spare, rows, width)
         self.size = size
 
-    def start(self, points: Tensor, n_freqs: int) -> None:
+    def start(self, points: Tensor, encoding: Encoding) -> None:
         """Begin a block of at most `rows` points by encoding them."""
         self.joined, self.spare = self.all_joined[: len(points)], self.all_spare[:, : len(points)]
         self.encoded, self.skipped = self.joined[:, : self.size], self.joined[:, self.size :]
-        self.encoded.copy_(encode(points, n_freqs))
+        self.encoded.copy_(encoding(points))
 
     def layer_input(self, layer: int, hidden: Tensor) -> Tensor:
         """Select the input of a layer; `hidden` is the output of the layer before it."""
@@ -83,7 +83,7 @@ class _Block:
 
 class _BlockedMlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, n_freqs: int, needs_grad: bool, x: Tensor, view_term: Tensor, *flat: Tensor) -> Tensor:
+    def forward(ctx: Any, encoding: Encoding, needs_grad: bool, x: Tensor, view_term: Tensor, *flat: Tensor) -> Tensor:
         """Compute raw outputs (n, s, o) block by block; store the layers that are not recomputed."""
         weights, (n_rays, n_samples, n_channels) = MlpWeights.unflatten(flat), x.shape
         width, size = weights.trunk[0][0].shape
@@ -95,7 +95,7 @@ class _BlockedMlp(torch.autograd.Function):
         block = _Block(x, blocks[0].stop * n_samples, size, width, 2)
         for rays in blocks:
             rows = _sample_rows(rays, n_samples)
-            block.start(points[rows], n_freqs)
+            block.start(points[rows], encoding)
             hidden = block.encoded
             for layer in range(len(weights.trunk)):
                 buffer = stored[layer][rows] if layer in stored else block.spare[layer % 2]
@@ -103,7 +103,7 @@ class _BlockedMlp(torch.autograd.Function):
             colour = _colour_hidden(weights, view_term[rays], hidden)
             torch.addmm(weights.rgb_bias, colour, weights.rgb.T, out=out[rows, :3])
             torch.addmm(weights.head_bias, hidden, weights.last[n_view:].T, out=out[rows, 3:])
-        ctx.n_freqs, ctx.layers = n_freqs, layers
+        ctx.encoding, ctx.layers = encoding, layers
         ctx.save_for_backward(x, view_term, *flat, *stored.values())
         return out.view(n_rays, n_samples, -1)
 
@@ -123,7 +123,7 @@ class _BlockedMlp(torch.autograd.Function):
         block, depth = _Block(x, blocks[0].stop * n_samples, size, width, 3), len(weights.trunk)
         for rays in blocks:
             rows = _sample_rows(rays, n_samples)
-            block.start(points[rows], ctx.n_freqs)
+            block.start(points[rows], ctx.encoding)
             hidden: list[Tensor] = []
             for layer in range(depth):
                 if layer in stored:
@@ -136,7 +136,7 @@ class _BlockedMlp(torch.autograd.Function):
             )
             grad_encoded = _trunk_backward(weights, grads, block, hidden, grad, grad_points is not None)
             if grad_points is not None and grad_encoded is not None:
-                grad_points[rows] = encode_backward(block.encoded, grad_encoded, n_channels)
+                grad_points[rows] = ctx.encoding.backpropagate(block.encoded, grad_encoded)
         return None, None, None if grad_points is None else grad_points.view_as(x), grad_view, *grads.flatten()
 
 

@@ -7,56 +7,60 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def encoded_size(n_channels: int, n_freqs: int) -> int:
-    """Return the number of channels that encode `n_channels` coordinates."""
-    return n_channels * (1 + 2 * n_freqs)
+class Encoding(nn.Module):
+    """Encode x as [x, sin(2^0 x), cos(2^0 x), ..., sin(2^(L-1) x), cos(2^(L-1) x)], each over all coordinates.
 
+    Attributes:
+        frequencies: 2^0 to 2^(L-1); not part of a checkpoint.
+        size: number of channels that encode the coordinates.
+    """
 
-def encode(x: Float[Tensor, "*b c"], n_freqs: int) -> Float[Tensor, "*b e"]:
-    """Encode x as [x, sin(2^0 x), cos(2^0 x), ..., sin(2^(L-1) x), cos(2^(L-1) x)], each over all coordinates."""
-    return _Encode.apply(x, n_freqs)
+    frequencies: Float[Tensor, " l"]
 
+    def __init__(self, n_channels: int, n_freqs: int):
+        super().__init__()
+        self.register_buffer("frequencies", 2.0 ** torch.arange(n_freqs), persistent=False)
+        self.size = n_channels * (1 + 2 * n_freqs)
 
-def encode_columns(x: Float[Tensor, "c n"], n_freqs: int) -> Float[Tensor, "e n"]:
-    """Encode points that lie in columns, as `encode` does for rows; without gradient."""
-    scaled = x * _frequencies(n_freqs, x)[:, None, None]
-    return torch.cat([x[None], torch.stack([scaled.sin(), scaled.cos()], dim=1).flatten(0, 1)]).flatten(0, 1)
+    def forward(self, x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b e"]:
+        return _Encode.apply(x, self.frequencies)
 
+    def columns(self, x: Float[Tensor, "c n"]) -> Float[Tensor, "e n"]:
+        """Encode points that lie in columns; without gradient."""
+        scaled = x * self.frequencies[:, None, None]
+        return torch.cat([x[None], torch.stack([scaled.sin(), scaled.cos()], dim=1).flatten(0, 1)]).flatten(0, 1)
 
-def _frequencies(n_freqs: int, like: Tensor) -> Float[Tensor, " l"]:
-    return torch.arange(n_freqs, device=like.device, dtype=like.dtype).exp2_()
+    def backpropagate(self, encoded: Float[Tensor, "*n e"], grad: Float[Tensor, "*n e"]) -> Float[Tensor, "*n c"]:
+        """Compute the gradient of the coordinates from that of their encoding."""
+        return _backpropagate(encoded, grad, self.frequencies)
 
 
 class _Encode(torch.autograd.Function):
     """The encoding, with its gradient computed from its own output: sines and cosines are each other's derivatives."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, n_freqs: int) -> Tensor:
-        scaled = x[..., None, :] * _frequencies(n_freqs, x)[:, None]
+    def forward(ctx: Any, x: Tensor, frequencies: Tensor) -> Tensor:
+        scaled = x[..., None, :] * frequencies[:, None]
         waves = torch.stack([scaled.sin(), scaled.cos()], dim=-2)
         encoded = torch.cat([x, waves.flatten(-3)], dim=-1)
-        ctx.save_for_backward(encoded)
-        ctx.n_channels = x.shape[-1]
+        ctx.save_for_backward(encoded, frequencies)
         return encoded
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        (encoded,) = ctx.saved_tensors
-        return encode_backward(encoded, grad, ctx.n_channels), None
+        encoded, frequencies = ctx.saved_tensors
+        return _backpropagate(encoded, grad, frequencies), None
 
 
-def encode_backward(
-    encoded: Float[Tensor, "*n e"], grad: Float[Tensor, "*n e"], n_channels: int
-) -> Float[Tensor, "*n c"]:
-    """Backpropagate the gradient with respect to the encoding to the encoded coordinates."""
-    n_freqs = (encoded.shape[-1] // n_channels - 1) // 2
-    shape = (n_freqs, 2, n_channels)
+def _backpropagate(encoded: Tensor, grad: Tensor, frequencies: Tensor) -> Tensor:
+    n_channels = encoded.shape[-1] // (1 + 2 * len(frequencies))
+    shape = (len(frequencies), 2, n_channels)
     waves, grads = encoded[..., n_channels:].unflatten(-1, shape), grad[..., n_channels:].unflatten(-1, shape)
     (sin, cos), (grad_sin, grad_cos) = waves.unbind(-2), grads.unbind(-2)
     along_waves = torch.addcmul(grad_sin * cos, grad_cos, sin, value=-1.0)
-    return grad[..., :n_channels] + (along_waves * _frequencies(n_freqs, grad)[:, None]).sum(-2)
+    return grad[..., :n_channels] + (along_waves * frequencies[:, None]).sum(-2)

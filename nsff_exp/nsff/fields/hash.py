@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nsff.config import Config
-from nsff.fields.encoding import encode, encode_columns, encoded_size
+from nsff.fields.encoding import Encoding
 from nsff.fields.hash_grid import HashGrid, make_layout
 from nsff.fields.interface import DynamicField, DynamicSamples, Radiance, StaticField, StaticSamples
 from nsff.geometry.space import Space, space_kind
@@ -75,14 +75,12 @@ class _Heads(nn.Module):
 
     def __init__(self, n_inputs: int, n_others: int, config: Config, view_dependent: bool):
         super().__init__()
-        width, n_freqs_views = config.hash_width, config.multires_views
+        width, self.view_encoding = config.hash_width, Encoding(3, config.multires_views)
         self.trunk = nn.Sequential(nn.Linear(n_inputs, width), nn.ReLU(inplace=True))
         self.others = nn.Linear(width, n_others)
         self.from_hidden = nn.Linear(width, width)
-        size = encoded_size(3, n_freqs_views)
-        self.from_view = nn.Linear(size, width, bias=False) if view_dependent else None
+        self.from_view = nn.Linear(self.view_encoding.size, width, bias=False) if view_dependent else None
         self.rgb = nn.Linear(width, 3)
-        self.n_freqs_views = n_freqs_views
 
     def forward(
         self, features: Float[Tensor, "m e"], viewdirs: Float[Tensor, "n 3"]
@@ -91,7 +89,7 @@ class _Heads(nn.Module):
         n_rays, hidden = len(viewdirs), self.trunk(features)
         colour = self.from_hidden(hidden)
         if self.from_view is not None:
-            from_view = self.from_view(encode(viewdirs, self.n_freqs_views))
+            from_view = self.from_view(self.view_encoding(viewdirs))
             colour = (colour.view(n_rays, -1, hidden.shape[1]) + from_view[:, None]).flatten(0, 1)
         rgb_raw, others = self.rgb(F.relu(colour)), self.others(hidden)
         return rgb_raw.view(n_rays, -1, 3), others.view(n_rays, -1, others.shape[1])
@@ -118,7 +116,8 @@ class StaticHash(StaticField):
         layout = make_layout((COARSEST_CELLS,) * 3, (finest,) * 3, config.hash_levels, config.hash_log2_rows)
         self.grid = HashGrid(layout, config.hash_features)
         self.box = _UnitBox(*_spatial_box(space_kind(config.no_ndc)))
-        self.heads = _Heads(self.grid.n_outputs + encoded_size(3, N_FREQS), 2, config, view_dependent=True)
+        self.encoding = Encoding(3, N_FREQS)
+        self.heads = _Heads(self.grid.n_outputs + self.encoding.size, 2, config, view_dependent=True)
 
     def forward(self, points: Float[Tensor, "n s 3"], viewdirs: Float[Tensor, "n 3"]) -> StaticSamples:
         with mixed_precision(points, self.amp):
@@ -128,13 +127,13 @@ class StaticHash(StaticField):
 
     def geometry(self, points: Float[Tensor, "n s 3"]) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
         flat = points.reshape(-1, 3)
-        features = torch.cat([self.grid(self.box(flat)).T, encode_columns(flat.T.contiguous(), N_FREQS)])
+        features = torch.cat([self.grid(self.box(flat)).T, self.encoding.columns(flat.T.contiguous())])
         sigma_raw, blend = self.heads.without_colour(features).unflatten(1, points.shape[:2])
         return sigma_raw, blend.sigmoid()
 
     def _features(self, points: Float[Tensor, "n s 3"]) -> Float[Tensor, "m e"]:
         flat = points.reshape(-1, 3)
-        return torch.cat([self.grid(self.box(flat)), encode(flat, N_FREQS)], dim=-1)
+        return torch.cat([self.grid(self.box(flat)), self.encoding(flat)], dim=-1)
 
 
 class _Motion(nn.Module):
@@ -187,9 +186,9 @@ class DynamicHash(DynamicField):
         self.grid = HashGrid(layout, config.hash_features)
         box = _spatial_box(space_kind(config.no_ndc))
         self.box = _UnitBox((*box[0], scale), (*box[1], offset))
-        encoded = encoded_size(4, N_FREQS)
-        self.heads = _Heads(self.grid.n_outputs + encoded, 1, config, view_dependent=False)
-        self.motion = _Motion(n_times, encoded, config)
+        self.encoding = Encoding(4, N_FREQS)
+        self.heads = _Heads(self.grid.n_outputs + self.encoding.size, 1, config, view_dependent=False)
+        self.motion = _Motion(n_times, self.encoding.size, config)
 
     def forward(
         self, points: Float[Tensor, "n s 3"], time: Float[Tensor, " n"], viewdirs: Float[Tensor, "n 3"]
@@ -222,7 +221,7 @@ class DynamicHash(DynamicField):
 
     def geometry(self, points: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "n s"]:
         xyzt = _with_time(points, time)
-        features = torch.cat([self.grid(self.box(xyzt)).T, encode_columns(xyzt.T.contiguous(), N_FREQS)])
+        features = torch.cat([self.grid(self.box(xyzt)).T, self.encoding.columns(xyzt.T.contiguous())])
         return self.heads.without_colour(features).view(points.shape[:2])
 
     def _unit_and_encoded(
@@ -230,7 +229,7 @@ class DynamicHash(DynamicField):
     ) -> tuple[Float[Tensor, "m 4"], Float[Tensor, "m e"]]:
         """Compute the position in the unit box of the grids, and the positional encoding, of every sample."""
         xyzt = _with_time(points, time)
-        return self.box(xyzt), encode(xyzt, N_FREQS)
+        return self.box(xyzt), self.encoding(xyzt)
 
 
 def _with_time(points: Float[Tensor, "n s 3"], time: Float[Tensor, " n"]) -> Float[Tensor, "m 4"]:

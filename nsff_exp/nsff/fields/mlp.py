@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nsff.fields.blocked import forward_blocked
-from nsff.fields.encoding import encode, encoded_size
+from nsff.fields.encoding import Encoding
 from nsff.fields.interface import DynamicField, DynamicSamples, StaticField, StaticSamples
 from nsff.fields.mlp_weights import SKIP, MlpWeights
 
@@ -21,17 +21,17 @@ INITIAL_FLOW_SCALE = 1e-2  # the initial weights of the scene-flow head are scal
 
 
 def forward_plain(
-    x: Float[Tensor, "n s c"], view_term: Float[Tensor, "n v"], n_freqs: int, weights: MlpWeights
+    x: Float[Tensor, "n s c"], view_term: Float[Tensor, "n v"], encoding: Encoding, weights: MlpWeights
 ) -> Float[Tensor, "n s o"]:
     """Compute the raw outputs [rgb (3), density, other heads] at the points `x`.
 
     Args:
         x: points, with time where the field has it.
         view_term: contribution of the view direction to the view layer, including its bias, per ray.
-        n_freqs: frequencies of the encoding of `x`.
+        encoding: of `x`.
         weights: weights of the field, restructured.
     """
-    encoded = hidden = encode(x, n_freqs)
+    encoded = hidden = encoding(x)
     for layer, (weight, bias) in enumerate(weights.trunk):
         if layer == SKIP + 1:
             hidden = torch.cat([encoded, hidden], dim=-1)
@@ -54,14 +54,15 @@ class _Mlp(nn.Module):
 
     def __init__(self, n_channels: int, depth: int, width: int, n_freqs: int, n_freqs_views: int, amp: bool):
         super().__init__()
-        size, view_size = encoded_size(n_channels, n_freqs), encoded_size(3, n_freqs_views)
+        self.encoding, self.view_encoding = Encoding(n_channels, n_freqs), Encoding(3, n_freqs_views)
+        size, view_size = self.encoding.size, self.view_encoding.size
         inputs = [size] + [width + size * (layer == SKIP + 1) for layer in range(1, depth)]
         self.pts_linears = nn.ModuleList(nn.Linear(n_in, width) for n_in in inputs)
         self.views_linears = nn.ModuleList([nn.Linear(width + view_size, width // 2)])  # a list of one, as published
         self.feature_linear = nn.Linear(width, width)
         self.alpha_linear = nn.Linear(width, 1)
         self.rgb_linear = nn.Linear(width // 2, 3)
-        self.n_freqs, self.n_freqs_views, self.amp = n_freqs, n_freqs_views, amp
+        self.amp = amp
 
     def _raw(
         self, x: Float[Tensor, "n s c"], viewdirs: Float[Tensor, "n 3"], heads: Sequence[nn.Linear]
@@ -73,8 +74,8 @@ class _Mlp(nn.Module):
 
     def _restructured(
         self, viewdirs: Float[Tensor, "n 3"], heads: Sequence[nn.Linear]
-    ) -> tuple[Float[Tensor, "n v"], int, MlpWeights]:
-        """Compute the arguments (view term, frequencies, weights) of `forward_plain`."""
+    ) -> tuple[Float[Tensor, "n v"], Encoding, MlpWeights]:
+        """Compute the arguments (view term, encoding, weights) of `forward_plain`."""
         feature, view_layer = self.feature_linear, self.views_linears[0]
         assert isinstance(view_layer, nn.Linear)
         width = feature.weight.shape[0]
@@ -88,7 +89,7 @@ class _Mlp(nn.Module):
             rgb=self.rgb_linear.weight,
             rgb_bias=self.rgb_linear.bias,
         )
-        return F.linear(encode(viewdirs, self.n_freqs_views), from_view, bias), self.n_freqs, weights
+        return F.linear(self.view_encoding(viewdirs), from_view, bias), self.encoding, weights
 
 
 class StaticMlp(_Mlp, StaticField):

@@ -29,11 +29,6 @@ class RayBundle:
     def __getitem__(self, rows: slice | Tensor) -> "RayBundle":
         return RayBundle(self.origins[rows], self.directions[rows], self.viewdirs[rows], self.space)
 
-    def repeat(self, n: int) -> "RayBundle":
-        """The same rays n times over, one copy after the other."""
-        origins, directions, viewdirs = (part.repeat(n, 1) for part in (self.origins, self.directions, self.viewdirs))
-        return RayBundle(origins, directions, viewdirs, self.space)
-
     def points(self, depths: Float[Tensor, "n s"]) -> Float[Tensor, "n s 3"]:
         """Points at depths s (0..1) along each ray."""
         return self.space.points(self.origins, self.directions, depths)
@@ -69,8 +64,8 @@ def camera_rays(
         Directions are not unit vectors: their component along the viewing axis is 1, so that depths are along the axis.
     """
     right = (uv[:, 0] - intrinsics.width * 0.5) / intrinsics.focal
-    up = -(uv[:, 1] - intrinsics.height * 0.5) / intrinsics.focal
-    directions_cam = torch.stack([right, up, -torch.ones_like(right)], dim=-1)
+    up = (intrinsics.height * 0.5 - uv[:, 1]) / intrinsics.focal
+    directions_cam = torch.stack([right, up, torch.full_like(right, -1.0)], dim=-1)
     directions = (directions_cam[:, None, :] * c2w[..., :3]).sum(-1)
     return c2w[..., 3].expand_as(directions), directions
 

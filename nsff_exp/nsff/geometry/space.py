@@ -167,7 +167,7 @@ class NdcSpace(Space):
         return to_ndc(origins, directions, self.intrinsics)
 
     def points(self, origins: Tensor, directions: Tensor, depths: Tensor) -> Tensor:
-        return origins[:, None] + depths[..., None] * directions[:, None]
+        return torch.addcmul(origins[:, None], depths[..., None], directions[:, None])
 
     def lengths(self, origins: Tensor, directions: Tensor, depths: Tensor) -> Tensor:
         return (depths[:, 1:] - depths[:, :-1]) * self.whole_length(origins, directions)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nsff.data.scene import Frame
 from nsff.data.timeline import Timeline
-from nsff.fields import DynamicSamples, Fields, StaticField, StaticSamples
+from nsff.fields import DynamicSamples, Fields, Radiance, StaticField, StaticSamples
 from nsff.geometry.rays import RayBundle
 from nsff.rendering.ray_sampling import (
     CoarseSamples,
@@ -22,7 +22,6 @@ from nsff.rendering.volume_rendering import (
     BlendedComposite,
     Composite,
     Noise,
-    composite,
     composite_blended,
     composite_colour,
     intervals,
@@ -56,12 +55,6 @@ class WarpRender:
     dynamic: DynamicSamples
     rgb: Float[Tensor, "n 3"]
     confidence: Float[Tensor, " n"]  # sum of weights (detached) times 1 - disocclusion probability
-
-    def halves(self) -> "tuple[WarpRender, WarpRender]":
-        """Split the rays of a batch of two warps."""
-        values = self.points.chunk(2), self.dynamic.halves(), self.rgb.chunk(2), self.confidence.chunk(2)
-        first, second = (WarpRender(*half) for half in zip(*values, strict=True))
-        return first, second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,45 +118,49 @@ class SampledRays:
         """Place samples at sorted depths s (0..1) along each ray."""
         return SampledRays(rays, depths, intervals(rays, depths), rays.points(depths))
 
-    def repeat(self, n: int) -> "SampledRays":
-        """The same rays n times over, one copy after the other."""
-        return SampledRays(
-            self.rays.repeat(n), self.depths.repeat(n, 1), self.deltas.repeat(n, 1), self.points.repeat(n, 1, 1)
-        )
-
     def times(self, time: Time) -> Float[Tensor, " n"]:
         """The same time for every ray."""
         if isinstance(time, float):
             return self.depths.new_full((len(self.rays),), time)
         return time.expand(len(self.rays))
 
-    def render_reference(self, fields: Fields, time: Time, n_static: int, noise: Noise) -> ReferenceRender:
-        """Render both fields at the reference time; the static one and the blend on the first `n_static` rays."""
-        first = slice(0, n_static)
-        dynamic = fields.dynamic(self.points, self.times(time), self.rays.viewdirs)
-        static = fields.static(self.points[first], self.rays.viewdirs[first])
-        blend_noise = noise if isinstance(noise, float) else noise[first]
-        return ReferenceRender(
-            self.points,
-            self.depths,
-            dynamic,
-            static,
-            composite(dynamic, self.depths, self.deltas, noise),
-            composite_blended(static, dynamic[first], self.depths[first], self.deltas[first], blend_noise),
-        )
 
-    def render_warp(self, points: Tensor, dynamic: DynamicSamples, not_disoccluded: Tensor, noise: Noise) -> WarpRender:
-        """Composite the samples at warped points.
+@dataclasses.dataclass(frozen=True)
+class _Warp:
+    """Samples at the time of another frame: warped points, and the dynamic field there if it is rendered.
 
-        Args:
-            points: warped points.
-            dynamic: field at these points, at the time of their frame.
-            not_disoccluded: 1 - disocclusion probability of each sample, multiplied over the steps of the warp.
-            noise: density noise.
-        """
-        weights = render_weights(dynamic.sigma_raw, self.deltas, noise)
-        confidence = (weights.detach() * not_disoccluded).sum(-1)
-        return WarpRender(points, dynamic, composite_colour(weights, dynamic), confidence)
+    `visible` is 1 - disocclusion probability of each sample, multiplied over the steps of the warp.
+    """
+
+    points: Float[Tensor, "n s 3"]
+    visible: Float[Tensor, "n s"]
+    dynamic: DynamicSamples
+
+
+def _warp_to_neighbours(
+    fields: Fields, sampled: SampledRays, ref: DynamicSamples, time: Time, step: float
+) -> tuple[_Warp, _Warp]:
+    """Follow the scene flow of the reference frame to both neighbours and query the dynamic field there, in one go."""
+    points = sampled.points.repeat(2, 1, 1) + torch.cat([ref.sf_bwd, ref.sf_fwd])
+    visible = 1.0 - torch.cat([ref.prob_bwd, ref.prob_fwd])
+    times = torch.cat([sampled.times(time - step), sampled.times(time + step)])
+    dynamic = fields.dynamic(points, times, sampled.rays.viewdirs.repeat(2, 1))
+    prev, next_ = (_Warp(*parts) for parts in zip(points.chunk(2), visible.chunk(2), dynamic.halves(), strict=True))
+    return prev, next_
+
+
+def _composite_times(
+    sampled: SampledRays, samples: list[DynamicSamples], noise: Noise
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Composite the dynamic field at several times along the same rays, in one go.
+
+    Returns:
+        Weights (n, s) and colours (n, 3) of each time.
+    """
+    k = len(samples)
+    radiance = Radiance(torch.cat([each.rgb_raw for each in samples]), torch.cat([each.sigma_raw for each in samples]))
+    weights = render_weights(radiance.sigma_raw, sampled.deltas.repeat(k, 1), noise)
+    return list(weights.chunk(k)), list(composite_colour(weights, radiance).chunk(k))
 
 
 def render_train(
@@ -186,26 +183,36 @@ def render_train(
         two_step: the warp over two frames.
         noise: density noise for a number of rays; drawn once per rendered time and used for both fields.
     """
-    rays, n_rays, time, step = sampled.rays, len(sampled.rays), timeline.time_of(frame), timeline.step
-    ref = sampled.render_reference(fields, time, n_static, noise(n_rays))
-
-    # Both neighbours in one batch: first all rays at prev, then all at next.
-    twice, flows = sampled.repeat(2), torch.cat([ref.dynamic.sf_bwd, ref.dynamic.sf_fwd])
-    visible = 1.0 - torch.cat([ref.dynamic.prob_bwd, ref.dynamic.prob_fwd])
-    times = torch.cat([sampled.times(time - step), sampled.times(time + step)])
-    warped = twice.points + flows
-    neighbours = fields.dynamic(warped, times, twice.rays.viewdirs)
-    render_prev, render_next = twice.render_warp(warped, neighbours, visible, noise(2 * n_rays)).halves()
-
-    visible_prev, visible_next = visible.chunk(2)
+    rays, n_rays, first = sampled.rays, len(sampled.rays), slice(0, n_static)
+    time, step = timeline.time_of(frame), timeline.step
+    ref = fields.dynamic(sampled.points, sampled.times(time), rays.viewdirs)
+    static = fields.static(sampled.points[first], rays.viewdirs[first])
+    prev, next_ = _warp_to_neighbours(fields, sampled, ref, time, step)
+    warps = [prev, next_]
     if two_step.backward:
-        far, far_time = render_prev.points + render_prev.dynamic.sf_bwd, time - 2.0 * step
-        visible_far = visible_prev * (1.0 - render_prev.dynamic.prob_bwd)
+        far, far_time = prev.points + prev.dynamic.sf_bwd, time - 2.0 * step
+        visible_far = prev.visible * (1.0 - prev.dynamic.prob_bwd)
     else:
-        far, far_time = render_next.points + render_next.dynamic.sf_fwd, time + 2.0 * step
-        visible_far = visible_next * (1.0 - render_next.dynamic.prob_fwd)
-    render_far = None
+        far, far_time = next_.points + next_.dynamic.sf_fwd, time + 2.0 * step
+        visible_far = next_.visible * (1.0 - next_.dynamic.prob_fwd)
     if two_step.rendered:
-        at_far = fields.dynamic(far, sampled.times(far_time), rays.viewdirs)
-        render_far = sampled.render_warp(far, at_far, visible_far, noise(n_rays))
-    return TrainRender(ref, render_prev, render_next, two_step.backward, far, render_far)
+        warps.append(_Warp(far, visible_far, fields.dynamic(far, sampled.times(far_time), rays.viewdirs)))
+
+    samples = [ref, *(warp.dynamic for warp in warps)]
+    noise_of_all = noise(len(samples) * n_rays)
+    (weights, *warp_weights), (rgb, *warp_rgb) = _composite_times(sampled, samples, noise_of_all)
+    blend_noise = noise_of_all if isinstance(noise_of_all, float) else noise_of_all[first]
+    reference = ReferenceRender(
+        sampled.points,
+        sampled.depths,
+        ref,
+        static,
+        Composite(rgb, (weights * sampled.depths).sum(-1), weights),
+        composite_blended(static, ref[first], sampled.depths[first], sampled.deltas[first], blend_noise),
+    )
+    renders = [
+        WarpRender(warp.points, warp.dynamic, colour, (weight.detach() * warp.visible).sum(-1))
+        for warp, weight, colour in zip(warps, warp_weights, warp_rgb, strict=True)
+    ]
+    two_step_render = renders[2] if two_step.rendered else None
+    return TrainRender(reference, renders[0], renders[1], two_step.backward, far, two_step_render)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -55,14 +56,13 @@ def transmittance(transparency: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
         A sum of logarithms: the gradient of `torch.cumprod` waits for the GPU to look for zeros.
     """
     logs = torch.log(transparency + MIN_TRANSPARENCY).cumsum(dim=-1)
-    return torch.cat([torch.ones_like(logs[:, :1]), logs[:, :-1].exp()], dim=-1)
+    return F.pad(logs[:, :-1], (1, 0)).exp()
 
 
 def composite(
     samples: Radiance,
     depths: Float[Tensor, "n s"],
     deltas: Float[Tensor, "n s"],
-    noise: Noise = 0.0,
 ) -> Composite:
     """Composite a single field, w = T alpha.
 
@@ -70,9 +70,8 @@ def composite(
         samples: the field at the sample points; for a warp, at the warped points.
         depths: s of the samples along the reference rays, also for a warp.
         deltas: intervals of the reference rays, from `intervals`.
-        noise: added to raw density.
     """
-    weights = render_weights(samples.sigma_raw, deltas, noise)
+    weights = render_weights(samples.sigma_raw, deltas)
     return Composite(composite_colour(weights, samples), (weights * depths).sum(-1), weights)
 
 
@@ -89,16 +88,15 @@ def render_weights(
 
 
 class _RenderWeights(torch.autograd.Function):
-    """Weights w_k = T_k (1 - exp(-x_k)) of optical depths x, with T_k = exp(-(x_1 + ... + x_(k-1))).
+    """Weights w_k = T_k - T_(k+1) of optical depths x, with T_k = exp(-(x_1 + ... + x_(k-1))).
 
     The gradient has a closed form: dw_k / dx_k = T_(k+1), and dw_j / dx_k = -w_j for every sample j behind k.
     """
 
     @staticmethod
     def forward(ctx: Any, optical_depth: Tensor) -> Tensor:
-        behind = torch.exp(-optical_depth.cumsum(-1))  # T_(k+1)
-        before = torch.nn.functional.pad(behind[:, :-1], (1, 0), value=1.0)
-        weights = before * (1.0 - torch.exp(-optical_depth))
+        behind = optical_depth.cumsum(-1).neg_().exp_()  # T_(k+1)
+        weights = F.pad(behind[:, :-1], (1, 0), value=1.0) - behind
         ctx.save_for_backward(weights, behind)
         return weights
 

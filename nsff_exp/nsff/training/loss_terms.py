@@ -84,7 +84,7 @@ def flow_magnitude_loss(flow: Float[Tensor, "k ..."]) -> Float[Tensor, ""]:
 
 def spatial_smoothness(
     points_world: Float[Tensor, "*k n s 3"],
-    neighbour_world: Float[Tensor, "*k n s 3"],
+    flow_world: Float[Tensor, "*k n s 3"],
     nearest: float,
     weighted: bool,
 ) -> Float[Tensor, "*k"]:
@@ -92,27 +92,23 @@ def spatial_smoothness(
 
     Args:
         points_world: samples in world units, nearest first.
-        neighbour_world: the same samples warped to a neighbouring frame.
+        flow_world: their scene flow to a neighbouring frame, or from it, in world units.
         nearest: fraction of the samples of a ray that enter, 0..1.
         weighted: weight each difference by exp(-2 distance) of the two samples.
     """
     n_near = int(points_world.shape[-2] * nearest)
-    change = (points_world - neighbour_world)[..., :n_near, :].diff(dim=-2).abs()
+    change = flow_world[..., :n_near, :].diff(dim=-2).abs()
     if weighted:
         distance = points_world[..., :n_near, :].diff(dim=-2).norm(dim=-1, keepdim=True)
         change = change * torch.exp(-2.0 * distance)
     return change.mean((-3, -2, -1))
 
 
-def least_kinetic(
-    before_world: Float[Tensor, "*k n s 3"],
-    middle_world: Float[Tensor, "*k n s 3"],
-    after_world: Float[Tensor, "*k n s 3"],
-) -> Float[Tensor, "*k"]:
-    """Half the squared change of velocity of points over three frames, or over each of k triples, in world units."""
-    n_near = int(middle_world.shape[-2] * KINETIC_NEAREST)
-    change = (after_world - middle_world) - (middle_world - before_world)
-    return 0.5 * (change[..., :n_near, :] ** 2).mean((-3, -2, -1))
+def least_kinetic(flow_before: Float[Tensor, "*k n s 3"], flow_after: Float[Tensor, "*k n s 3"]) -> Float[Tensor, "*k"]:
+    """Half the squared change of velocity between two steps of points, or between k pairs of steps, in world units."""
+    n_near = int(flow_before.shape[-2] * KINETIC_NEAREST)
+    change = (flow_after - flow_before)[..., :n_near, :]
+    return 0.5 * (change**2).mean((-3, -2, -1))
 
 
 def blend_entropy(blend_w: Float[Tensor, "n s"]) -> Float[Tensor, ""]:

@@ -243,11 +243,12 @@ def _smoothness(render: TrainRender, space: Space, rules: VariantRules) -> Tenso
     # Along the path of a sample: the frame two steps away, the neighbour on that side, ref, the other neighbour.
     sides = (prev, next_) if render.two_step_backward else (next_, prev)
     path = space.to_world(torch.stack([far, sides[0], ref, sides[1]]))
-    around_neighbour, around_ref = least_kinetic(path[:-2], path[1:-1], path[2:]).unbind()
-    starts, ends = torch.stack([path[2], path[2], path[1]]), torch.stack([path[1], path[3], path[0]])
+    flow = path.diff(dim=0)
+    around_neighbour, around_ref = least_kinetic(flow[:-1], flow[1:]).unbind()
+    starts = torch.stack([path[1], path[2], path[2]])  # each step but the last runs against time: its sign is free
     if not rules.two_step_regularised:
-        starts, ends = starts[:-1], ends[:-1]
-    smoothness = spatial_smoothness(starts, ends, rules.smooth_nearest, rules.smooth_weighted).sum()
+        starts, flow = starts[1:], flow[1:]
+    smoothness = spatial_smoothness(starts, flow, rules.smooth_nearest, rules.smooth_weighted).sum()
     return smoothness + KINETIC_REPEATS * around_ref + around_neighbour
 
 

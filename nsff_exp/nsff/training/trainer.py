@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nsff import cuda
@@ -168,8 +169,7 @@ class Trainer:
         def step(pixels: Tensor, frame: Frame, prior_std: float | Tensor) -> StepOutcome:
             batch = gather_batch(self.scene, frame, pixels, n_uniform)
             render, terms = self.forward(batch, dataclasses.replace(plan, prior_std=prior_std))
-            error = render.ref.blended.rgb[:n_uniform] - batch.rgb[:n_uniform]
-            return self._backward(terms, (error**2).mean())
+            return self._backward(terms, F.mse_loss(render.ref.blended.rgb[:n_uniform], batch.rgb[:n_uniform]))
 
         # Masks smaller than a batch give every frame a size of its own: too many kinds of steps to record.
         if self.graphs is None or len(hard) not in (0, n_rays[1]):
@@ -207,9 +207,9 @@ class Trainer:
     def _choose_depths(self, batch: TrainBatch, plan: StepPlan) -> tuple[Tensor, DepthPrior | None]:
         """Sample depths along the rays of a batch, some of them around the depth prior, wider where it is uncertain."""
         sampling, time = DepthSampling.of(self.config), self.scene.timeline.time_of(batch.frame)
-        if self.priors is None or not self.config.lifts_priors:
-            return choose_depths(self.fields, batch.rays, time, sampling, self.sample_rng), None
         n_prior = self.config.n_prior_samples
+        if self.priors is None or not (n_prior or plan.weights.line_of_sight):
+            return choose_depths(self.fields, batch.rays, time, sampling, self.sample_rng), None
         sampling = dataclasses.replace(sampling, n_samples=sampling.n_samples - n_prior)
         depths = choose_depths(self.fields, batch.rays, time, sampling, self.sample_rng)
         z, confidence = self.priors.depth(batch.index)
