@@ -22,6 +22,10 @@ def write_image_files(folder, names):
 def test_natural_order_of_numbers_of_any_length():
     names = ["b1", "a10", "a2", "a02", "a", "a\u00b2", "a2b10", "a2b9"]
     assert sorted(names, key=natural_order) == ["a", "a02", "a2", "a2b9", "a2b10", "a10", "a\u00b2", "b1"]
+    names = ["frame1.png", "frame10.png", "frame2.jpg", "frame.png", "a1.png", "a (1).png", "a (1)b.png"]
+    assert sorted(names, key=natural_order) == [
+        "a (1).png", "a (1)b.png", "a1.png", "frame.png", "frame1.png", "frame2.jpg", "frame10.png",
+    ]  # fmt: skip
 
 
 def test_list_images_takes_any_case_and_skips_hidden_files(tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,10 +45,15 @@ def find_image(folder: Path, stem: str, suffix: str) -> Path:
 
 
 def natural_order(path: Path | str) -> tuple[list[tuple[str, int]], str]:
-    """A sort key that puts frame2 before frame10 and else follows plain sorting; names with other zeros differ too."""
-    text = path.name if isinstance(path, Path) else path
-    parts = re.split(r"([0-9]+)", text)
-    return [("0", int(part)) if k % 2 else (part, 0) for k, part in enumerate(parts) if part], text
+    """A sort key that puts frame2 before frame10, and frame before frame1, whatever their suffixes.
+
+    Characters outside of numbers compare as in plain sorting, a number as its first digit would.
+    """
+    name = path.name if isinstance(path, Path) else path
+    key: list[tuple[str, int]] = []
+    for k, part in enumerate(re.split(r"([0-9]+)", os.path.splitext(name)[0])):
+        key += [("0", int(part))] if k % 2 else [(character, 0) for character in part]
+    return key, name  # the name tells 1 from 01
 
 
 def list_images(

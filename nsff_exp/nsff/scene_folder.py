@@ -51,7 +51,7 @@ class SceneFolder:
         return self.root / "moving" / f"{index:05d}.png"
 
     def list_images(self) -> list[Path]:
-        """The images, sorted by name.
+        """The images, in natural order.
 
         Raises:
             InputError: no such folder, or no image in it.
@@ -82,7 +82,7 @@ class SceneFolder:
         return found[0]
 
     def list_frames(self, height: int | None = None) -> list[Path]:
-        """The frames at training size, sorted by name.
+        """The frames at training size, in natural order.
 
         Raises:
             InputError: no such folder, several, or no image in it.
@@ -113,20 +113,27 @@ def frame_files(folder: Path, images: list[Path], used: range, suffixes: tuple[s
         remedy: the script that makes them, for the error.
 
     Raises:
-        InputError: a frame has no file, or the order of the names would not tell which it is.
+        InputError: a frame has no file, or the names would not tell which it is.
     """
     there = [path for path in folder.glob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")]
     preferred = sorted(there, reverse=True, key=lambda path: suffixes.index(path.suffix.lower()))
     by_stem = {path.stem: path for path in preferred}
-    by_number = [f"{index:05d}" for index in used]
-    missing = [stem for stem in by_number if stem not in by_stem]
-    if not missing:
-        return [by_stem[stem] for stem in by_number]
-    as_images = [images[index].stem for index in used]
-    if all(stem in by_stem for stem in as_images):
-        return [by_stem[stem] for stem in as_images]
-    numbered = any(f"{index:05d}" in by_stem for index in range(len(images)))
-    counted_from_one = {f"{index + 1:05d}" for index in range(len(images))} == set(by_stem)
-    if len(there) != len(images) or (numbered and not counted_from_one):
-        raise InputError(f"{folder / missing[0]}{suffixes[0]} is missing; {remedy}")
-    return [sorted(there, key=natural_order)[index] for index in used]
+    numbers, stems = [f"{index:05d}" for index in range(len(images))], [image.stem for image in images]
+    # All frames decide, not those in use: of files counted from one, 00001 to 00029 would pass for frames 1 to 29.
+    for names in (numbers, stems):
+        if by_stem.keys() >= set(names):
+            return [by_stem[names[index]] for index in used]
+    counted_from_one = by_stem.keys() == {f"{index + 1:05d}" for index in range(len(images))}
+    if len(there) == len(images) and (counted_from_one or by_stem.keys().isdisjoint(numbers)):
+        return [sorted(there, key=natural_order)[index] for index in used]
+    names_in_use = [[names[index] for index in used] for names in (numbers, stems)]
+    complete = [names for names in names_in_use if by_stem.keys() >= set(names)]
+    if not complete:
+        missing = next(name for name in names_in_use[0] if name not in by_stem)
+        raise InputError(f"{folder / missing}{suffixes[0]} is missing; {remedy}")
+    if complete[0] != complete[-1]:
+        raise InputError(
+            f"{folder}: frame {used[0]} may be {complete[0][0]} by its number or {complete[-1][0]} by the name of its "
+            f"image, as not all frames have a file; {remedy}"
+        )
+    return [by_stem[name] for name in complete[0]]

@@ -11,6 +11,8 @@ import run_nerf
 import torch
 from nsff.cli import run_script
 from nsff.data.scene import load_scene
+from nsff.errors import InputError
+from nsff.scene_folder import frame_files
 from PIL import Image
 
 SMALL = ["--N_rand", "16", "--num_extra_sample", "4", "--N_samples", "6", "--netwidth", "16"]
@@ -174,6 +176,27 @@ def test_files_of_other_names_are_read_in_natural_order(scene, run, paper_scene,
     assert run() == (0, [])
     (scene / "disp/f3-x.npy").unlink()
     assert "disp/00000.npy is missing; run run_midas.py" in run()[1][0]
+
+
+def test_all_frames_decide_whether_files_are_counted_from_one(tmp_path):
+    """Frames 1 to 5 alone would find files of their numbers, those of the frames before them."""
+    images, folder = [tmp_path / "images" / f"{index:05d}.png" for index in range(1, 7)], tmp_path / "disp"
+    folder.mkdir()
+    for index in range(1, 7):
+        (folder / f"{index:05d}.npy").touch()
+
+    def stems(names: list[Path], used: range) -> list[str]:
+        return [path.stem for path in frame_files(folder, names, used, (".npy",), "make them")]
+
+    assert stems(images, range(1, 4)) == ["00002", "00003", "00004"]
+    others = [tmp_path / "images" / f"f{index}.png" for index in range(1, 7)]
+    assert stems(others, range(1, 4)) == ["00002", "00003", "00004"]
+    (folder / "00006.npy").unlink()
+    with pytest.raises(InputError, match=r"frame 1 may be 00001 by its number or 00002 by the name of its image"):
+        stems(images, range(1, 4))
+    assert stems(others, range(1, 4)) == ["00001", "00002", "00003"]  # by number, as not all frames have a file
+    with pytest.raises(InputError, match=r"00000.npy is missing; make them"):
+        stems(others, range(6))
 
 
 def test_numbered_and_other_names_mixed_are_rejected(scene, run):
