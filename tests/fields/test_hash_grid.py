@@ -88,6 +88,21 @@ def test_cpu_kernels_equal_reference(n_axes, n_features, n_points):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
+def test_cpu_kernels_show_points_that_are_nan():
+    """As on CUDA: NaN shows in the outputs of its point, and no address outside of the table is touched."""
+    grid = HashGrid(LAYOUTS[4], 2)  # dense levels too: those of hashed ones are masked
+    torch.nn.init.ones_(grid.table)
+    points = torch.full((3, 4), 0.3)
+    points[1, 0] = torch.nan
+    points.requires_grad_()
+    features = grid(points)
+    assert bool(features[1].isnan().all())
+    torch.testing.assert_close(features[::2].detach(), torch.ones(2, grid.n_outputs))
+    features.sum().backward()
+    assert bool(points.grad[1].isnan().any())
+    torch.testing.assert_close(points.grad[::2], torch.zeros(2, 4), rtol=0.0, atol=1e-3)
+
+
 def test_cpu_kernels_cover_all_spans_of_points():
     layout = LAYOUTS[3]
     grid = HashGrid(layout, 2)

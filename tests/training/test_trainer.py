@@ -209,10 +209,13 @@ def test_drawn_hard_rays_follow_uniform_ones_and_lie_in_motion_mask(paper_scene)
     assert len(hard) == int(paper_scene.motion_masks[frame].sum())
 
 
-def test_check_loss_names_term_and_frame_of_nan(config, paper_scene):
-    trainer = Trainer(config, paper_scene, CPU)
-    with torch.no_grad():
-        trainer.fields.dynamic.rgb_linear.weight.fill_(float("nan"))
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+def test_check_loss_names_term_and_frame_of_nan(config, paper_scene, field):
+    trainer = Trainer(dataclasses.replace(config, field=field), paper_scene, CPU)
+    dynamic = trainer.fields.dynamic
+    with torch.no_grad():  # scene flow that is NaN warps points there
+        layer = dynamic.motion.layers[-1] if field == "hash" else dynamic.sf_linear
+        layer.weight.fill_(float("nan"))
     report = trainer.train_step()
     with pytest.raises(Diverged, match=f"frame {report.frame}: loss term colour"):
         check_loss(report, 1)

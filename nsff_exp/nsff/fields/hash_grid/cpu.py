@@ -25,7 +25,9 @@ BLOCK = 64  # points per cache block; their corners are computed together
 SPAN = 4096  # points per parallel task
 
 ONE, ZERO = np.float32(1.0), np.float32(0.0)
-_compiled = functools.partial(njit, fastmath=True, nogil=True, cache=True)
+# All of fast math but "no NaN": a coordinate that is NaN must show, and its row must lie within the table.
+FAST_MATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
+_compiled = functools.partial(njit, fastmath=FAST_MATH, nogil=True, cache=True)
 
 
 class _Grid(NamedTuple):
@@ -81,8 +83,9 @@ def _find_corners(points, level, grid, corners):
     for axis in range(n_axes):
         n_cells, stride, half = grid.cells[level, axis], grid.strides[level, axis], 1 << axis
         for b in range(count):
-            position = min(max(points[b, axis], ZERO), ONE) * np.float32(n_cells)
-            cell = min(np.int32(position), n_cells - 1)
+            x = points[b, axis]
+            position = (ZERO if x < ZERO else (ONE if x > ONE else x)) * np.float32(n_cells)
+            cell = min(np.int32(position if position > ZERO else ZERO), n_cells - 1)
             high[axis, b] = position - np.float32(cell)
             low[axis, b] = ONE - high[axis, b]
             term[b] = np.uint32(cell) * stride
@@ -191,7 +194,7 @@ def _backward_points_span(points, begin, end, grad_out, table, grid, grad_points
             _fold(dot, count, corners, slope, grid)
             for axis in range(n_axes):
                 for b in range(count):
-                    if ZERO < points[start + b, axis] < ONE:
+                    if not (points[start + b, axis] <= ZERO or points[start + b, axis] >= ONE):  # NaN is not
                         grad_points[start + b, axis] += slope[axis, 0, b] * np.float32(grid.cells[level, axis])
 
 
