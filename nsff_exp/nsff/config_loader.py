@@ -14,11 +14,11 @@ import numpy as np
 from nsff.cli import Parser
 from nsff.config import OPTIONS, Config
 from nsff.errors import UsageError
+from nsff.idle_options import idle_options, typed_options
 from nsff.io import read_text
 
 log = logging.getLogger("nsff")
 
-MULTI_PROCESS_SCRIPTS = ("run_nerf.py", "render.py", "evaluation.py", "evaluate_all.py")
 RENAMED_OPTIONS = {"hash_look": "hash_coarse_samples", "reach": "path_radius"}  # former names, still accepted
 RENAMED_PATHS = {"wander": "bullet_time_loop"}
 # Defaults in which the two published commits differ; those of `paper` are the defaults of `Config`.
@@ -141,8 +141,8 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
     _check(config)
     if config.n_frames < config.end_frame - config.start_frame:
         log.info("%s has %d frames: end_frame %d is cut", config.datadir, config.sequence_length, config.end_frame)
-    if unused := unused_options(config, prog):
-        log.info("without effect here: %s", ", ".join(unused))
+    if idle := idle_options(config, prog, typed_options(command_line)):
+        log.info("without effect here: %s", ", ".join(idle))
     return config
 
 
@@ -231,23 +231,6 @@ def _check_range(option: dataclasses.Field, value: float) -> None:
         why = f" ({option.metadata['why']})" if "why" in option.metadata else ""
         choice = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
         raise UsageError(f"{option.name} = {value} is not supported{why}: choose {choice}")
-
-
-def unused_options(config: Config, prog: str = "run_nerf.py") -> list[str]:
-    """Options that are set but have no effect in a script, each by its name and, if not obvious, the reason.
-
-    `no_batching` is left out: it asks for rays of one frame per step, which is what training does.
-    """
-    changed = [option for option in OPTIONS if getattr(config, option.name) != option.default]
-    names = [option.name for option in changed if option.metadata.get("unused") and option.name != "no_batching"]
-    if config.variant == "paper" and config.chain_sf:
-        names.append("chain_sf (always on in variant paper)")
-    if not config.lifts_priors:
-        rays = [option.name for option in changed if option.name in ("prior_samples", "w_line_of_sight")]
-        names += [f"{name} (needs field hash and schedule scaled)" for name in rays]
-    if config.gpus and prog not in MULTI_PROCESS_SCRIPTS:
-        names.append(f"gpus ({prog} is one process)")
-    return names
 
 
 def format_args(config: Config) -> str:

@@ -1,12 +1,13 @@
 """Files: texts and arrays read with checks, everything written whole or not at all; images are read in `images`."""
 
 import contextlib
+import hashlib
 import io
 import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,6 @@ TMP_PREFIX = ".partial-"  # of files and folders that are not finished; left beh
 Image = UInt8[np.ndarray, "H W 3"]
 Mask = Bool[np.ndarray, "H W"]
 Flow = Float[np.ndarray, "H W 2"]
-
-
-def to_float(pixels: Image) -> Float[np.ndarray, "H W 3"]:
-    """0..255 to 0..1, float32."""
-    return pixels.astype(np.float32) / 255.0
 
 
 def read_or_raise(path: Path, reader: Callable[[], Any], remedy: str = "make it again") -> Any:
@@ -166,6 +162,20 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     write_bytes(path, content.getvalue())
+
+
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """Hash of the paths, sizes and modification times of files, 16 hexadecimal digits.
+
+    A file that another one has replaced shows, also where the other one is older.
+    """
+    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder and of those in it; none if it does not exist."""
+    return [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
 
 
 def claim_folder(folder: Path, note_name: str, settings: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import run_nerf
-from nsff.config_loader import REPOSITORY, find_config, format_args, load_config, unused_options
+from nsff.config_loader import REPOSITORY, find_config, format_args, load_config
 from nsff.errors import UsageError
+from nsff.idle_options import idle_options
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.training.schedules import learning_rate
 
@@ -139,7 +140,7 @@ def test_shipped_config_is_complete_without_unused_options(path):
     config = load_config(["--config", str(path)])
     assert config.expname
     assert "/dense" in config.datadir
-    assert unused_options(config) == []
+    assert idle_options(config) == []
 
 
 def test_defaults_follow_variant():
@@ -209,10 +210,40 @@ def test_renamed_options_and_values_are_read_and_logged(tmp_path, caplog):
 
 def test_unused_options_names_options_without_effect():
     config = load_config([*REQUIRED, "--no_batching", "--factor", "4"])
-    assert unused_options(config) == ["factor"]
+    assert idle_options(config) == ["factor"]
     paper = load_config([*REQUIRED, "--variant", "paper", "--chain_sf"])
-    assert unused_options(paper) == ["chain_sf (always on in variant paper)"]
+    assert idle_options(paper) == ["chain_sf (always on in variant paper)"]
     assert "factor = 4\n" in format_args(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--field hash --netwidth 64 --N_samples 128", "netwidth (needs field mlp), N_samples (hash_samples takes"),
+        ("--field hash --hash_coarse_samples 0 --N_samples 128", ""),
+        ("--field hash --decay_iteration 7 --lrate_decay 3", "decay_iteration (needs schedule published), lrate_decay"),
+        ("--field hash --schedule published --decay_iteration 7 --prior_samples 4", "prior_samples (needs field hash"),
+        ("--hash_samples 32 --cuda_factor 2", "hash_samples (needs field hash), cuda_factor (needs"),
+        ("--variant paper --w_entropy 1", "w_entropy (needs variant wild)"),
+        ("--num_extra_sample 9", "num_extra_sample (needs use_motion_mask)"),
+        ("--num_extra_sample 9 --use_motion_mask", ""),
+        ("--no_ndc --force_ndc", "force_ndc (no_ndc wins)"),
+    ],
+)
+def test_options_that_others_make_idle_are_named(caplog, options, named):
+    with caplog.at_level("INFO", logger="nsff"):
+        load_config([*REQUIRED, *options.split()])
+    lines = [message for message in caplog.messages if message.startswith("without effect here")]
+    assert len(lines) == bool(named)
+    assert not named or f"without effect here: {named}" in lines[0]
+
+
+def test_sizes_of_other_kinds_of_fields_may_stand_in_a_config(tmp_path, caplog):
+    """As in configs that serve both kinds."""
+    (tmp_path / "c.txt").write_text("expname = a\nuse_viewdirs = True\nfield = hash\nnetwidth = 96\nw_entropy = 0.1\n")
+    with caplog.at_level("INFO", logger="nsff"):
+        load_config(["--config", str(tmp_path / "c.txt"), "--variant", "paper"])
+    assert "without effect here: w_entropy (needs variant wild)" in caplog.messages
 
 
 def test_help_lists_option_groups_and_keeps_example_lines(capsys):

@@ -167,6 +167,10 @@ def test_agreements_come_about_once_a_second_and_alike_in_all_processes(paper_co
             due.append(step)
             agreement.plan_next(step, seconds=step / 40)  # 40 steps per second
     assert due == [1, 41, 70, 110, 140, 180]  # and after images, which the main process alone draws
+    assert Agreement(dataclasses.replace(config, viewer_every=3), 2, step=2, seconds=0.0).is_due(3)
+    fast = Agreement(dataclasses.replace(config, viewer_every=30), 2, step=0, seconds=0.0)
+    fast.plan_next(1, seconds=0.001)
+    assert [step for step in range(2, 71) if fast.is_due(step)] == [30, 60, 70]
     slow = Agreement(config, 2, step=0, seconds=0.0)
     slow.plan_next(1, seconds=30.0)
     assert slow.is_due(2)

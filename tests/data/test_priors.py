@@ -10,8 +10,9 @@ from nsff.data.alignment import align_disparity, triangulate
 from nsff.data.priors import Priors, ray_depth
 from nsff.data.scene import load_scene
 from nsff.evaluation.prior_figures import measure_priors
+from nsff.geometry.ndc import ndc_to_world
 from nsff.geometry.rays import make_rays, pixel_grid, project, world_to_camera
-from nsff.geometry.space import NdcSpace, ndc_to_world
+from nsff.geometry.space import NdcSpace
 
 CPU = torch.device("cpu")
 FRAME = 5

@@ -21,7 +21,7 @@ from nsff.errors import InputError, UsageError
 from nsff.evaluation.evaluator import Scorer, evaluate, flicker, require_all_views
 from nsff.evaluation.metrics import Lpips, mean_lpips
 from nsff.evaluation.protocols import HeldOutView, find_heldout_views
-from nsff.evaluation.results_table import evaluate_all, score_table
+from nsff.evaluation.results_table import _scene_names, evaluate_all, score_table
 from nsff.evaluation.scores import MeanScore, ViewScore, read_report
 from nsff.evaluation.tables import latex, markdown
 from nsff.evaluation.validation import Validation
@@ -304,6 +304,15 @@ def test_images_of_other_aspect_ratio_are_refused(trained, golden, tmp_path, no_
 def test_evaluate_all_refuses_repeated_experiment(trained):
     with pytest.raises(UsageError, match=r"several configs are of the same experiment, .*golden_F00-24"):
         evaluate_all([trained, trained], CPU)
+    with pytest.raises(UsageError, match="the configs name the protocols nsff, view0: give one for all by --protocol"):
+        evaluate_all([trained, dataclasses.replace(trained, expname="b", protocol="view0")], CPU)
+
+
+def test_rows_of_experiments_of_one_name_are_told_apart(trained):
+    shorter, elsewhere = dataclasses.replace(trained, end_frame=12), dataclasses.replace(trained, basedir="/b")
+    other = dataclasses.replace(trained, expname="other")
+    assert _scene_names([trained, shorter, other]) == ["golden_F00-24", "golden_F00-12", "other"]
+    assert _scene_names([trained, elsewhere])[1] == "/b/golden_F00-24"
 
 
 def test_evaluate_all_writes_table_and_names_failures(trained, tmp_path, no_lpips, capsys):

@@ -1,9 +1,10 @@
 """Rays, projection and NDC: hand values and round trips."""
 
 import torch
+from nsff.geometry.ndc import ndc_to_world
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import camera_rays, make_rays, pixel_grid, project, world_to_camera
-from nsff.geometry.space import NdcSpace, ndc_to_world
+from nsff.geometry.space import NdcSpace
 from toy_fields import AHEAD
 
 CPU = torch.device("cpu")

@@ -102,8 +102,16 @@ def test_expected_point_projects_to_the_pixel_of_its_ray(space):
     weights = torch.zeros_like(depths)
     weights[:, 2] = 1.0
     for given in (weights, 0.0 * weights) if space is BALL else (weights,):
-        pixels = expected_pixel(given, rays.points(depths), space, camera.c2w, SIZE)
+        pixels = expected_pixel(given, rays.points(depths), rays, camera.c2w, SIZE)
         torch.testing.assert_close(pixels, camera.pixels(), atol=2e-2, rtol=0.0)
+
+
+def test_a_ray_that_meets_nothing_ends_at_infinity():
+    """Seen from a camera beside its own it has no parallax, however near the last of its samples is."""
+    camera, beside = (Camera(turned(10.0, (x, 0.0, 0.1)), SIZE, BALL) for x in (0.2, 0.4))
+    rays, depths = camera.rays(), torch.linspace(0.1, 0.9, 5).expand(len(camera.rays()), 5)
+    pixels = expected_pixel(torch.zeros_like(depths), rays.points(depths), rays, beside.c2w, SIZE)
+    torch.testing.assert_close(pixels, camera.pixels(), atol=2e-2, rtol=0.0)
 
 
 @pytest.mark.parametrize("no_ndc", [False, True])

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from nsff.config_loader import load_config
+from nsff.config_loader import format_args, load_config
 from nsff.data.scene import load_scene
 from nsff.distributed import pick_device
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
 from nsff.rendering.space_time import PlaneSampling, render_space_time
+from nsff.training.checkpoint import read_checkpoint
 from nsff.training.loop import train
 from nsff.training.step_graphs import MAX_GRAPHS, WARM_UP_CALLS, StepGraphs
 from nsff.training.trainer import Trainer
@@ -85,6 +86,24 @@ def test_steps_equal_those_on_the_cpu(gpu, config, start_step, draws_of_the_cpu,
     for actual, expected in zip(weights[1], weights[0], strict=True) if config.field == "mlp" else ():
         difference = (actual - expected).norm() / expected.norm().clamp(min=1e-3)
         assert float(difference) < 0.02
+
+
+@pytest.mark.parametrize("field", ["mlp", "hash"])
+@pytest.mark.parametrize("start_step", [0, 40_000])
+def test_gradients_equal_those_on_the_cpu(gpu, config, start_step, draws_of_the_cpu, full_precision):
+    """Of the first step, before rounding errors grow; also those of the tables of hash grids."""
+    gradients = []
+    for device in (CPU, gpu):
+        trainer = Trainer(dataclasses.replace(config, cuda_factor=1), load_scene(config, device), device)
+        trainer.step, trainer.graphs = start_step, None
+        trainer.train_step()
+        gradients.append({name: value.grad for name, value in trainer.fields.named_parameters()})
+    on_cpu, on_gpu = gradients
+    for name, expected in on_cpu.items():
+        assert (expected is None) is (on_gpu[name] is None), name
+        if expected is not None:
+            largest = float(expected.abs().max())
+            assert float((on_gpu[name].cpu() - expected).abs().max()) <= 1e-2 * largest, name
 
 
 @pytest.mark.parametrize("field", ["mlp", "hash"])
@@ -224,7 +243,8 @@ def test_frames_equal_those_on_the_cpu(gpu, config, full_precision):
 @pytest.mark.parametrize("field", ["mlp", "hash"])
 def test_mapped_scene_trains_as_one_in_memory(gpu, config, draws_of_the_cpu, full_precision):
     losses = [train_on(gpu, dataclasses.replace(config, cache_gb=size), 0)[0] for size in ("auto", "0")]
-    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    assert losses[1][:5] == pytest.approx(losses[0][:5], rel=1e-3)
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)  # atomic additions have no fixed order, and errors grow
 
 
 @pytest.mark.parametrize("field", ["hash"])
@@ -244,6 +264,11 @@ def test_evaluation_equals_that_on_the_cpu(gpu, config, small_scene):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("field", ["hash"])
 def test_two_gpus_train_together(gpu, config):
-    command = [sys.executable, "run_nerf.py", "--config", str(config.experiment_dir / "args.txt"), "--gpus", "2"]
-    subprocess.run([*command, "--N_iters", "4"], cwd=REPOSITORY / "nsff_exp", check=True)
-    assert (config.experiment_dir / "000004.tar").is_file()
+    file = Path(config.basedir) / "two.txt"
+    file.write_text(format_args(dataclasses.replace(config, N_iters=4)))
+    command = [sys.executable, "run_nerf.py", "--config", str(file), "--gpus", "2"]
+    subprocess.run(command, cwd=REPOSITORY / "nsff_exp", check=True)
+    checkpoint = read_checkpoint(config.experiment_dir / "000004.tar")
+    assert len(checkpoint.rng["others"]) == 1  # the random states of the second process
+    weights = [*checkpoint.static.values(), *checkpoint.dynamic.values()]
+    assert all(bool(torch.isfinite(value).all()) for value in weights)

@@ -1,5 +1,7 @@
 """Co-visibility masks of shifted images."""
 
+import logging
+import os
 import shutil
 
 import cv2
@@ -33,8 +35,8 @@ def test_covisible_excludes_pixels_outside_of_frames():
     assert not ends_inside(np.full((5, 5, 2), -9.0, np.float32)).any()
 
 
-def test_make_covisibility_masks_strip_outside_of_video_and_keeps_files(tmp_path):
-    """A texture shifted by 12 pixels: the strip outside of the video is black; existing masks are not replaced."""
+def test_make_covisibility_masks_strip_outside_of_video_and_follows_its_view(tmp_path, caplog):
+    """A texture shifted by 12 pixels: the strip outside of the video is black; masks of others are not replaced."""
     rng = np.random.default_rng(0)
     noise = rng.random((72, 240, 3), dtype=np.float32)
     scales = [
@@ -51,9 +53,21 @@ def test_make_covisibility_masks_strip_outside_of_video_and_keeps_files(tmp_path
     assert mask[8:-8, 8:108].mean() > 0.97
     assert mask[:, 120:].mean() < 0.1
     assert f"{100 * mask.mean():.1f}% of their pixels" in line
-    (tmp_path / "covisible/00000/cam02.png").write_bytes((tmp_path / "images_128x72/00000.png").read_bytes())
+    view, path = tmp_path / "mv_images/00000/cam02.jpg", tmp_path / "covisible/00000/cam02.png"
+    made, before = path.stat().st_mtime_ns, view.stat()
     make_covisibility(SceneFolder(tmp_path), DisFlow())
-    assert (tmp_path / "covisible/00000/cam02.png").read_bytes() == (tmp_path / "images_128x72/00000.png").read_bytes()
+    assert path.stat().st_mtime_ns == made
+    cv2.imwrite(str(view), texture[:, 60:188])  # another view of the same name, older than the mask
+    os.utime(view, ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))
+    make_covisibility(SceneFolder(tmp_path), DisFlow())
+    assert (read_image(path)[..., 0] > 0)[:, 90:].mean() < 0.2  # of which two thirds were visible before
+    (tmp_path / "covisible/made_from.json").unlink()  # as if it were downloaded
+    given = (tmp_path / "images_128x72/00000.png").read_bytes()
+    path.write_bytes(given)
+    caplog.set_level(logging.INFO)
+    make_covisibility(SceneFolder(tmp_path), DisFlow())
+    assert path.read_bytes() == given
+    assert "covisible: 1 masks that were not made by this script are kept as they are" in caplog.text
 
 
 def test_make_covisibility_without_held_out_cameras_is_refused(golden, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,10 @@ from nsff.config_loader import load_config
 from nsff.data.scene import load_scene
 from nsff.errors import InputError, UsageError
 from nsff.images import list_images, read_image
+from nsff.io import digest_of_files
 from nsff.prep.colmap import SfmResult, SfmSettings, is_complete, reconstruct, undistort
 from nsff.prep.heldout_views import camera_from_report, list_views, undistort_image, undistort_views
+from nsff.prep.pipeline import Stage, summary_if_current
 from nsff.prep.poses_bounds import load_cameras
 from nsff.scene_folder import SceneFolder
 from skimage.transform import SimilarityTransform
@@ -113,6 +116,24 @@ def test_prepare_video_lost_file_reruns_its_stage_and_later_ones(prepared, prepa
     assert "== flow is up to date" not in log  # outdated by the new frames of the depth stage
     assert (scene / "dense" / "disp" / "00003.npy").is_file()
     np.testing.assert_array_equal(np.load(scene / "dense" / "poses_bounds.npy"), poses)
+
+
+def test_another_video_of_the_same_name_outdates_the_cameras(prepared):
+    """Also one that is older than what was made of the first, as `mv` and `cp -p` leave it."""
+    video, scene, _ = prepared
+    stamp, before = scene / "dense/.prepared/cameras.json", video.stat()
+    settings = json.loads(stamp.read_text())["settings"]
+    stage = Stage("cameras", settings, lambda: "", lambda: [scene / "dense/poses_bounds.npy"])
+
+    def is_current() -> bool:
+        digest = digest_of_files([video.resolve()])
+        return summary_if_current(stage, stamp, digest, video.stat().st_mtime) is not None
+
+    assert is_current()
+    os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))
+    assert not is_current()
+    os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert is_current()
 
 
 @pytest.fixture

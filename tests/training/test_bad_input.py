@@ -302,3 +302,18 @@ def test_pickled_code_in_checkpoint_is_not_executed(run, tmp_path):
     assert status == 1
     assert "none of the 1 checkpoints" in errors[0]
     assert not (tmp_path / "executed").exists()
+
+
+def test_checkpoint_of_other_cameras_is_refused(scene, run, tmp_path):
+    """Every ray would meet the fields where they never were trained."""
+    assert run()[0] == 0
+    for more in ((), ("--render_bt",), ("--ft_path", str(tmp_path / "logs/golden_F00-24/000002.tar"), "--render_bt")):
+        status, errors = run("--bd_factor", "0.5", *more)
+        assert (status, len(errors)) == (1, 1)
+        assert "was trained with --bd_factor 0.9, the scale of its scene; 0.5 is asked for" in errors[0]
+    poses = np.load(scene / "poses_bounds.npy")
+    poses[3, 3] += 0.01
+    np.save(scene / "poses_bounds.npy", poses)
+    status, errors = run("--N_iters", "3")
+    assert (status, len(errors)) == (1, 1)
+    assert f"was trained with other cameras than those in {scene / 'poses_bounds.npy'}" in errors[0]

@@ -11,9 +11,9 @@ from nsff.data.pixel_sampler import gather_batch, moving_pixels
 from nsff.fields import blocked, mlp
 from nsff.fields.encoding import Encoding
 from nsff.geometry.camera_paths import bullet_time_loop, space_time_offsets
+from nsff.geometry.ndc import ndc_to_world, to_ndc
 from nsff.geometry.poses import interpolate
 from nsff.geometry.rays import camera_rays, pixel_grid, project
-from nsff.geometry.space import ndc_to_world, to_ndc
 from nsff.rendering.ray_sampling import sample_depths
 from nsff.rendering.train_render import SampledRays, TwoStepWarp, render_train
 from nsff.rendering.volume_rendering import composite, intervals

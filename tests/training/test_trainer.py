@@ -15,8 +15,9 @@ from nsff.cli import run_script
 from nsff.cuda import render_memory_advice
 from nsff.data.pixel_sampler import draw_pixels, gather_batch
 from nsff.errors import InputError
+from nsff.geometry.ndc import ndc_to_world
 from nsff.geometry.rays import Camera, project, world_to_camera
-from nsff.geometry.space import NdcSpace, ndc_to_world
+from nsff.geometry.space import NdcSpace
 from nsff.lock import lock_folder
 from nsff.rendering.ray_sampling import DepthSampling, choose_depths
 from nsff.rendering.train_render import SampledRays, TwoStepWarp, render_train

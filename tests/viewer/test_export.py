@@ -26,6 +26,7 @@ from nsff.report.experiment_page import _add_viewer
 from nsff.report.html import Page
 from nsff.training.checkpoint_choice import restore_fields
 from nsff.viewer.export import Viewer, export_viewer, refresh_viewer
+from nsff.viewer.page import step_of_page
 
 CPU = torch.device("cpu")
 
@@ -81,7 +82,7 @@ def test_second_run_keeps_the_parts(page, config, caplog):
 
 def test_times_between_frames(config, page):
     viewer = Viewer.of(
-        dataclasses.replace(config, slowmo_factor=4, times="9:10"), load_cameras(config), build_fields(config)
+        dataclasses.replace(config, slowmo_factor=4, times="9:10"), load_cameras(config), build_fields(config), 0
     )
     assert viewer.timestamps == [9.0, 9.25, 9.5, 9.75, 10.0]
 
@@ -280,7 +281,8 @@ def test_page_during_training_is_small(config, tmp_path):
     fields, cameras = build_fields(config), load_cameras(config)
     running = dataclasses.replace(config, basedir=str(tmp_path), times=None, planes=64)
     running.experiment_dir.mkdir()
-    refresh_viewer(running, cameras, fields)
+    refresh_viewer(running, cameras, fields, 7)
+    assert step_of_page(running.experiment_dir / "viewer.html") == 7
     facts = facts_of(running.experiment_dir / "viewer.html")
     assert len(facts["depths"]) == 16
     assert facts["timestamps"] == [0.0, 4.0, 8.0, 12.0, 16.0, 20.0]

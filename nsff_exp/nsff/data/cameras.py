@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ class Cameras:
     scale: float  # scene units per unit of poses_bounds.npy
     origin: Pose  # average camera: its axes and centre in the world, the centre times `scale`
     kind: type[Space] = NdcSpace  # of the space of the fields
+    digest: str = ""  # of the rows of poses_bounds.npy in use; empty for cameras that are not from a file
 
     @functools.cached_property
     def space(self) -> Space:
@@ -90,7 +92,17 @@ def load_cameras(config: Config) -> Cameras:
     check_aspect(str(frames[0]), (width, height), "poses_bounds.npy", size, remedy)
     intrinsics = Intrinsics(height, width, float(hwf[0, 2] * height / hwf[0, 0]))
     recentred, bounds = recentre(c2w).astype(np.float32), (bounds * scale).astype(np.float32)
-    return Cameras(intrinsics, recentred, bounds, scale, average(c2w), space_kind(config.no_ndc))
+    return Cameras(intrinsics, recentred, bounds, scale, average(c2w), space_kind(config.no_ndc), camera_digest(config))
+
+
+def camera_digest(config: Config) -> str:
+    """Hash of the poses, bounds and focal length of the frames in use, 16 hexadecimal digits.
+
+    Raises:
+        InputError: `poses_bounds.npy` is missing or broken.
+    """
+    rows = _read_poses_bounds(Path(config.datadir))[config.frame_range.start : config.frame_range.stop]
+    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()[:16]
 
 
 def _read_poses_bounds(folder: Path) -> Float[np.ndarray, "n 17"]:

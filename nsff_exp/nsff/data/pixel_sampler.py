@@ -73,10 +73,16 @@ def gather_batch(scene: Scene, frame: Frame, pixels: Int[Tensor, " n"], n_unifor
 
 
 def moving_pixels(scene: Scene, frame: int) -> Int[Tensor, " m"]:
-    """Flat (row-major) indices of the pixels inside the motion mask of a frame, possibly none; found once per frame."""
-    if frame not in scene.moving:
-        scene.moving[frame] = scene.motion_masks[frame].flatten().nonzero().squeeze(-1).to(scene.device)
-    return scene.moving[frame]
+    """Flat (row-major) indices of the pixels inside the motion mask of a frame, possibly none.
+
+    Found once per frame; at every call for a mapped scene, whose memory must not grow with its length.
+    """
+    if frame in scene.moving:
+        return scene.moving[frame]
+    moving = scene.motion_masks[frame].flatten().nonzero().squeeze(-1).to(scene.device)
+    if not scene.is_mapped:
+        scene.moving[frame] = moving
+    return moving
 
 
 def draw_pixels(

@@ -51,6 +51,23 @@ class LiftedPixels:
     sf_bwd_confidence: Float[Tensor, " n"]
 
 
+def _report(alignments: list[Alignment]) -> None:
+    """Log how well depth agrees with flow and poses, and the frames whose depth is not used."""
+    residuals = torch.tensor([alignment.residual for alignment in alignments])  # NaN where nothing was to compare
+    bad = [frame for frame, alignment in enumerate(alignments) if not alignment.believed]
+    unmeasured = [frame for frame in bad if bool(residuals[frame].isnan())]
+    if len(unmeasured) < len(alignments):
+        log.info("depth agrees with flow and poses to %.2f px (median over the frames)", float(residuals.nanmedian()))
+    if contradicted := [frame for frame in bad if frame not in unmeasured]:
+        count, frames = len(contradicted), names(contradicted)
+        log.warning("depth of %d frames contradicts flow and poses and is not used: %s", count, frames)
+    if unmeasured:
+        count, frames = len(unmeasured), names(unmeasured)
+        log.warning(
+            "depth of %d frames is not used, too little consistent flow is there to check it: %s", count, frames
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Priors:
     """Aligned priors of a scene, lifted for the pixels that are asked for.
@@ -73,11 +90,7 @@ class Priors:
         for frame in range(scene.timeline.n_frames):
             alignments.append(align_disparity(scene, frame))
             scene.release_pages()
-        bad = [frame for frame, alignment in enumerate(alignments) if not alignment.believed]
-        residuals = torch.tensor([alignment.residual for alignment in alignments])
-        log.info("depth agrees with flow and poses to %.2f px (median over the frames)", float(residuals.nanmedian()))
-        if bad:
-            log.warning("depth of %d frames contradicts flow and poses and is not used: %s", len(bad), names(bad))
+        _report(alignments)
         for frame in doubts.full_masks:  # all of it would be fitted as moving, and nothing would be left to be static
             alignments[frame] = dataclasses.replace(alignments[frame], believed=False)
         moving = MovingDepth.of(

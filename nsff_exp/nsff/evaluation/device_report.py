@@ -235,7 +235,10 @@ def _built_in_curve(argv: list[str], device: torch.device) -> list[CurvePoint]:
 def to_markdown(report: DeviceReport) -> str:
     """Tables to paste into an issue or a page."""
     lines = [f"{name}: {value}  " for name, value in report.machine.items()] + [f"tests/gpu: {report.tests}", ""]
-    lines += ["| training step | ms | rays or points | rays/s | GPU busy | peak memory |", "| --- " * 6 + "|"]
+    lines += [
+        "| training step | ms | rays of both fields, or points | rays/s | GPU busy | peak memory |",
+        "| --- " * 6 + "|",
+    ]
     for row in report.steps:
         busy = "" if row.busy is None else f"{100.0 * row.busy:.0f} %"
         rate = row.rays / row.ms * 1e3

@@ -16,6 +16,7 @@ from torch import Tensor
 from nsff.cli import progress_bar
 from nsff.config import Config
 from nsff.data.cameras import Cameras
+from nsff.data.pixel_sampler import draw_pixels
 from nsff.data.priors import Priors
 from nsff.data.scene import Scene, load_scene
 from nsff.evaluation.health import CHECKS, HealthRow, format_health, make_row
@@ -217,16 +218,10 @@ def _draw_pixels(
     Returns:
         uv, whether each pixel is in the motion mask, whether it is well outside.
     """
-    grid, mask = pixel_grid(scene.intrinsics, scene.device), scene.motion_masks[frame].flatten().to(scene.device)
-
-    def draw_from(candidates: Tensor, count: int) -> Tensor:
-        order = torch.randperm(len(candidates), generator=generator, device=candidates.device)
-        return candidates[order[:count]]
-
-    everywhere = torch.arange(len(grid), device=grid.device)
-    moving = mask.nonzero()[:, 0]
-    pixels = torch.cat([draw_from(everywhere, N_UNIFORM), draw_from(moving, N_PIXELS - N_UNIFORM)])
-    return grid[pixels], mask[pixels], scene.background[frame].flatten().to(grid.device)[pixels]
+    grid = pixel_grid(scene.intrinsics, scene.device)
+    mask, background = (each[frame].flatten().to(grid.device) for each in (scene.motion_masks, scene.background))
+    pixels = torch.cat(draw_pixels(scene, frame, N_UNIFORM, N_PIXELS - N_UNIFORM, generator))
+    return grid[pixels], mask[pixels], background[pixels]
 
 
 def _render_pixels(fields: Fields, config: Config, scene: Scene, frame: int, uv: Float[Tensor, "n 2"]) -> TrainRender:

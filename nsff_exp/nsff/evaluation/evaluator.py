@@ -5,7 +5,6 @@ An evaluation resumes where it stopped, and several processes share its views.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import platform
@@ -42,7 +41,7 @@ from nsff.evaluation.tables import write_tables
 from nsff.fields import Fields, build_fields
 from nsff.geometry.rays import Camera
 from nsff.images import read_pixels
-from nsff.io import claim_folder, read_text, write_image, write_text, writing_to
+from nsff.io import claim_folder, digest_of_files, files_below, read_text, write_image, write_text, writing_to
 from nsff.lock import lock_results
 from nsff.rendering.frame_render import FrameRender, render_frame
 from nsff.rendering.ray_sampling import DepthSampling
@@ -247,10 +246,12 @@ def _one_line(mean: MeanScore) -> str:
 def _settings(config: Config, cameras: Cameras, checkpoint: Checkpoint, with_lpips: bool) -> dict[str, Any]:
     """Everything that the scores of a view depend on; with other settings an evaluation starts anew."""
     truths = [Path(config.datadir) / name for name in ("mv_images", "mv_masks", "covisible")]
+    truths += [Path(config.heldout)] if config.heldout else []
+    size = [cameras.intrinsics.width, cameras.intrinsics.height, cameras.intrinsics.focal]
     return {
         "weights": [checkpoint.step, checkpoint.fingerprint()],
-        "cameras": [cameras.intrinsics.width, cameras.intrinsics.height, cameras.c2w.round(5).tolist()],
-        "truths": [_stamp(folder) for folder in [*truths, *([Path(config.heldout)] if config.heldout else [])]],
+        "cameras": [*size, cameras.c2w.round(5).tolist()],
+        "truths": [digest_of_files(files_below(folder)) for folder in truths],
         "samples": [
             config.N_samples,
             config.hash_coarse_samples,
@@ -261,13 +262,6 @@ def _settings(config: Config, cameras: Cameras, checkpoint: Checkpoint, with_lpi
         "lpips": [with_lpips, config.lpips_trunk],
         "rules": repr(PROTOCOLS[config.protocol].rules),
     }
-
-
-def _stamp(folder: Path) -> str:
-    """A hash of paths, sizes and modification times of all files of a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _delete_renders(folder: Path, views: list[HeldOutView]) -> None:

@@ -69,7 +69,7 @@ class CostReport:
         field: kind of fields, mlp or hash.
         device: compute device.
         threads: of PyTorch on the CPU.
-        rays_a_step: rays per training step.
+        rays_a_step: rays of both fields per training step; `background_rays` are not counted.
         samples_a_ray: samples per ray.
         netwidth: width of the networks.
         step_wall_s: median wall time of a training step, in seconds.

@@ -35,10 +35,10 @@ from nsff.evaluation.metrics import OPENCV_PSNR, Image, Mask, Rules
 from nsff.images import find_image, is_image, list_images, read_pixels, to_float
 from nsff.input_checks import check_aspect
 from nsff.masks import MaskFolder
+from nsff.scene_folder import N_CAMERAS
 
 log = logging.getLogger("nsff")
 
-N_CAMERAS = 12
 N_TIMES = 12  # frames per scene in DynamicNeRF's selection
 HELDOUT_NAME = re.compile(r"(?:v000_t)?(\d+)")  # 00003.png, or v000_t003.png in DynamicNeRF's results
 MOVING_ABOVE = 0.1  # fixed camera: a pixel moves if a channel differs by more from its median over time

@@ -57,25 +57,27 @@ def evaluate_all(
     Raises:
         InputError: some scenes could not be evaluated, or lack files; the table has the others.
         LostProcess: a process of the group has ended.
-        UsageError: two configs are of the same experiment.
+        UsageError: two configs are of the same experiment, or of different protocols.
     """
     folders = [config.experiment_dir for config in configs]
     if repeated := [folder for folder in folders if folders.count(folder) > 1]:
         raise UsageError(f"several configs are of the same experiment, {repeated[0]}: give each once")
+    if len(protocols := sorted({config.protocol for config in configs})) > 1:
+        raise UsageError(f"the configs name the protocols {', '.join(protocols)}: give one for all by --protocol")
     reports: dict[str, EvaluationReport] = {}
     failed: list[str] = []
-    for config in configs:
+    for config, scene in zip(configs, _scene_names(configs), strict=True):
         try:
             path = evaluate(config, device, group, write_page)
             with group.share_errors():
-                reports[config.expname] = read_report(path)
-            require_all_views(reports[config.expname], config)
+                reports[scene] = read_report(path)
+            require_all_views(reports[scene], config)
         except LostProcess:
             raise
         except InputError as error:
-            failed.append(config.expname)
+            failed.append(scene)
             if group.is_main:
-                log.error("%s: %s", config.expname, error)
+                log.error("%s: %s", scene, error)
     if not reports:
         raise InputError(f"none of the {len(configs)} scenes could be evaluated, see the errors above")
     protocol, folder = configs[0].protocol, Path(configs[0].basedir)
@@ -91,6 +93,18 @@ def evaluate_all(
     if failed:
         raise InputError(f"{len(failed)} of {len(configs)} scenes could not be evaluated in full: {', '.join(failed)}")
     return path
+
+
+def _scene_names(configs: list[Config]) -> list[str]:
+    """Names of the rows: those of the experiments, with their frames or folders where several have one name."""
+    folders = [config.experiment_dir for config in configs]
+    columns = (
+        [config.expname for config in configs],
+        [folder.name for folder in folders],
+        [str(path) for path in folders],
+    )
+    rows = zip(*columns, strict=True)
+    return [next(name for name, column in zip(row, columns, strict=True) if column.count(name) == 1) for row in rows]
 
 
 def _write(path: Path, text: str, rows: list[list[str]], content: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ class CameraFit:
 
     def describe(self) -> str:
         """Describe in words."""
-        where = f"{len(self.blind)} of {self.n_cameras} stand or see beyond the near plane of NDC"
+        where = f"{len(self.blind)} of {self.n_cameras} look beside or behind NDC, or stand beyond its near plane"
         return f"the cameras turn by {self.turn:.0f} degrees, and {where if self.blind else 'all see within NDC'}"
 
     def check(self, scene: str) -> None:

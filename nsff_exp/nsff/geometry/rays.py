@@ -114,7 +114,7 @@ def project(points_cam: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[
 def expected_pixel(
     weights: Float[Tensor, "n s"],
     points: Float[Tensor, "*k n s 3"],
-    space: Space,
+    rays: RayBundle,
     c2w: Float[Tensor, "*m 3 4"],
     intrinsics: Intrinsics,
 ) -> Float[Tensor, "*k n 2"]:
@@ -123,11 +123,12 @@ def expected_pixel(
     Args:
         weights: of the samples.
         points: the samples, or k sets of them.
-        space: of the points.
+        rays: along which the samples lay before they moved.
         c2w: one camera, or (k, 1, 3, 4), one per set.
         intrinsics: of all cameras.
     """
-    return project(world_to_camera(space.to_world(space.expected(weights, points)), c2w), intrinsics)
+    expected = rays.space.expected(weights, points, rays.origins, rays.directions)
+    return project(world_to_camera(rays.space.to_world(expected), c2w), intrinsics)
 
 
 @dataclasses.dataclass(frozen=True)

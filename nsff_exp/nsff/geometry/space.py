@@ -14,58 +14,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsff.errors import InputError
+from nsff.geometry.ndc import NEAR, RayTensors, ndc_to_world, to_ndc
 from nsff.geometry.poses import Intrinsics, Pose, Poses
 
-NEAR = 1.0  # near plane, in scaled world units: of the average camera in NDC, of every camera in the contracted space
-MAX_REACH = 0.5  # of the distance to infinity that scene flow covers in a frame: the depth then doubles
+MAX_REACH = 0.5  # largest part of the distance to infinity that scene flow covers in a frame: the depth doubles
 MIN_FORWARD_COSINE = 0.05  # between a ray and the forward axis of the scene; NDC breaks down below
 # Of the unit ball. With 1, what moves in the built-in scene, 4 near planes away, was 1 dB worse (600 steps, one run).
 MIN_RADIUS = 2.0 * NEAR
 MAX_RADIUS = 300.0  # in near planes; beyond, almost all samples would lie before anything that the cameras see
 INFINITY = 2.0  # radius at which the contracted space has infinity
-MIN_FROM_INFINITY = 1e-6  # points beyond this distance from infinity are put there, as far as `ndc_to_world` sees
-
-RayTensors = tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]
-
-
-def to_ndc(origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"], intrinsics: Intrinsics) -> RayTensors:
-    """Convert rays to NDC (NeRF, arXiv:2003.08934, appendix C, equations 25 and 26).
-
-    Origins are first moved along the ray to the near plane. Projected points are not the NDC origin plus world depth
-    times the NDC direction: depth along the NDC ray is linear in disparity.
-
-    Args:
-        origins: Ray origins in the scaled world.
-        directions: Ray directions in the scaled world, of any length.
-        intrinsics: Intrinsics that define NDC.
-
-    Returns:
-        Origins on the near plane (z = -1) and directions, whose z component is 2.
-
-    Note:
-        Directions are not unit vectors: `origin + direction` is the point at infinity in the world.
-    """
-    shift = -(NEAR + origins[:, 2]) / directions[:, 2]
-    x, y, z = (origins + shift[:, None] * directions).unbind(-1)
-    dx, dy, dz = directions.unbind(-1)
-    sx, sy = -2.0 * intrinsics.focal / intrinsics.width, -2.0 * intrinsics.focal / intrinsics.height
-    disparity = 2.0 * NEAR / z
-    origins_ndc = torch.stack([sx * x / z, sy * y / z, 1.0 + disparity], dim=-1)
-    directions_ndc = torch.stack([sx * (dx / dz - x / z), sy * (dy / dz - y / z), -disparity], dim=-1)
-    return origins_ndc, directions_ndc
-
-
-def ndc_to_world(points_ndc: Float[Tensor, "*b 3"], intrinsics: Intrinsics) -> Float[Tensor, "*b 3"]:
-    """Convert points from NDC to the scaled world: z_world = 2 / (z_ndc - 1 + 1e-6).
-
-    Note:
-        The published constant 1e-6 is kept. Points beyond z_ndc = 1 end up behind the camera; the denominator is never
-        exactly 0 in float32.
-    """
-    x, y, z = points_ndc.unbind(-1)
-    z_world = 2.0 * NEAR / (z - 1.0 + 1e-6)
-    per_x, per_y = -intrinsics.width / (2.0 * intrinsics.focal), -intrinsics.height / (2.0 * intrinsics.focal)
-    return torch.stack([x * (per_x * z_world), y * (per_y * z_world), z_world], dim=-1)
+MIN_FROM_INFINITY = 1e-6  # points nearer to infinity, or beyond it, are taken to be this far from it, as published
+FAR_END = 0.999  # depth s that stands for infinity, 1000 near planes away: at 1 gradients are lost in rounding errors
 
 
 class Space(abc.ABC):
@@ -77,7 +36,7 @@ class Space(abc.ABC):
     Attributes:
         name: in messages.
         extent: half the extent of the fields' grids per axis; farther out, features are those of the border.
-        flow_slope: of scene flow at 0 over that of its bound (`bounded_flow`), per axis.
+        flow_slope: per axis, the factor inside of tanh with which `bounded_flow` has the slope of the raw output at 0.
         has_common_planes: points of equal depth s form planes that are the same for all cameras.
     """
 
@@ -125,7 +84,13 @@ class Space(abc.ABC):
         """
 
     @abc.abstractmethod
-    def expected(self, weights: Float[Tensor, "n s"], points: Float[Tensor, "*k n s 3"]) -> Float[Tensor, "*k n 3"]:
+    def expected(
+        self,
+        weights: Float[Tensor, "n s"],
+        points: Float[Tensor, "*k n s 3"],
+        origins: Float[Tensor, "n 3"],
+        directions: Float[Tensor, "n 3"],
+    ) -> Float[Tensor, "*k n 3"]:
         """Expected point of each ray: the sum of its samples, or of k sets of them, by weight."""
 
     @staticmethod
@@ -183,7 +148,7 @@ class NdcSpace(Space):
         z_world = -(origins[:, 2] + directions[:, 2] / inverse_depth)
         return torch.where(z_world > NEAR, 1.0 - NEAR / z_world.clamp(min=NEAR), 0.0)
 
-    def expected(self, weights: Tensor, points: Tensor) -> Tensor:
+    def expected(self, weights: Tensor, points: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
         """As published: weights that sum to less than 1 draw the point towards the middle of NDC."""
         return (weights[..., None] * points).sum(-2)
 
@@ -272,16 +237,16 @@ class ContractedSpace(Space):
     def depth(self, origins: Tensor, directions: Tensor, inverse_depth: Tensor) -> Tensor:
         return (1.0 - NEAR * inverse_depth).clamp(min=0.0)
 
-    def expected(self, weights: Tensor, points: Tensor) -> Tensor:
-        """Count what weights lack to a sum of 1 at the last sample, at infinity.
+    def expected(self, weights: Tensor, points: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
+        """Count what weights lack to a sum of 1 at the far end of the ray, `FAR_END` of the way to infinity.
 
         Unlike in NDC, the middle of the space lies among the cameras: a point that is drawn there may be behind one.
 
         Note:
             Rays are curved: between two far apart surfaces on a ray, the point lies beside it.
         """
-        missing = (1.0 - weights.sum(-1, keepdim=True)) * points[..., -1, :]
-        return (weights[..., None] * points).sum(-2) + missing
+        far = self.points(origins, directions, torch.full_like(origins[:, :1], FAR_END))[:, 0]
+        return (weights[..., None] * points).sum(-2) + (1.0 - weights.sum(-1, keepdim=True)) * far
 
     @staticmethod
     def bounded_flow(points: Tensor, flow: Tensor) -> Tensor:

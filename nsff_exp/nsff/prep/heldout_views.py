@@ -20,6 +20,7 @@ from nsff.io import Image, Mask, read_text, write_image
 from nsff.masks import MaskFolder
 from nsff.prep.capture import REPORT
 from nsff.prep.colmap import UNDISTORTION
+from nsff.prep.covisibility import COVISIBLE, NOTE
 from nsff.prep.video import shrink
 from nsff.scene_folder import N_CAMERAS, SceneFolder
 
@@ -111,8 +112,9 @@ def _check_report(report: dict[str, Any], folder: SceneFolder) -> None:
 
 
 def remove_views(folder: SceneFolder) -> None:
-    """Remove the undistorted views of an earlier run."""
-    for name in SUFFIXES:
+    """Remove the undistorted views of an earlier run, and the co-visibility masks that were made of them."""
+    masks = [COVISIBLE] if (folder.root / COVISIBLE / NOTE).is_file() else []
+    for name in [*SUFFIXES, *masks]:
         shutil.rmtree(folder.root / name, ignore_errors=True)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import torch
 
 from nsff.errors import InputError, UsageError
 from nsff.images import read_image
-from nsff.io import read_text, write_text
+from nsff.io import digest_of_files, read_text, write_text
 from nsff.prep.capture import REPORT, CaptureSettings, make_cameras
 from nsff.prep.depth_stage import DepthSettings, make_disparity
 from nsff.prep.flow_stage import SEMANTIC_METHODS, FlowSettings, find_raft, make_flows, resolve_semantic
@@ -84,15 +83,16 @@ def prepare(
         InputError: an input is missing or a stage fails.
     """
     folder = SceneFolder(scene / "dense")
-    newest_input = _newest_input(settings, force)
+    given = _given_files(settings, force)
+    given_digest, newest_input = digest_of_files(given), max(path.stat().st_mtime for path in given)
     stages = _stages(scene, folder, settings, device)
     forced, lines = False, []
     for stage in stages:
         forced = forced or stage.name == force
         stamp = folder.root / ".prepared" / f"{stage.name}.json"
-        summary = None if forced else _summary_if_current(stage, stamp, newest_input)
+        summary = None if forced else summary_if_current(stage, stamp, given_digest, newest_input)
         if summary is None:
-            summary = _run_stage(stage, stamp, folder)
+            summary = _run_stage(stage, stamp, given_digest, folder)
         else:
             log.info("== %s is up to date", stage.name)
         newest_input = max(path.stat().st_mtime for path in stage.outputs())
@@ -165,8 +165,7 @@ def _views_stage(views: Path, folder: SceneFolder, max_side: int) -> Stage:
     if views.resolve() == folder.root.resolve():
         raise InputError(f"--views {views} is where undistorted views are written; keep the given ones elsewhere")
     paths = list_views(views)
-    facts = [(str(path), (views / path).stat().st_size, (views / path).stat().st_mtime_ns) for path in paths]
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    digest = digest_of_files(views / path for path in paths)
     return Stage(
         "views", {"from": str(views.resolve()), "files": digest},
         lambda: undistort_views(views, folder, max_side), lambda: [folder.root / undistorted(path) for path in paths],
@@ -178,8 +177,8 @@ def _as_json(settings: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings), default=lambda path: str(Path(path).resolve())))
 
 
-def _newest_input(settings: PrepareSettings, force: str | None) -> float:
-    """Modification time of the newest file that the user gives.
+def _given_files(settings: PrepareSettings, force: str | None) -> list[Path]:
+    """The files and folders that the user gives, with the files of the latter.
 
     Raises:
         InputError: the source of the frames is missing.
@@ -190,16 +189,13 @@ def _newest_input(settings: PrepareSettings, force: str | None) -> float:
         raise UsageError("--force views needs --views DIR")
     if not source.exists():
         raise InputError(f"{source} is missing; give --video FILE or --images DIR")
-    paths = [source, settings.capture.masks, semantic if semantic.is_dir() else None]
-    return max(_modified(path) for path in paths if path is not None)
+    weights = [Path(path) for path in (settings.depth.model, settings.flow.model) if path and Path(path).is_file()]
+    given = [source, settings.capture.masks, semantic if semantic.is_dir() else None, *weights]
+    paths = [path.resolve() for path in given if path is not None]
+    return [entry for path in paths for entry in (path, *(path.iterdir() if path.is_dir() else ()))]
 
 
-def _modified(path: Path) -> float:
-    """Modification time of a file, or the latest of a folder and its files."""
-    return max(entry.stat().st_mtime for entry in [path, *(path.iterdir() if path.is_dir() else [])])
-
-
-def _run_stage(stage: Stage, stamp: Path, folder: SceneFolder) -> list[str]:
+def _run_stage(stage: Stage, stamp: Path, given_digest: str, folder: SceneFolder) -> list[str]:
     """Run a stage, and write a stamp with its settings and summary lines (warnings included)."""
     log.info("== %s", stage.name)
     log.debug("%s", stage.settings)
@@ -211,7 +207,7 @@ def _run_stage(stage: Stage, stamp: Path, folder: SceneFolder) -> list[str]:
     with _collect_warnings() as warnings:
         line = stage.run()
     summary = [line, *(f"warning: {text}" for text in warnings)]
-    write_text(stamp, json.dumps({"settings": stage.settings, "summary": summary}) + "\n")
+    write_text(stamp, json.dumps({"settings": stage.settings, "given": given_digest, "summary": summary}) + "\n")
     return summary
 
 
@@ -228,7 +224,7 @@ def _collect_warnings() -> Iterator[list[str]]:
         log.removeHandler(handler)
 
 
-def _summary_if_current(stage: Stage, stamp: Path, newest_input: float) -> list[str] | None:
+def summary_if_current(stage: Stage, stamp: Path, given_digest: str, newest_input: float) -> list[str] | None:
     """Summary lines of an earlier run whose results are complete and current; None if the stage must run.
 
     Outputs that were made again by the stage's own script count as current, while all later stages are outdated.
@@ -236,7 +232,9 @@ def _summary_if_current(stage: Stage, stamp: Path, newest_input: float) -> list[
     try:
         content = json.loads(read_text(stamp))
         oldest = min(path.stat().st_mtime for path in stage.outputs())
-        return content["summary"] if content["settings"] == stage.settings and oldest >= newest_input else None
+        # Scenes that were prepared before digests were stored are judged by the times of their files alone.
+        same = content["settings"] == stage.settings and content.get("given", given_digest) == given_digest
+        return content["summary"] if same and oldest >= newest_input else None
     except (OSError, ValueError, KeyError, TypeError, InputError):  # a missing or broken stamp, or missing outputs
         return None
 

@@ -85,7 +85,7 @@ def camera_warnings(model: SparseModel) -> list[str]:
     if abs(cx - width / 2) > MAX_DEVIATION * width or abs(cy - height / 2) > MAX_DEVIATION * height:
         warnings.append(
             f"principal point ({cx:.1f}, {cy:.1f}) is off the centre {centre} of the frames; the "
-            f" method takes the centre, so that all rays are off by {_angle_off_centre(model):.1f} degrees"
+            f"method takes the centre, so that all rays are off by {_angle_off_centre(model):.1f} degrees"
         )
     return warnings
 

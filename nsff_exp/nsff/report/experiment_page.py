@@ -30,7 +30,7 @@ from nsff.report.evaluation_page import health_table
 from nsff.report.html import Page
 from nsff.training.checkpoint import read_newest
 from nsff.viewer.export import PAGE as VIEWER
-from nsff.viewer.export import viewer_settings
+from nsff.viewer.page import step_of_page
 
 INPUT_FPS = 8.0
 RED = np.array([1.0, 0.16, 0.16], np.float32)
@@ -94,10 +94,10 @@ def _add_viewer(page: Page, folder: Path, step: int) -> None:
     if not (folder / VIEWER).is_file():
         page.text(f"There is no {VIEWER} to look around in yet; run export_viewer.py.", small=True)
         return
-    viewer_step = viewer_settings(folder).get("weights", [step])[0]
+    viewer_step = step_of_page(folder / VIEWER)
     page.heading("Look around")
     if viewer_step != step:
-        page.text(f"{VIEWER} is of step {viewer_step}; run export_viewer.py again.", small=True)
+        page.text(f"{VIEWER} is of step {viewer_step or 'unknown'}; run export_viewer.py again.", small=True)
     page.frame("look around in a page of its own", VIEWER)
 
 

@@ -46,6 +46,8 @@ class Checkpoint:
         stored_architecture: kind and sizes of the fields; None in published files.
         variant: of the method that was trained; None in published files.
         n_frames: length of the training sequence; None in published files.
+        bd_factor: of the scene's scale; None in published files.
+        cameras: digest of the poses that it was trained with; None in published files and those from before it.
     """
 
     path: Path
@@ -58,6 +60,8 @@ class Checkpoint:
     stored_architecture: dict[str, Any] | None
     variant: str | None
     n_frames: int | None
+    bd_factor: float | None
+    cameras: str | None
 
     def fingerprint(self) -> str:
         """Hash of the weights, 16 hexadecimal digits; independent of the file's name and date."""
@@ -88,6 +92,7 @@ class TrainingState:
     fields: Fields
     optimizer: torch.optim.Optimizer
     rng: dict[str, Any]
+    cameras: str  # their digest
 
 
 class BrokenCheckpoint(InputError):
@@ -132,6 +137,7 @@ def save_checkpoint(path: Path, state: TrainingState, config: Config) -> None:
         "config": dataclasses.asdict(config),
         "variant": config.variant,
         "n_frames": config.n_frames,
+        "cameras": state.cameras,
         "rng": state.rng,
     }
     try:
@@ -177,6 +183,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             stored_architecture=content.get("architecture"),
             variant=content.get("variant"),
             n_frames=content.get("n_frames"),
+            bd_factor=content.get("config", {}).get("bd_factor"),
+            cameras=content.get("cameras"),
         )
     except BrokenCheckpoint:
         raise

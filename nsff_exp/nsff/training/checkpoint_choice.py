@@ -5,8 +5,10 @@ import logging
 from pathlib import Path
 
 from nsff.config import Config
+from nsff.data.cameras import camera_digest
 from nsff.errors import InputError
 from nsff.fields import Fields
+from nsff.scene_folder import SceneFolder
 from nsff.training.checkpoint import Checkpoint, list_checkpoints, load_weights, read_checkpoint, read_newest
 
 log = logging.getLogger("nsff")
@@ -20,7 +22,7 @@ def choose_to_resume(config: Config) -> Checkpoint | None:
     Minutes of training count from zero after `ft_path`: the time limit is that of this experiment.
 
     Raises:
-        InputError: the newest was trained as another variant or on another sequence.
+        InputError: the newest was trained as another variant or with other cameras.
     """
     newest = read_newest(config.experiment_dir)
     if newest is None:
@@ -32,7 +34,7 @@ def choose_to_resume(config: Config) -> Checkpoint | None:
             f"{newest.path} was trained as variant {newest.variant}, {config.variant} is asked for; "
             "choose another --expname, or give --variant"
         )
-    _check_sequence(newest, config)
+    _check_scene(newest, config)
     return newest
 
 
@@ -40,7 +42,7 @@ def choose_to_render(config: Config) -> Checkpoint:
     """Choose the checkpoint to render or evaluate: `ft_path` if given, else the newest of the experiment.
 
     Raises:
-        InputError: the experiment has none, or it was trained on another sequence.
+        InputError: the experiment has none, or it was trained with other cameras.
     """
     checkpoint = read_checkpoint(Path(config.ft_path)) if config.ft_path else read_newest(config.experiment_dir)
     if checkpoint is None:
@@ -48,7 +50,7 @@ def choose_to_render(config: Config) -> Checkpoint:
             f"no checkpoint in {config.experiment_dir.absolute()}; {_suggest_experiments(Path(config.basedir))}"
             f"train first: run_nerf.py --config {config.config}"
         )
-    _check_sequence(checkpoint, config)
+    _check_scene(checkpoint, config)
     return checkpoint
 
 
@@ -63,18 +65,30 @@ def restore_fields(fields: Fields, config: Config) -> Checkpoint:
     return checkpoint
 
 
-def _check_sequence(checkpoint: Checkpoint, config: Config) -> None:
-    """Check that a checkpoint was trained on a sequence of this length: the time of a frame is relative to it.
+def _check_scene(checkpoint: Checkpoint, config: Config) -> None:
+    """Check that a checkpoint was trained with the cameras in use: elsewhere, every ray would miss what was learnt.
 
-    Published checkpoints do not store the length and always pass.
+    The time of a frame is relative to the length of the sequence. Published checkpoints store none of this and pass,
+    so do those of a scene whose `poses_bounds.npy` does not exist, which ends any run later.
 
     Raises:
-        InputError: the lengths differ.
+        InputError: the number of frames, the scale of the scene or the cameras differ.
     """
     if checkpoint.n_frames not in (None, config.n_frames):
         raise InputError(
             f"{checkpoint.path} was trained on {checkpoint.n_frames} frames, {config.n_frames} are in use: "
             "give the --start_frame and --end_frame that it was trained with"
+        )
+    if checkpoint.bd_factor not in (None, config.bd_factor):
+        raise InputError(
+            f"{checkpoint.path} was trained with --bd_factor {checkpoint.bd_factor:g}, the scale of its scene; "
+            f"{config.bd_factor:g} is asked for: give the former, or choose another --expname"
+        )
+    poses_bounds = SceneFolder(Path(config.datadir)).poses_bounds
+    if checkpoint.cameras and poses_bounds.is_file() and checkpoint.cameras != camera_digest(config):
+        raise InputError(
+            f"{checkpoint.path} was trained with other cameras than those in {poses_bounds.absolute()}: put back that "
+            "file, give the --datadir and --start_frame that it was trained with, or train under another --expname"
         )
 
 

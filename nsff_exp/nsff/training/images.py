@@ -65,7 +65,7 @@ def _dynamic_only(
         warped = points + (samples.sf_bwd if backward else samples.sf_fwd)
         colours.append(composited.rgb)
         expected_depths.append(composited.depth)
-        warped_pixels.append(expected_pixel(composited.weights, warped, camera.space, neighbour, scene.intrinsics))
+        warped_pixels.append(expected_pixel(composited.weights, warped, rays, neighbour, scene.intrinsics))
     height, width = scene.intrinsics.height, scene.intrinsics.width
     flow = (torch.cat(warped_pixels) - camera.pixels()).view(height, width, 2)
     return torch.cat(colours).view(height, width, 3), torch.cat(expected_depths).view(height, width), flow

@@ -24,7 +24,7 @@ from nsff.training.trainer import DIVERGENCE_ADVICE, Diverged, StepReport, Train
 log = logging.getLogger("nsff")
 
 MAX_STEPS_ALONE = 100  # steps between two agreements of the processes of a group
-Show = Callable[[Fields], None]
+Show = Callable[[Fields, int], None]
 
 MAX_LOSS = 1e6  # treat a loss term above this as divergence
 
@@ -37,7 +37,7 @@ def train(trainer: Trainer, validate: Validate | None = None, show: Show | None 
     Args:
         trainer: the run; resumed from its newest checkpoint if any.
         validate: scorer of held-out views, called every `i_val` steps; its time does not count as training.
-        show: shows the fields to the user, called every `viewer_every` steps; its time does not count either.
+        show: shows the fields of a step to the user, called every `viewer_every` steps; its time does not count either.
 
     Raises:
         InputError: another run uses the folder, or the folder cannot be written.
@@ -66,7 +66,7 @@ def train(trainer: Trainer, validate: Validate | None = None, show: Show | None 
                     logger.log_images(report.frame)
                     logger.log_validation()
                     if show is not None and trainer.step % config.viewer_every == 0:
-                        show(trainer.fields)
+                        show(trainer.fields, trainer.step)
                 if agreement.is_due(trainer.step):
                     trainer.seconds, interrupted = group.all_reduce_flags(clock.seconds, bool(signals))
                     agreement.plan_next(trainer.step, trainer.seconds)
@@ -99,7 +99,7 @@ class Agreement:
     def is_due(self, step: int) -> bool:
         """Whether to agree after a step; also where the main process may have been busy, while the others would wait
         in a collective between GPUs, which has a short timeout."""
-        pauses = (self.config.i_img, self.config.i_val)
+        pauses = (self.config.i_img, self.config.i_val, self.config.viewer_every)
         return self.alone or step >= self.next_step or any(every and step % every == 0 for every in pauses)
 
     def plan_next(self, step: int, seconds: float) -> None:

@@ -230,7 +230,7 @@ def flow_loss(render: TrainRender, batch: TrainBatch, cameras: NeighbourCameras,
     points = torch.stack([render.next.points, render.prev.points, render.ref.points])
     c2w = torch.stack([cameras.next, cameras.prev, cameras.ref])[:, None]
     flow, mask = torch.stack([batch.flow_fwd, batch.flow_bwd]), torch.stack([batch.flow_fwd_mask, batch.flow_bwd_mask])
-    pixels = expected_pixel(render.ref.dynamic_only.weights, points, cameras.space, c2w, cameras.intrinsics)
+    pixels = expected_pixel(render.ref.dynamic_only.weights, points, batch.rays, c2w, cameras.intrinsics)
     start = pixels[2] if relative else batch.uv
     return weighted_mean((pixels[:2] - start - flow).abs(), mask.to(flow.dtype), n_kept=1).sum()
 

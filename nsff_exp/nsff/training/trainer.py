@@ -263,7 +263,8 @@ class Trainer:
         states = self.group.all_gather(own_rng)
         if self.group.is_main:
             rng = {"device": self.device.type, **states[0], "others": states[1:]}
-            state = TrainingState(self.step, self.seconds, self.fields, self.optimizer, rng)
+            cameras = self.scene.cameras.digest
+            state = TrainingState(self.step, self.seconds, self.fields, self.optimizer, rng, cameras)
             save_checkpoint(path, state, self.config)
             self.saved += [] if path in self.saved else [path]
             while 0 < self.config.keep_checkpoints < len(self.saved):

@@ -71,7 +71,10 @@ def warm_share(priors: Priors | None, config: Config) -> float:
     """
     if priors is None or config.warm_steps != "auto":
         return 0.0 if priors is None else 1.0
-    log.info("depth of what moves is believed to %.0f %%: so much of the warm start is made", 100.0 * priors.belief)
+    percent = 100.0 * priors.belief
+    log.info(
+        "depth of moving pixels has a confidence of %.0f %%: the warm start takes this share of its steps", percent
+    )
     return priors.belief
 
 

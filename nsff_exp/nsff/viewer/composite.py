@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from nsff.geometry.ndc import NEAR
 from nsff.geometry.rays import Camera, camera_rays, project, world_to_camera
-from nsff.geometry.space import NEAR
 from nsff.viewer.layers import LayerFrustum, Layers
 
 

@@ -1,7 +1,6 @@
 """Export a trained scene as one page for a browser: `viewer.html`."""
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from nsff.data.cameras import Cameras, load_cameras
 from nsff.distributed import SINGLE_PROCESS, ProcessGroup
 from nsff.errors import UsageError
 from nsff.fields import Fields, build_fields
-from nsff.geometry.camera_paths import bullet_time_loop
+from nsff.geometry.camera_paths import BULLET_TIME_SHIFT, bullet_time_loop
 from nsff.geometry.poses import Intrinsics
 from nsff.geometry.rays import Camera
-from nsff.io import claim_folder, read_or_raise, writing_to
+from nsff.io import claim_folder, writing_to
 from nsff.novel_views.render_plan import focus_distance, parse_times
 from nsff.rendering.frame_render import render_frame
 from nsff.rendering.ray_sampling import DepthSampling
@@ -54,7 +53,7 @@ def export_viewer(config: Config, device: torch.device, group: ProcessGroup = SI
     """
     cameras, fields = load_cameras(config), build_fields(config).to(device)
     checkpoint = restore_fields(fields, config)
-    viewer = Viewer.of(config, cameras, fields)
+    viewer = Viewer.of(config, cameras, fields, checkpoint.step)
     folder = config.experiment_dir / FOLDER
     with writing_to(folder):
         if group.is_main:
@@ -70,24 +69,11 @@ def export_viewer(config: Config, device: torch.device, group: ProcessGroup = SI
     return config.experiment_dir / PAGE
 
 
-def viewer_settings(folder: Path) -> dict[str, Any]:
-    """Settings of the viewer in an experiment's folder; none if it was not exported from a checkpoint.
-
-    Raises:
-        InputError: the file is broken.
-    """
-    path = folder / FOLDER / SETTINGS
-    if not path.is_file():
-        return {}
-    remedy = f"delete {path} and run export_viewer.py again"
-    return read_or_raise(path, lambda: dict(json.loads(path.read_text(encoding="utf-8"))), remedy)
-
-
-def refresh_viewer(config: Config, cameras: Cameras, fields: Fields) -> None:
-    """Write a small page of the fields as they are: few layers, few times, of at most `SMALL_HEIGHT` pixels."""
+def refresh_viewer(config: Config, cameras: Cameras, fields: Fields, step: int) -> None:
+    """Write a small page of the fields as they are after a step: few layers and times, at most `SMALL_HEIGHT` high."""
     factor = max(1, config.render_factor, -(-cameras.intrinsics.height // SMALL_HEIGHT))
     small = dataclasses.replace(config, render_factor=factor, planes=min(config.planes, SMALL_PLANES), slowmo_factor=1)
-    viewer = Viewer.of(small, cameras, fields)
+    viewer = Viewer.of(small, cameras, fields, step)
     every = -(-len(viewer.timestamps) // SMALL_TIMES)
     viewer = dataclasses.replace(viewer, timestamps=viewer.timestamps[::every])
     baker = viewer.baker()
@@ -109,6 +95,7 @@ class Viewer:
         fields: static and dynamic.
         frustum: where the layers are, around the camera of `target_idx`.
         timestamps: of the moments, in frames.
+        step: training steps of the fields.
     """
 
     config: Config
@@ -116,9 +103,10 @@ class Viewer:
     fields: Fields
     frustum: LayerFrustum
     timestamps: list[float]
+    step: int
 
     @staticmethod
-    def of(config: Config, cameras: Cameras, fields: Fields) -> "Viewer":
+    def of(config: Config, cameras: Cameras, fields: Fields, step: int) -> "Viewer":
         """Take cameras and times from the options.
 
         Raises:
@@ -143,7 +131,7 @@ class Viewer:
         start = nearest_depth(fields, camera, [timeline.time_of(frame) for frame in range(first, last + 1)])
         log.debug("layers begin at NDC depth %.2f: almost nothing is before it", start)
         frustum = dataclasses.replace(LayerFrustum.around(camera, config.planes, config.margin, reach), start=start)
-        return Viewer(config, cameras, fields, frustum, timestamps)
+        return Viewer(config, cameras, fields, frustum, timestamps, step)
 
     def settings(self) -> dict[str, Any]:
         """Everything but the weights that the parts depend on, as JSON."""
@@ -201,7 +189,7 @@ class Viewer:
         time = self.cameras.timeline.time_of(self.timestamps[moment])
         reference, device = self.frustum.camera.c2w, self.frustum.camera.c2w.device
         radius = self.circle * self.frustum.reach
-        loop = bullet_time_loop(reference.cpu().double().numpy(), 48.0 / radius, MEASURED_VIEWS)
+        loop = bullet_time_loop(reference.cpu().double().numpy(), BULLET_TIME_SHIFT / radius, MEASURED_VIEWS)
         poses = [reference, *(torch.from_numpy(pose.astype(np.float32)).to(device) for pose in loop)]
         names = ["reference camera", *(f"bullet time, view {k + 1} of {MEASURED_VIEWS}" for k in range(MEASURED_VIEWS))]
         size, rows = self._measured_size, []
@@ -249,6 +237,7 @@ class Viewer:
         frustum, cameras = self.frustum, self.cameras
         wide = frustum.camera.intrinsics
         return {
+            "step": self.step,
             "width": frustum.size.width,
             "height": frustum.size.height,
             "focal": frustum.size.focal,

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nsff.io import Image, write_text
 from nsff.templates import templates_of
 from nsff.viewer.part import Part
 
+HEAD_CHARACTERS = 1000  # the first of a page, within which its step is written
 INLINE_MB = 20.0  # larger pages keep their pictures in a folder beside them
 
 _TEMPLATES = templates_of(Path(__file__).parent)
@@ -61,6 +63,13 @@ def write_page(
     )
     write_text(path, page)
     return megabytes
+
+
+def step_of_page(path: Path) -> int | None:
+    """Training steps of the fields that a page shows; None for pages from before it was written into them."""
+    with path.open(encoding="utf-8") as page:
+        found = re.search(r'<meta name="training-step" content="(\d+)">', page.read(HEAD_CHARACTERS))
+    return int(found[1]) if found else None
 
 
 def _verbatim(script: str) -> markupsafe.Markup:
