@@ -77,6 +77,7 @@ def test_command_runs_and_leaves_its_file(line: str, world: Path, monkeypatch, t
     """Typed as in the text, with small settings behind it; those that take long run in make test-all."""
     monkeypatch.chdir(world)
     here = line.replace(" ... ", " configs/config_kid-running.txt ").replace("--gpus all", "--gpus 1")  # no GPU here
+    here = here.replace("~/", "")  # which a shell replaces by the home folder
     _, script, *words = shlex.split(here, comments=True)
     words = [path for word in words for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
     name = script.removesuffix(".py")

@@ -8,8 +8,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import configargparse
-from tqdm import tqdm
+try:
+    import configargparse
+    from tqdm import tqdm
+except ModuleNotFoundError as missing:
+    sys.exit(f"error: {missing}; run make install once, and source .venv/bin/activate in this shell")
 
 from nsff.errors import InputError, UsageError
 

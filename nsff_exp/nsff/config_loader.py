@@ -57,11 +57,18 @@ def _build_parser(prog: str, description: str) -> Parser:
         if choices:
             group.add_argument(
                 *flags, type=convert, default=option.default, help=text, metavar="{" + ",".join(choices) + "}",
-                choices=[*choices, *([None] if convert("None") is None else [])],
+                choices=_Choices(choices),
             )  # fmt: skip
         else:
             group.add_argument(*flags, type=convert, default=option.default, help=text)
     return parser
+
+
+class _Choices(tuple):
+    """Choices of an option; None, as `args.txt` writes an optional one that is not set, is accepted and not listed."""
+
+    def __contains__(self, value: object) -> bool:
+        return value is None or super().__contains__(value)
 
 
 def _converter(option: dataclasses.Field) -> Callable[[str], Any]:
@@ -141,6 +148,9 @@ def load_config(argv: list[str], prog: str = "run_nerf.py", description: str = "
     _check(config)
     if config.n_frames < config.end_frame - config.start_frame:
         log.info("%s has %d frames: end_frame %d is cut", config.datadir, config.sequence_length, config.end_frame)
+    elif config.sequence_length is not None and config.sequence_length > config.end_frame:
+        last, length = config.end_frame - 1, config.sequence_length
+        log.info("%s has %d frames, those after frame %d are not used; see --end_frame", config.datadir, length, last)
     if idle := idle_options(config, prog, typed_options(command_line)):
         log.info("without effect here: %s", ", ".join(idle))
     return config

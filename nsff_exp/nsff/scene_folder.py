@@ -67,16 +67,20 @@ class SceneFolder:
             InputError: no scene folder, no such folder in it, or several.
         """
         if not self.root.is_dir():
-            raise InputError(f"scene folder {self.root.absolute()} does not exist; set datadir (--data_path)")
+            raise InputError(
+                f"scene folder {self.root.absolute()} does not exist; give --datadir (in nsff_scripts --data_path)"
+            )
         found = [
             path for path in self.root.glob(f"images_*x{height or '*'}") if re.fullmatch(r"images_\d+x\d+", path.name)
         ]
         found = found or [path for path in self.root.glob("images_*") if _is_reduced(path, height)]
+        if not found and (self.root / "dense").is_dir():
+            raise InputError(f"{self.root} is no scene folder, but {self.root / 'dense'} is: give that")
         if len(found) != 1:
             there = ", ".join(sorted(path.name for path in self.root.glob("images_*"))) or "none"
             raise InputError(
-                f"{self.root} has {len(found)} folders images_<W>x{height or '<H>'} (found: {there}); set final_height "
-                f"(--resize_height), or run run_midas.py --data_path {self.root}"
+                f"{self.root} has {len(found)} folders images_<W>x{height or '<H>'} (found: {there}); give "
+                f"--final_height (in nsff_scripts --resize_height), or run run_midas.py --data_path {self.root}"
                 + (f" --resize_height {height}" if height else "")
             )
         return found[0]

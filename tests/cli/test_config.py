@@ -121,6 +121,10 @@ def test_end_frame_beyond_sequence_is_cut_and_logged(golden, caplog):
     assert (config.n_frames, config.frame_range) == (22, range(2, 24))
     assert config.experiment_dir.name == "x_F02-50"
     assert "scene has 24 frames: end_frame 50 is cut" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", logger="nsff"):
+        load_config([*REQUIRED, "--datadir", str(golden / "scene"), "--end_frame", "20"])
+    assert "scene has 24 frames, those after frame 19 are not used; see --end_frame" in caplog.text
     with pytest.raises(UsageError, match="leave 2 frames of the 24"):
         load_config([*REQUIRED, "--datadir", str(golden / "scene"), "--start_frame", "22"])
 
@@ -208,7 +212,13 @@ def test_renamed_options_and_values_are_read_and_logged(tmp_path, caplog):
     assert "option reach is now called path_radius" in caplog.text
 
 
-def test_unused_options_names_options_without_effect():
+def test_choices_of_an_optional_option_are_listed_without_none():
+    assert load_config([*REQUIRED, "--path", "None"]).path is None  # as args.txt writes it
+    with pytest.raises(UsageError, match=r"invalid choice: 'spirale' \(choose from .*'?train'?\); see --help"):
+        load_config([*REQUIRED, "--path", "spirale"])
+
+
+def test_idle_options_names_options_without_effect():
     config = load_config([*REQUIRED, "--no_batching", "--factor", "4"])
     assert idle_options(config) == ["factor"]
     paper = load_config([*REQUIRED, "--variant", "paper", "--chain_sf"])

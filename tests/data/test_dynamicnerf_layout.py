@@ -39,7 +39,7 @@ def test_reduced_images_of_another_height_are_not_taken(config):
     (root / "images_2").rename(root / "images_4")
     shutil.copytree(root / "images", root / "images_2")
     assert SceneFolder(root).frames_folder(36).name == "images_4"
-    with pytest.raises(InputError, match=r"found: images_2, images_4\); set final_height"):
+    with pytest.raises(InputError, match=r"found: images_2, images_4\); give --final_height"):
         SceneFolder(root).frames_folder(48)
     with pytest.raises(InputError, match="has 2 folders"):
         SceneFolder(root).frames_folder()

@@ -180,7 +180,7 @@ def test_reasons_of_failure(plain, tmp_path, monkeypatch):
     (tmp_path / "cut.mp4").write_bytes(plain.read_bytes()[:3000])
     assert "cut.mp4 cannot be read as a video (ffmpeg: " in error(tmp_path / "cut.mp4")
     assert "missing.mp4 is missing; give --video FILE" in error(tmp_path / "missing.mp4")
-    assert "is missing; give --video FILE" in error(tmp_path)  # a folder
+    assert error(tmp_path).endswith("is a folder; give a file to --video, or a folder of pictures to --images")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     expected = "no ffmpeg was found at /nowhere/ffmpeg, which reads videos; set IMAGEIO_FFMPEG_EXE to the path of one"
     assert error(plain).startswith(expected)

@@ -160,6 +160,14 @@ def test_resume_rejects_checkpoint_of_other_variant(run, tmp_path):
     assert run("--variant", "wild", "--expname", "b", "--N_iters", "3", "--ft_path", str(folder / "000002.tar"))[0] == 0
 
 
+def test_the_folder_above_a_scene_is_told_from_it(scene, run, tmp_path):
+    (tmp_path / "above").mkdir()
+    (tmp_path / "above/dense").symlink_to(scene)
+    status, errors = run("--datadir", str(tmp_path / "above"))
+    assert (status, len(errors)) == (1, 1)
+    assert f"{tmp_path / 'above'} is no scene folder, but {tmp_path / 'above/dense'} is: give that" in errors[0]
+
+
 def rename_frames(folder: Path) -> None:
     """Rename the files of a folder, for instance 00007.png to f7-x.png."""
     for path in sorted(folder.iterdir()):

@@ -43,6 +43,7 @@ N_TIMES = 12  # frames per scene in DynamicNeRF's selection
 HELDOUT_NAME = re.compile(r"(?:v000_t)?(\d+)")  # 00003.png, or v000_t003.png in DynamicNeRF's results
 MOVING_ABOVE = 0.1  # fixed camera: a pixel moves if a channel differs by more from its median over time
 DYNIBAR_MARGIN = 3  # frames at both ends of the video that `dynibar` leaves out
+NO_RIG = "try --protocol view0, or diagnose.py where only the video itself is there"
 UNCROPPED = "use the uncropped images of the same rig"
 
 
@@ -114,7 +115,7 @@ def _rig_views(config: Config, cameras: Cameras, margin: int = 0, covisible: boo
         )
     for needed in ["mv_images", "mv_masks", *(["covisible"] if covisible else [])]:
         if not (folder / needed).is_dir():
-            remedy = "run make_covisibility.py" if needed == "covisible" else "try --protocol view0"
+            remedy = "run make_covisibility.py" if needed == "covisible" else NO_RIG
             raise InputError(
                 f"{folder / needed} is missing: protocol {config.protocol} needs held-out cameras; {remedy}"
             )

@@ -64,6 +64,8 @@ def read_path_fps(path: Path) -> float | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"--camera_path {path} does not exist")
     try:
         content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:

@@ -3,7 +3,9 @@
 import dataclasses
 import logging
 import shutil
+import signal
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,15 @@ class SfmResult:
     error: float
 
 
+def tame_pycolmap() -> None:
+    """Keep COLMAP's own log quiet but for `--verbose`, and SIGTERM from ending in a stack trace of its library."""
+    level = pycolmap.logging.Level.ERROR if log.isEnabledFor(logging.DEBUG) else pycolmap.logging.Level.FATAL
+    pycolmap.logging.minloglevel = level.value
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # in the place of that library's handler, unknown to Python
+
+
 def reconstruct(images: Path, masks: Path | None, settings: SfmSettings) -> SfmResult | None:
     """Reconstruct the largest model that the frames give, deterministically.
 
@@ -65,7 +76,7 @@ def reconstruct(images: Path, masks: Path | None, settings: SfmSettings) -> SfmR
     Raises:
         InputError: the disk has no room for COLMAP's database beside `images`.
     """
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value  # discarded small models are logged as warnings
+    tame_pycolmap()
     names = sorted(path.name for path in images.glob("*.png"))
     long_side = max(read_image(images / names[0]).shape[:2])
     settings = dataclasses.replace(settings, max_error=settings.max_error * max(long_side / MAX_ERROR_SIDE, 1.0))

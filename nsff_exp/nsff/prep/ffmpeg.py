@@ -83,6 +83,8 @@ def best_video_stream(path: Path) -> VideoStream:
     Raises:
         InputError: the file is missing, cannot be read, or holds no video stream.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file to --video, or a folder of pictures to --images")
     if not path.is_file():
         raise InputError(f"{path} is missing; give --video FILE")
     process = open_ffmpeg(["-i", source_of(path)])

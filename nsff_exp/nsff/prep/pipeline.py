@@ -15,6 +15,7 @@ from nsff.errors import InputError, UsageError
 from nsff.images import read_image
 from nsff.io import digest_of_files, read_text, write_text
 from nsff.prep.capture import REPORT, CaptureSettings, make_cameras
+from nsff.prep.colmap import tame_pycolmap
 from nsff.prep.depth_stage import DepthSettings, make_disparity
 from nsff.prep.flow_stage import SEMANTIC_METHODS, FlowSettings, find_raft, make_flows, resolve_semantic
 from nsff.prep.heldout_views import list_views, remove_views, undistort_views, undistorted
@@ -82,6 +83,7 @@ def prepare(
     Raises:
         InputError: an input is missing or a stage fails.
     """
+    tame_pycolmap()
     folder = SceneFolder(scene / "dense")
     given = _given_files(settings, force)
     given_digest, newest_input = digest_of_files(given), max(path.stat().st_mtime for path in given)
