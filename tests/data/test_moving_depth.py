@@ -135,12 +135,14 @@ def test_thing_without_track_is_left_alone_among_things_at_their_depth():
     assert Priors.of(with_moving_depth_off(truth, 1.3, passing)).correction is None
 
 
-def test_steady_camera_says_nothing_about_depth():
+def test_steady_camera_says_nothing_about_depth(caplog):
     """The camera moves as steadily as the square: at another depth it would move as steadily too."""
+    caplog.set_level("INFO", "nsff")
     priors = Priors.of(with_moving_depth_off(squares_before_wall([NEARING], HAND_HELD), 1.3))
     assert priors.moving.regions == ()
     assert priors.correction is None
     assert measure_priors(priors)[0].prior_moving is None
+    assert "no path of what moves tells its depth: it is taken as given there, unchecked" in caplog.text
 
 
 @pytest.mark.parametrize(("n_believed", "n_judged"), [(5, 0), (6, 1)])

@@ -89,6 +89,8 @@ class MovingDepth:
                 regions += [region] if region is not None else []
         found = MovingDepth(tuple(regions), pixels)
         found.report()
+        if tracks and not regions:
+            log.info("no path of what moves tells its depth: it is taken as given there, unchecked")
         return found
 
     def report(self) -> None:

@@ -25,6 +25,7 @@ class Check:
         poor: limit of the verdict "poor".
         meaning: of the figure.
         advice: change to make where the verdict is not "good".
+        unknown: what it means, and what to do, if the figure could not be measured.
     """
 
     figure: str
@@ -34,6 +35,7 @@ class Check:
     poor: float
     meaning: str
     advice: str
+    unknown: str = ""
 
     def verdict(self, value: float | None) -> Verdict:
         if value is None or not np.isfinite(value):
@@ -68,7 +70,9 @@ CHECKS = (
     Check("prior_moving", "given depth of what moves", "%", 100.0, 50.0,
           "moving regions whose depth agrees with their path, of those whose path gives it",
           "the given depth of moving things contradicts their path and was corrected for training (the log of the run "
-          "names by how much): look at disp/ there, or other depth (--depth multiview)"),
+          "names by how much): look at disp/ there, or other depth (--depth multiview)",
+          unknown="no path of what moves tells its depth, which is taken as given: compare it with the video, in "
+          "sheets/disparity.jpg"),
     Check("fit_static", "fit, static", "dB PSNR", 24.0, 19.0, "frames of the video, rendered, outside the masks",
           "the static part does not fit: train longer; if it stays, cameras are wrong (see the error in the log of "
           "run_colmap.py)"),
@@ -114,7 +118,7 @@ def make_row(check: Check, value: float | None, config: Config, frames: tuple[in
         frames: frames that the figure does not trust; the advice names them.
     """
     verdict = check.verdict(value)
-    advice = check.advice if verdict in ("fair", "poor") else ""
+    advice = check.unknown if value is None else check.advice if verdict in ("fair", "poor") else ""
     defaults = {option.name: option.default for option in dataclasses.fields(Config)}
     options = [name for name in re.findall(r"--(\w+)", advice) if name in defaults]
     if changed := [f"{name} {getattr(config, name)}" for name in options if getattr(config, name) != defaults[name]]:
