@@ -111,18 +111,18 @@ def _find_corners(points, level, grid, corners):
 def _forward_span(points, begin, end, level, table, grid, out):
     n_features = grid.features.ndim
     corners = _allocate_corners(grid)
-    total = np.empty((BLOCK, n_features), np.float32)
+    total = np.empty(n_features, np.float32)
     for start in range(begin, end, BLOCK):
         count = min(BLOCK, end - start)
         _find_corners(points[start : start + count], level, grid, corners)
-        total[:] = ZERO
-        for c in range(1 << grid.axes.ndim):
-            for b in range(count):
+        for b in range(count):
+            total[:] = ZERO
+            for c in range(1 << grid.axes.ndim):
+                weight, row = corners.weight[c, b], corners.row[c, b]
                 for f in range(n_features):
-                    total[b, f] += corners.weight[c, b] * table[corners.row[c, b], f]
-        for f in range(n_features):
-            for b in range(count):
-                out[level * n_features + f, start + b] = total[b, f]
+                    total[f] += weight * table[row, f]
+            for f in range(n_features):
+                out[level * n_features + f, start + b] = total[f]
 
 
 @_compiled(parallel=True)
@@ -142,11 +142,11 @@ def _backward_table_level(points, grad_out, level, grid, grad_table):
     for start in range(0, n_points, BLOCK):
         count = min(BLOCK, n_points - start)
         _find_corners(points[start : start + count], level, grid, corners)
-        for c in range(1 << grid.axes.ndim):
-            for b in range(count):
+        for b in range(count):
+            for c in range(1 << grid.axes.ndim):
+                weight, row = corners.weight[c, b], corners.row[c, b]
                 for f in range(n_features):
-                    change = corners.weight[c, b] * grad_out[level * n_features + f, start + b]
-                    grad_table[corners.row[c, b], f] += change
+                    grad_table[row, f] += weight * grad_out[level * n_features + f, start + b]
 
 
 @_compiled(parallel=True)
@@ -185,11 +185,11 @@ def _backward_points_span(points, begin, end, grad_out, table, grid, grad_points
         count = min(BLOCK, end - start)
         for level in range(grid.cells.shape[0]):
             _find_corners(points[start : start + count], level, grid, corners)
-            for c in range(1 << n_axes):
-                for b in range(count):
-                    product = ZERO
+            for b in range(count):
+                for c in range(1 << n_axes):
+                    product, row = ZERO, corners.row[c, b]
                     for f in range(n_features):
-                        product += table[corners.row[c, b], f] * grad_out[level * n_features + f, start + b]
+                        product += table[row, f] * grad_out[level * n_features + f, start + b]
                     dot[c, b] = product
             _fold(dot, count, corners, slope, grid)
             for axis in range(n_axes):
