@@ -164,12 +164,15 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     write_bytes(path, content.getvalue())
 
 
-def digest_of_files(paths: Iterable[Path]) -> str:
-    """Hash of the paths, sizes and modification times of files, 16 hexadecimal digits.
+def digest_of_files(paths: Iterable[Path], root: Path | None = None) -> str:
+    """Hash of the paths, relative to `root` if given, sizes and modification times of files, 16 hexadecimal digits.
 
     A file that another one has replaced shows, also where the other one is older.
     """
-    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths)]
+    facts = [
+        (str(path.relative_to(root) if root else path), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(paths)
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

@@ -107,5 +107,5 @@ def test_read_invalid_or_missing_file_names_the_reason(tmp_path, text, message):
     (tmp_path / "path.json").write_text(text)
     with pytest.raises(InputError, match=message):
         read_camera_path(tmp_path / "path.json")
-    with pytest.raises(InputError, match=r"gone\.json cannot be read"):
+    with pytest.raises(InputError, match=r"gone\.json does not exist"):
         read_camera_path(tmp_path / "gone.json")

@@ -2,16 +2,11 @@
 
 import pytest
 import torch
-from nsff.fields.hash_grid import HashGrid, make_layout
+from grid_cases import LAYOUTS
+from nsff.fields.hash_grid import HashGrid
 from nsff.fields.hash_grid.reference import interpolate
 from nsff.rendering import splatting
 from nsff.rendering.splatting import splat
-
-LAYOUTS = {
-    2: make_layout((3, 4), (40, 30), 4, 8),
-    3: make_layout((4, 4, 4), (64, 50, 70), 5, 9),
-    4: make_layout((3, 3, 3, 2), (33, 40, 20, 12), 4, 10),
-}
 
 
 def assert_equal_up_to_rounding(actual: torch.Tensor, expected: torch.Tensor) -> None:

@@ -42,12 +42,15 @@ def stage(tmp_path):
 def test_summary_if_current_requires_settings_stamp_and_newer_output(stage):
     stage, stamp, output = stage
     before = output.stat().st_mtime - 5
-    assert pipeline._summary_if_current(stage, stamp, before) == ["summary line"]
-    assert pipeline._summary_if_current(stage, stamp, before + 10) is None  # the input is newer
+    assert pipeline.summary_if_current(stage, stamp, "same", before) == ["summary line"]
+    assert pipeline.summary_if_current(stage, stamp, "same", before + 10) is None  # the input is newer
     changed = pipeline.Stage("poses", {"a": 2}, stage.run, stage.outputs)
-    assert pipeline._summary_if_current(changed, stamp, before) is None
+    assert pipeline.summary_if_current(changed, stamp, "same", before) is None
+    stamp.write_text('{"settings": {"a": 1}, "given": "same", "summary": ["summary line"]}')
+    assert pipeline.summary_if_current(stage, stamp, "same", before) == ["summary line"]
+    assert pipeline.summary_if_current(stage, stamp, "other", before) is None  # other files, although older
     stamp.write_text("{")
-    assert pipeline._summary_if_current(stage, stamp, before) is None
+    assert pipeline.summary_if_current(stage, stamp, "same", before) is None
     stamp.unlink()
     output.unlink()
-    assert pipeline._summary_if_current(stage, stamp, before) is None
+    assert pipeline.summary_if_current(stage, stamp, "same", before) is None

@@ -11,7 +11,7 @@ import numpy as np
 from nsff.cli import progress_bar
 from nsff.errors import InputError
 from nsff.images import is_image, read_frames, read_image
-from nsff.io import Flow, Image, Mask, digest_of_files, read_text, write_image, write_text
+from nsff.io import Flow, Image, Mask, digest_of_files, read_or_raise, read_text, write_image, write_text
 from nsff.prep.flow import FlowMethod, consistent
 from nsff.scene_folder import SceneFolder
 
@@ -69,8 +69,9 @@ def make_covisibility(folder: SceneFolder, method: FlowMethod, height: int | Non
     frame_paths = folder.list_frames(height)
     frames = list(read_frames(frame_paths))
     size, note = frames[0].shape[1::-1], folder.root / COVISIBLE / NOTE
-    made: dict[str, str] = json.loads(read_text(note)) if note.is_file() else {}
-    sources = {view: digest_of_files([view, *frame_paths]) for view in views}
+    remedy = f"delete {note.parent} and run make_covisibility.py again"
+    made = read_or_raise(note, lambda: dict(json.loads(read_text(note))), remedy) if note.is_file() else {}
+    sources = {view: digest_of_files([view, *frame_paths], folder.root) for view in views}
     names = {view: str(view.relative_to(folder.root)) for view in views}
 
     def is_current(view: Path) -> bool:
