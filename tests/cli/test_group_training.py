@@ -125,7 +125,7 @@ run_script(main)
     ("error", "cause"),
     [
         ('torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")', "the GPU has not enough memory"),
-        ('RuntimeError("a bug")', "RuntimeError: a bug"),
+        pytest.param('RuntimeError("a bug")', "RuntimeError: a bug", marks=pytest.mark.nightly),
     ],
 )
 def test_error_of_one_process_in_a_step_ends_both(arguments, error, cause):

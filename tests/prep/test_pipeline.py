@@ -56,6 +56,7 @@ def test_prepare_video_cameras_match_truth(prepared):
     assert np.linalg.norm(error, axis=1).max() < 0.02 * np.linalg.norm(np.ptp(true_centres, axis=0))
 
 
+@pytest.mark.nightly
 def test_reconstruct_is_deterministic(prepared):
     _, scene, _ = prepared
     first, again = (reconstruct(scene / "frames", None, SfmSettings(n_features=500)) for _ in range(2))
@@ -106,6 +107,7 @@ def test_prepare_video_again_changes_no_file(prepared, prepare_again):
     assert {path: path.stat().st_mtime_ns for path in scene.rglob("*.n*")} == before
 
 
+@pytest.mark.nightly
 def test_prepare_video_lost_file_reruns_its_stage_and_later_ones(prepared, prepare_again):
     _, scene, _ = prepared
     poses = np.load(scene / "dense" / "poses_bounds.npy")
