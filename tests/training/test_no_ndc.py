@@ -62,7 +62,7 @@ def test_ndc_is_refused_where_cameras_turn_unless_it_is_forced(run):
     assert run(run_nerf, *HASH, "--force_ndc")[0] == 0
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.nightly] * ("mlp" in kind)) for kind in KINDS])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.nightly] * (kind != "hash")) for kind in KINDS])
 def test_all_stages_work_without_ndc(run, kind, tmp_path):
     options = ["--no_ndc", *KINDS[kind]]
     assert run(run_nerf, *options) == (0, [])
