@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 from nsff.config_loader import load_config
-from nsff.data.alignment import align_disparity, triangulate
-from nsff.data.priors import Priors, ray_depth
+from nsff.data.alignment import Alignment, align_disparity, triangulate
+from nsff.data.priors import Priors, ray_depth, report
 from nsff.data.scene import load_scene
 from nsff.evaluation.prior_figures import measure_priors
 from nsff.geometry.ndc import ndc_to_world
@@ -168,3 +168,19 @@ def test_depth_of_mapped_scene_is_that_of_one_in_memory(scene, all_of):
     assert mapped.table is None
     for actual, expected in zip(mapped.depth(all_of(FRAME)), in_memory.depth(all_of(FRAME)), strict=True):
         torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-3)
+
+
+def test_depth_that_nothing_can_check_is_not_said_to_contradict(caplog):
+    """A frame without consistent flow has nothing to be compared with."""
+    caplog.set_level("INFO", "nsff")
+    good, wrong = Alignment(1.0, 0.0, 0.3, 0.01, believed=True), Alignment(1.0, 0.0, 9.0, 0.5, believed=False)
+    unknown = Alignment(1.0, 0.0, float("nan"), 0.0, believed=False)
+    report([good, wrong, unknown])
+    assert caplog.messages == [
+        "depth agrees with flow and poses to 0.30 px (median over the frames)",
+        "depth of 1 frames contradicts flow and poses and is not used: 1",
+        "depth of 1 frames is not used, too little consistent flow is there to check it: 2",
+    ]
+    caplog.clear()
+    report([unknown, unknown])
+    assert caplog.messages == ["depth of 2 frames is not used, too little consistent flow is there to check it: 0, 1"]

@@ -18,7 +18,7 @@ import torch
 from nsff.config_loader import load_config
 from nsff.data.cameras import load_cameras
 from nsff.errors import InputError, UsageError
-from nsff.evaluation.evaluator import Scorer, evaluate, flicker, require_all_views
+from nsff.evaluation.evaluator import Scorer, _settings, evaluate, flicker, require_all_views
 from nsff.evaluation.metrics import Lpips, mean_lpips
 from nsff.evaluation.protocols import HeldOutView, find_heldout_views
 from nsff.evaluation.results_table import _scene_names, evaluate_all, score_table
@@ -28,6 +28,7 @@ from nsff.evaluation.validation import Validation
 from nsff.fields import build_fields
 from nsff.rendering.frame_render import FrameRender
 from nsff.report.evaluation_page import error_map, write_page
+from nsff.training.checkpoint import read_checkpoint
 from nsff.training.checkpoint_choice import restore_fields
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -227,6 +228,16 @@ def test_scores_of_changed_truth_are_not_reused(trained, golden, tmp_path, no_lp
     assert folder.with_name("renders_dynibar-old1").is_dir()
     evaluate(dataclasses.replace(config, save_renders=False), CPU)
     assert len(list(folder.glob("*/cam??.png"))) == 4
+
+
+def test_scores_of_another_focal_length_are_not_reused(trained):
+    cameras, checkpoint = load_cameras(trained), read_checkpoint(trained.experiment_dir / "002000.tar")
+    longer = dataclasses.replace(cameras.intrinsics, focal=2.0 * cameras.intrinsics.focal)
+    others = dataclasses.replace(cameras, intrinsics=longer)
+    assert _settings(trained, cameras, checkpoint, False) == _settings(
+        trained, load_cameras(trained), checkpoint, False
+    )
+    assert _settings(trained, cameras, checkpoint, False) != _settings(trained, others, checkpoint, False)
 
 
 def test_two_processes_share_views_and_main_prints(trained):

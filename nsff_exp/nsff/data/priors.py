@@ -51,7 +51,7 @@ class LiftedPixels:
     sf_bwd_confidence: Float[Tensor, " n"]
 
 
-def _report(alignments: list[Alignment]) -> None:
+def report(alignments: list[Alignment]) -> None:
     """Log how well depth agrees with flow and poses, and the frames whose depth is not used."""
     residuals = torch.tensor([alignment.residual for alignment in alignments])  # NaN where nothing was to compare
     bad = [frame for frame, alignment in enumerate(alignments) if not alignment.believed]
@@ -90,7 +90,7 @@ class Priors:
         for frame in range(scene.timeline.n_frames):
             alignments.append(align_disparity(scene, frame))
             scene.release_pages()
-        _report(alignments)
+        report(alignments)
         for frame in doubts.full_masks:  # all of it would be fitted as moving, and nothing would be left to be static
             alignments[frame] = dataclasses.replace(alignments[frame], believed=False)
         moving = MovingDepth.of(
