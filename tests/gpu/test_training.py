@@ -244,7 +244,8 @@ def test_frames_equal_those_on_the_cpu(gpu, config, full_precision):
 def test_mapped_scene_trains_as_one_in_memory(gpu, config, draws_of_the_cpu, full_precision):
     losses = [train_on(gpu, dataclasses.replace(config, cache_gb=size), 0)[0] for size in ("auto", "0")]
     assert losses[1][:5] == pytest.approx(losses[0][:5], rel=1e-3)
-    assert losses[1] == pytest.approx(losses[0], rel=2e-2)  # atomic additions have no fixed order, and errors grow
+    # Atomic additions to hash grids have no fixed order, and rounding errors grow.
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3 if config.field == "mlp" else 2e-2)
 
 
 @pytest.mark.parametrize("field", ["hash"])

@@ -127,7 +127,7 @@ class SampledRays:
 
 @dataclasses.dataclass(frozen=True)
 class _Warp:
-    """Samples at the time of another frame: warped points, and the dynamic field there if it is rendered.
+    """Samples warped to another frame: their points, and the dynamic field at them and at its time.
 
     `visible` is 1 - disocclusion probability of each sample, multiplied over the steps of the warp.
     """

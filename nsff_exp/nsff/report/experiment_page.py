@@ -97,7 +97,8 @@ def _add_viewer(page: Page, folder: Path, step: int) -> None:
     viewer_step = step_of_page(folder / VIEWER)
     page.heading("Look around")
     if viewer_step != step:
-        page.text(f"{VIEWER} is of step {viewer_step or 'unknown'}; run export_viewer.py again.", small=True)
+        of_step = "an unknown step" if viewer_step is None else f"step {viewer_step}"
+        page.text(f"{VIEWER} is of {of_step}; run export_viewer.py again.", small=True)
     page.frame("look around in a page of its own", VIEWER)
 
 

@@ -263,8 +263,7 @@ class Trainer:
         states = self.group.all_gather(own_rng)
         if self.group.is_main:
             rng = {"device": self.device.type, **states[0], "others": states[1:]}
-            cameras = self.scene.cameras.digest
-            state = TrainingState(self.step, self.seconds, self.fields, self.optimizer, rng, cameras)
+            state = TrainingState(self.step, self.seconds, self.fields, self.optimizer, rng, self.scene.cameras.digest)
             save_checkpoint(path, state, self.config)
             self.saved += [] if path in self.saved else [path]
             while 0 < self.config.keep_checkpoints < len(self.saved):
